@@ -1,0 +1,95 @@
+"""The settings of a node, each with its unit, its default and where that comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SwimConfig:
+    """Failure detection and gossip. The defaults are memberlist's LAN profile.
+
+    Durations are in milliseconds; `*_mult` are factors of log10(N) as
+    memberlist defines them.
+    """
+
+    probe_interval_ms: int = 1_000
+    probe_timeout_ms: int = 500
+    indirect_checks: int = 3
+    suspicion_mult: int = 4
+    suspicion_max_timeout_mult: int = 6
+    retransmit_mult: int = 4
+    gossip_interval_ms: int = 200
+    gossip_nodes: int = 3
+    gossip_to_the_dead_ms: int = 30_000
+    push_pull_interval_ms: int = 30_000
+    awareness_max: int = 8
+    healing_interval_ms: int = 15_000
+    """How often a node tries some dead or once-known members: two tries fit into the 60 s
+    within which a split heals."""
+    healing_fanout: int = 3
+    leaf_reap_ms: int = 600_000
+    """A dead member that never owns (weight 0) is dropped from the roster after this."""
+    tombstone_ms: int = 86_400_000
+    """How long a member that left or was forgotten is remembered as such."""
+    rumours_per_packet: int = 12
+    lifeguard: bool = True
+    """Off only in simulations that show what it is good for."""
+
+
+LAN = SwimConfig()
+WAN = SwimConfig(
+    probe_interval_ms=5_000,
+    probe_timeout_ms=3_000,
+    suspicion_mult=6,
+    gossip_interval_ms=500,
+    gossip_nodes=4,
+    gossip_to_the_dead_ms=60_000,
+    push_pull_interval_ms=60_000,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of every buffer, window and table; at a bound callers wait, then get an error."""
+
+    body_bytes_max: int = 16 * 1024 * 1024
+    packet_bytes_max: int = 20 * 1024 * 1024
+    """Above the largest body with its header; anything larger closes the connection (ZMQ)."""
+    outbox_bytes_max: int = 64 * 1024 * 1024
+    """Bodies held in memory by the outbox; what is on its disk does not count."""
+    publish_window_bytes: int = 4 * 1024 * 1024
+    """Bytes on their way to one partition's owner, unconfirmed."""
+    link_window_bytes: int = 1024 * 1024
+    """Bulk bytes on their way to one peer: a probe never waits behind more."""
+    links_max: int = 256
+    """Dialled connections; the least used is closed first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long the node waits for what. Milliseconds."""
+
+    confirm_timeout_ms: int = 5_000
+    resend_ms: int = 1_000
+    """No confirm at all for this long: send the unconfirmed batches again."""
+    spill_ms: int = 500
+    """An unconfirmed batch goes to the outbox's disk after this."""
+    settle_resend_ms: int = 1_000
+    visibility_timeout_ms: int = 30_000
+    drain_timeout_ms: int = 10_000
+    """How long `close()` waits for the outbox to empty."""
+    stats_timeout_ms: int = 2_000
+    join_timeout_ms: int = 1_500
+    """How long `start()` waits to meet somebody, before it goes on alone."""
+    name_claim_ms: int = 15_000
+    """How long `start()` tries again when its name seems taken: an old bearer may be dying."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All of a node's settings that are not who it is."""
+
+    swim: SwimConfig = LAN
+    limits: Limits = Limits()
+    timing: Timing = Timing()

@@ -1,0 +1,145 @@
+"""Everything that the core may ask of the world, as data, in order.
+
+The driver carries effects out in the order given. What may only happen after
+something is durable is not in the list at all: it follows from the event that
+the `Persist` names, when the driver feeds it back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from p2pmq.core.events import DurableEvent
+    from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey
+    from p2pmq.core.packets.delivering import Segment
+    from p2pmq.core.packets.publishing import QueueStats
+    from p2pmq.core.packets.registry import Packet
+    from p2pmq.core.records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send a packet to a peer, dialling it if need be; it may be lost."""
+
+    peer: NodeId
+    packet: Packet
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Make `records` durable in one atomic write, then feed `then` back; a crash before runs none.
+
+    A disk that is full feeds back `WriteRefused(then)`; any other failure
+    stops the node.
+    """
+
+    records: tuple[Record, ...]
+    then: DurableEvent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """The addresses under which a peer can be dialled, best first; none: forget the peer."""
+
+    peer: NodeId
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Messages for a consumer of this node, in order."""
+
+    consumer: ConsumerId
+    key: PartitionKey
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """How a publish ended so far. `owner` is the node that confirmed, or should have.
+
+    `copies` counts fsynced copies at home replicas; `stored` is whether the
+    outbox has it on disk. `timed_out` means that the wait is over, not the message.
+    """
+
+    first: int
+    count: int
+    session: bytes
+    copies: int
+    stored: bool
+    owner: NodeId | None
+    timed_out: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """How a flush ended: what was left, and is durable now."""
+
+    messages_left: int
+    settles_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The statistics that came in time; `missing` owners did not answer."""
+
+    queues: tuple[QueueStats, ...]
+    missing: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """It is done, and there is nothing more to say."""
+
+
+Outcome = Published | Flushed | Stats | Done
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """The request `token` has ended. A confirm="none" publish never resolves."""
+
+    token: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxChanged:
+    """The outbox holds so many bytes in memory: publishers wait above the limit."""
+
+    bytes_held: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberNotice:
+    """A member joined, became suspect, died, came back or left: for logs and listeners."""
+
+    node_id: NodeId
+    name: str
+    state: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Something worth a metric and a log line happened, `count` times."""
+
+    what: str
+    count: int = 1
+    text: str = ""
+
+
+Notice = MemberNotice | Counted | OutboxChanged
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell whoever listens: logs, metrics, the user's callbacks."""
+
+    notice: Notice
+
+
+Effect = Send | Persist | Learn | Deliver | Resolve | Notify

@@ -1,0 +1,231 @@
+"""Everything that can happen to a node, as data: what the driver feeds the core.
+
+Packets from peers, links that come and go, the user's requests, writes that
+became durable. Time is not an event: it comes as `now` with each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey, Run
+    from p2pmq.core.packets.delivering import Extend, Nack
+    from p2pmq.core.packets.publishing import Bodies
+    from p2pmq.core.packets.registry import Packet
+    from p2pmq.core.records import Recovered
+
+
+class Confirmation(IntEnum):
+    """What a publisher waits for."""
+
+    NONE = 0
+    STORED = 1
+    COMMITTED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The node starts, with what its store holds. `wall_offset_ms` is wall clock minus now."""
+
+    recovered: Recovered
+    addresses: tuple[str, ...]
+    wall_offset_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class WallClockRead:
+    """The wall clock is at `now + wall_offset_ms`."""
+
+    wall_offset_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """Nothing but time: a deadline has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacketReceived:
+    """An authentic, well-formed packet from a peer."""
+
+    peer: NodeId
+    packet: Packet
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """A link to the peer is up: both sides have said Hello. Links that stand are not repeated."""
+
+    peer: NodeId
+    boot: int
+    name: str
+    addresses: tuple[str, ...]
+    leaf: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    """The last link to the peer is gone. No verdict on the peer: that is SWIM's."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequested:
+    """Publish the messages, as one batch. `token` names the request in `Resolve`.
+
+    `wanted` is what resolves the token; 0 is for confirm="none". `timeout_ms`
+    ends the wait, not the message. `size` is in bytes.
+    """
+
+    key: PartitionKey
+    bodies: Bodies
+    count: int
+    size: int
+    wanted: Confirmation
+    timeout_ms: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubscribeRequested:
+    """A consumer begins: keep it attached to the owner of each partition."""
+
+    consumer: ConsumerId
+    key: PartitionKey
+    prefetch: int
+    visibility_timeout_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnsubscribeRequested:
+    """A consumer ends: what it holds unsettled goes back."""
+
+    consumer: ConsumerId
+
+
+@dataclass(frozen=True, slots=True)
+class SettleRequested:
+    """A consumer's acks, nacks and extensions since the last."""
+
+    consumer: ConsumerId
+    key: PartitionKey
+    acks: tuple[Run, ...] = ()
+    nacks: tuple[Nack, ...] = ()
+    extends: tuple[Extend, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StatsRequested:
+    """Ask every owner (or that of one queue) for its partitions' statistics."""
+
+    queue: str
+    timeout_ms: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class FlushRequested:
+    """Resolve the token when the outbox is empty, settles are confirmed, or time is up.
+
+    What is left then is made durable first.
+    """
+
+    timeout_ms: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveRequested:
+    """Leave the mesh for good: hand over, tell the others, then resolve the token."""
+
+    timeout_ms: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequested:
+    """Take a member that is gone for good off the roster."""
+
+    node_id: NodeId
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDurable:
+    """A batch that was appended to a partition is on disk."""
+
+    key: PartitionKey
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettleDurable:
+    """The acks of a Settle are on disk."""
+
+    key: PartitionKey
+    peer: NodeId
+    consumer: ConsumerId
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxDurable:
+    """A batch of the outbox is on disk."""
+
+    key: PartitionKey
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandoverDurable:
+    """What a Handover brought is on disk."""
+
+    key: PartitionKey
+    peer: NodeId
+    transfer: int
+
+
+DurableEvent = BatchDurable | SettleDurable | OutboxDurable | HandoverDurable
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRefused:
+    """The disk is full: the write whose completion would have been `then` was not made."""
+
+    then: DurableEvent | None
+
+
+@dataclass(frozen=True, slots=True)
+class BodyUnreadable:
+    """The bodies of these dots could not be read back: their checksum is wrong."""
+
+    key: PartitionKey
+    run: Run
+
+
+Event = (
+    Started
+    | WallClockRead
+    | TimePassed
+    | PacketReceived
+    | PeerConnected
+    | PeerDisconnected
+    | PublishRequested
+    | SubscribeRequested
+    | UnsubscribeRequested
+    | SettleRequested
+    | StatsRequested
+    | FlushRequested
+    | LeaveRequested
+    | ForgetRequested
+    | BatchDurable
+    | SettleDurable
+    | OutboxDurable
+    | HandoverDurable
+    | WriteRefused
+    | BodyUnreadable
+)

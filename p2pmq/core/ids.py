@@ -1,0 +1,46 @@
+"""The names of things: nodes, sessions, dots and runs of them.
+
+Ids are bytes, not text: they travel in every packet and sort the same
+everywhere. A dot (session, seq) names a message for ever; code on the hot path
+never handles one dot but a `Run`: consecutive seqs of one session.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+NodeId = bytes
+"""8 random bytes, drawn once and kept in the node's store."""
+
+Session = bytes
+"""8 random bytes, drawn by a publisher's node at each boot."""
+
+ConsumerId = bytes
+"""8 random bytes, drawn for each `consume()`."""
+
+ID_BYTES = 8
+
+
+class PartitionKey(NamedTuple):
+    """One partition of a named queue: the unit of ownership, order and replication."""
+
+    queue: str
+    number: int
+
+
+class Run(NamedTuple):
+    """The dots (session, first) … (session, last), both ends included."""
+
+    session: Session
+    first: int
+    last: int
+
+    @property
+    def count(self) -> int:
+        """How many dots the run holds."""
+        return self.last - self.first + 1
+
+
+def total(runs: tuple[Run, ...] | list[Run]) -> int:
+    """How many dots the runs hold together."""
+    return sum(run.last - run.first + 1 for run in runs)

@@ -1,0 +1,6 @@
+"""Every packet that nodes send each other; importing this fills the registry."""
+
+from p2pmq.core.packets import delivering, link, membership, publishing
+from p2pmq.core.packets.registry import PACKETS, Packet, Struct
+
+__all__ = ["PACKETS", "Packet", "Struct", "delivering", "link", "membership", "publishing"]

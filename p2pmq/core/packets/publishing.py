@@ -1,0 +1,180 @@
+"""Packets of publishing: batches to the owner, confirms back; and the batch itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Protocol
+
+from p2pmq.core.ids import Run
+from p2pmq.core.packets.registry import (
+    ITEMS_MAX,
+    Id,
+    NameText,
+    Packet,
+    Range,
+    Seq,
+    Size,
+    Struct,
+    U8,
+    U16,
+    U32,
+    U64,
+    packet,
+    struct,
+)
+
+BATCH_MESSAGES_MAX = 4096
+FRAME_BYTES_MAX = 256 * 1024
+"""A data frame stays under this where the bodies allow, so that probes never wait long."""
+
+
+class Bodies(Protocol):
+    """The bodies of a batch, with their formats and headers: opaque to the core.
+
+    The core only passes them on or takes a part. `wire.bodies` has the real
+    ones; `records.StoredBodies` says where they lie in the store. On the wire
+    each `Bodies` is a frame of its own, never encoded again on the way.
+    """
+
+    def part(self, start: int, stop: int) -> Bodies:
+        """The bodies at positions start … stop - 1."""
+        ...
+
+
+@struct
+class Batch(Struct):
+    """Messages of one publisher with consecutive seqs, as columns; a default column is None.
+
+    `size` is the bodies' total in bytes. `stamp` is the owner's hybrid-clock
+    stamp, 0 until an owner has appended the batch.
+    """
+
+    session: Id
+    first: Seq
+    count: Annotated[int, Range(1, BATCH_MESSAGES_MAX)]
+    size: U64
+    bodies: Bodies
+    stamp: U64 = 0
+
+    @property
+    def last(self) -> int:
+        """The last seq."""
+        return self.first + self.count - 1
+
+    @property
+    def run(self) -> Run:
+        """The dots of the batch."""
+        return Run(self.session, self.first, self.first + self.count - 1)
+
+    def part(self, first: int, last: int) -> Batch:
+        """The messages first … last of it; `size` is shared out in proportion."""
+        if first == self.first and last == self.last:
+            return self
+        start, stop = first - self.first, last - self.first + 1
+        return replace(
+            self,
+            first=first,
+            count=stop - start,
+            size=self.size * (stop - start) // self.count,
+            bodies=self.bodies.part(start, stop),
+        )
+
+
+@struct
+class RunField(Struct):
+    """A run of dots, as a field."""
+
+    session: Id
+    first: Seq
+    last: Seq
+
+
+Runs = Annotated[tuple[RunField, ...], Size(0, ITEMS_MAX)]
+
+
+@packet(20, bulk=True)
+class Publish(Packet):
+    """Append the batch to the partition, durably, and confirm.
+
+    `previous` is the last seq of the publisher's preceding batch that is not
+    confirmed yet, 0 if there is none: the owner takes a batch only after that
+    one, which keeps a publisher's order when packets are lost.
+    """
+
+    queue: NameText
+    partition: U16
+    previous: U64
+    batch: Batch
+
+
+@packet(21)
+class Confirm(Packet):
+    """The dots are committed, on `copies` distinct disks."""
+
+    queue: NameText
+    partition: U16
+    runs: Runs
+    copies: U8
+
+
+@packet(22)
+class Gap(Packet):
+    """A batch came without the one before it: send again from the first unconfirmed."""
+
+    queue: NameText
+    partition: U16
+    session: Id
+
+
+@packet(23)
+class PublishRefused(Packet):
+    """The batch was not taken; keep it and try later. `reason` is one of `REFUSED`."""
+
+    queue: NameText
+    partition: U16
+    session: Id
+    first: Seq
+    reason: U8
+
+
+@packet(24)
+class Moved(Packet):
+    """This node does not own the partition; `owner` does, as far as it knows (8 zeros: none)."""
+
+    queue: NameText
+    partition: U16
+    owner: Id
+
+
+REFUSED_DISK_FULL = 1
+REFUSED_READ_ONLY = 2
+REFUSED = {REFUSED_DISK_FULL: "the owner's disk is full", REFUSED_READ_ONLY: "the owner's disk failed"}
+
+
+@packet(50)
+class StatsRequest(Packet):
+    """How deep are your queues? An empty `queue` asks for all that you own."""
+
+    number: U32
+    queue: Annotated[str, Size(0, 255)] = ""
+
+
+@struct
+class QueueStats(Struct):
+    """One partition as its owner sees it. Counts of messages; `size` in bytes."""
+
+    queue: NameText
+    partition: U16
+    ready: U64
+    in_flight: U64
+    delayed: U64
+    size: U64
+    consumers: U32
+
+
+@packet(51)
+class StatsReply(Packet):
+    """The answer to StatsRequest `number`."""
+
+    number: U32
+    queues: Annotated[tuple[QueueStats, ...], Size(0, ITEMS_MAX)]

@@ -1,0 +1,150 @@
+"""What the core asks the store to keep, as data.
+
+A `Persist` carries records; the store makes all of one `Persist` durable in
+one atomic write, in order. `Recovered` is what it gives back at the next start.
+
+Invariant: a batch's dots become durable in the same write as its bodies; a
+stored batch is proof that its dots are seen, and `BatchRemoved` writes the
+session's `seen` in the same transaction that deletes the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from p2pmq.core.ids import NodeId, PartitionKey, Session
+    from p2pmq.core.intervals import Interval
+    from p2pmq.core.packets.membership import Rumour
+    from p2pmq.core.packets.publishing import Batch
+
+
+class Space(IntEnum):
+    """A keyspace of the store in which batches lie."""
+
+    PARTITION = 0
+    OUTBOX = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBodies:
+    """Where bodies lie in this node's store; the driver reads them when it sends them.
+
+    Positions start … stop - 1 of batch `number`.
+    """
+
+    space: Space
+    key: PartitionKey
+    number: int
+    start: int
+    stop: int
+
+    def part(self, start: int, stop: int) -> StoredBodies:
+        """The bodies at positions start … stop - 1 of these."""
+        return StoredBodies(
+            self.space, self.key, self.number, self.start + start, self.start + stop
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStored:
+    """Keep the batch, all of its messages alive. Numbers rise within (space, key)."""
+
+    space: Space
+    key: PartitionKey
+    number: int
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTrimmed:
+    """Only these seqs of the batch are alive still; the others are done."""
+
+    space: Space
+    key: PartitionKey
+    number: int
+    alive: tuple[Interval, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRemoved:
+    """Nothing of the batch is alive."""
+
+    space: Space
+    key: PartitionKey
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeenChanged:
+    """All seqs of the session that the partition ever stored or knows to be acked."""
+
+    key: PartitionKey
+    session: Session
+    seqs: tuple[Interval, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionRemoved:
+    """The partition has been handed over: forget its batches and its `seen`."""
+
+    key: PartitionKey
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSaved:
+    """A member of the roster, as last known; the addresses are the address book."""
+
+    rumour: Rumour
+
+
+@dataclass(frozen=True, slots=True)
+class MemberRemoved:
+    """The member has left or was forgotten."""
+
+    node_id: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class IncarnationSaved:
+    """This node's own incarnation: it never goes back, not over a restart either."""
+
+    incarnation: int
+
+
+Record = (
+    BatchStored
+    | BatchTrimmed
+    | BatchRemoved
+    | SeenChanged
+    | PartitionRemoved
+    | MemberSaved
+    | MemberRemoved
+    | IncarnationSaved
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredBatch:
+    """A batch found at start. `batch.bodies` is a `StoredBodies`: nothing is read yet."""
+
+    space: Space
+    key: PartitionKey
+    number: int
+    batch: Batch
+    alive: tuple[Interval, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What the store holds at start. `batches` are in order of (space, key, number)."""
+
+    node_id: NodeId
+    store_id: bytes
+    boot: int
+    incarnation: int
+    batches: tuple[RecoveredBatch, ...] = ()
+    seen: tuple[SeenChanged, ...] = ()
+    members: tuple[Rumour, ...] = ()

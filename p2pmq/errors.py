@@ -1,0 +1,222 @@
+"""Every error that p2pmq raises on purpose, as one tree.
+
+A user catches `P2PMQError` for all of them, or a leaf for one. Each says what
+happened, why, and what to do. A peer's faults never appear here: they are
+counted and dropped, for no remote packet may raise in this process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "BodyTooLargeError",
+    "ClosedNodeError",
+    "DataDirectoryError",
+    "DataDirectoryLockedError",
+    "InsecureListenError",
+    "LibraryVersionError",
+    "NameTakenError",
+    "NoOwnerError",
+    "NotCommittedError",
+    "NotSerializableError",
+    "OutboxFullError",
+    "P2PMQError",
+    "PortTakenError",
+    "QueueNameError",
+    "RequestTimeoutError",
+    "StaleReceiptError",
+    "StoreCorruptError",
+    "StoreError",
+    "StoreFullError",
+    "UsageError",
+]
+
+
+class P2PMQError(Exception):
+    """The root of the tree."""
+
+
+class UsageError(P2PMQError, ValueError):
+    """The caller asked for something that cannot be; nothing was sent."""
+
+
+class QueueNameError(UsageError):
+    """A queue name is empty, over 255 bytes of UTF-8, or has control characters."""
+
+
+class BodyTooLargeError(UsageError):
+    """A body is over the node's `body_bytes_max`."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(
+            f"a body of {size:,} bytes is over the limit of {limit:,}: store it elsewhere and "
+            "send a reference, or raise body_bytes_max on every node of the mesh"
+        )
+        self.size = size
+        self.limit = limit
+
+
+class NotSerializableError(UsageError):
+    """A body holds an object that msgpack cannot carry."""
+
+    def __init__(self, body: object, reason: str) -> None:
+        super().__init__(
+            f"a body of type {type(body).__name__!r} cannot be packed ({reason}): "
+            "send bytes, or None, bool, int, float, str, list and dict of these"
+        )
+        self.body_type = type(body)
+
+
+class ClosedNodeError(P2PMQError):
+    """The node is not running: not started yet, or closed."""
+
+    def __init__(self, name: str, state: str) -> None:
+        super().__init__(
+            f"node {name!r} is {state}: use it inside `async with Node(...)`, "
+            "or between `await node.start()` and `await node.close()`"
+        )
+        self.name = name
+        self.state = state
+
+
+class PortTakenError(P2PMQError):
+    """The address to listen on is in use or not ours."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(
+            f"cannot listen on {address}: {reason}; stop the process that holds it, "
+            "or choose another port (port 0 takes any that is free)"
+        )
+        self.address = address
+
+
+class InsecureListenError(UsageError):
+    """A node without mesh credentials was told to listen off the loopback interface."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(
+            f"refusing to listen on {address} without mesh credentials: anybody who reaches it "
+            "could read and write every queue; listen on 127.0.0.1, or say insecure=True if the "
+            "network itself keeps strangers out"
+        )
+        self.address = address
+
+
+class NameTakenError(P2PMQError):
+    """Another living node of the mesh has this name."""
+
+    def __init__(self, name: str, mesh: str, address: str) -> None:
+        super().__init__(
+            f"the name {name!r} is taken in mesh {mesh!r} by the node at {address}: "
+            "choose another name, or stop that node first"
+        )
+        self.name = name
+
+
+class LibraryVersionError(P2PMQError):
+    """A library below us is too old to be safe."""
+
+    def __init__(self, library: str, found: str, needed: str) -> None:
+        super().__init__(
+            f"{library} {found} was found, {needed} or newer is needed: upgrade it "
+            f"(pip install --upgrade pyzmq brings libzmq)"
+        )
+        self.found = found
+
+
+class StoreError(P2PMQError):
+    """The disk below a node does not do what it must."""
+
+
+class DataDirectoryError(StoreError):
+    """The data directory cannot be used: read-only, not ours, or not a directory."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"the data directory {path} cannot be used: {reason}; give the node another with "
+            "data_dir=, or store='memory' if nothing needs to survive a restart"
+        )
+        self.path = path
+
+
+class DataDirectoryLockedError(DataDirectoryError):
+    """Another process has the data directory open."""
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        holder = f"process {pid}" if pid else "another process"
+        super().__init__(path, f"{holder} runs a node on it (one node per directory)")
+        self.pid = pid
+
+
+class StoreFullError(StoreError):
+    """No room on the disk: new messages are refused, old ones are served."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"no room left on the disk under {path}: new messages are refused until there is; "
+            "free space there, or consume what is queued"
+        )
+        self.path = path
+
+
+class StoreCorruptError(StoreError):
+    """What was read back is not what was written."""
+
+
+class NameLookupError(P2PMQError):
+    """A peer's name was given that no member has."""
+
+
+class OutboxFullError(P2PMQError):
+    """The outbox is at its limit and did not drain in time."""
+
+    def __init__(self, size: int, limit: int, waited_ms: int) -> None:
+        super().__init__(
+            f"the outbox holds {size:,} of {limit:,} bytes and did not drain within "
+            f"{waited_ms / 1000:.1f} s: the queues' owners are away or slower than this "
+            "publisher; publish less, or raise outbox_bytes_max"
+        )
+        self.size = size
+        self.limit = limit
+
+
+class NotCommittedError(P2PMQError):
+    """The confirm did not come in time; the message stays in the outbox and is sent when it can.
+
+    `receipt` tells what holds now: `receipt.stored` is true once it is durable here.
+    """
+
+    def __init__(
+        self,
+        *,
+        receipt: Any,  # noqa: ANN401  errors are below the layer that defines Receipt
+        copies: int,
+        wanted: int,
+        waited_ms: int,
+        away: Sequence[str] = (),
+    ) -> None:
+        whose = f"nodes {', '.join(away)} did not answer" if away else "the owner did not answer"
+        super().__init__(
+            f"{copies} of {wanted} copies after {waited_ms / 1000:.1f} s: {whose}; "
+            "it stays in the outbox and is sent when they do"
+        )
+        self.receipt = receipt
+        self.copies = copies
+        self.wanted = wanted
+        self.waited_ms = waited_ms
+
+
+class NoOwnerError(P2PMQError):
+    """No full node is known that could own the queue."""
+
+
+class RequestTimeoutError(P2PMQError, TimeoutError):
+    """A peer did not answer a question in time."""
+
+
+class StaleReceiptError(P2PMQError):
+    """The delivery is over: its visibility timeout passed, or it was settled already."""

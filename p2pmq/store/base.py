@@ -1,0 +1,52 @@
+"""The store port: records made durable in groups, bodies read back.
+
+A write is one atomic unit. It is durable when its callback is called without
+an error, not before; writes complete in the order they were given. Writes that
+are given while one is on its way to the disk are committed together by the
+next (group commit).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from p2pmq.core.records import Record, Recovered, StoredBodies
+    from p2pmq.errors import StoreError
+    from p2pmq.wire.bodies import PackedBodies
+
+WriteDone = Callable[["StoreError | None"], None] if TYPE_CHECKING else object
+
+
+class Store(Protocol):
+    """Where a node keeps what must outlive it."""
+
+    async def open(self) -> Recovered:
+        """Open, lock, and give back what is there; a new store draws its ids.
+
+        Raises DataDirectoryError, DataDirectoryLockedError, StoreCorruptError.
+        """
+        ...
+
+    def write(self, records: Sequence[Record], done: WriteDone) -> None:
+        """Make the records durable, then call `done` in the loop's thread.
+
+        `done(None)`: durable. `done(StoreFullError)`: nothing of it was written,
+        later writes may succeed. `done(another StoreError)`: the disk failed,
+        nothing later is written either.
+        """
+        ...
+
+    def read(self, where: StoredBodies) -> PackedBodies:
+        """The bodies as they were written; those just written are there even before they are durable.
+
+        Raises StoreCorruptError, with `bad` (positions within `where`) whose checksums are
+        wrong, and KeyError where there is no such batch.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish the writes that were given, then close."""
+        ...
