@@ -30,7 +30,7 @@ check: $(STAMP) ## lint, format, types, import contracts, tidiness
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -q tests/test_tidy.py
 
 .PHONY: bench

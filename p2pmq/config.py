@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +94,24 @@ class Config:
     swim: SwimConfig = LAN
     limits: Limits = Limits()
     timing: Timing = Timing()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """Who a node is, where it listens and keeps things, and whom it may meet."""
+
+    name: str
+    mesh: str = "default"
+    listen: str = "127.0.0.1:0"
+    """`host:port` to listen on; port 0 takes any that is free."""
+    seeds: tuple[str, ...] = ()
+    mdns: bool = True
+    store: Literal["disk", "memory"] = "disk"
+    data_dir: str | None = None
+    """Where the store lies; None: `~/.local/share/p2pmq/<mesh>/<name>` (XDG honoured)."""
+    leaf: bool = False
+    """A leaf never owns a queue: it publishes and consumes."""
+    zone: str = ""
+    weight: int = 1
+    insecure: bool = False
+    config: Config = Config()

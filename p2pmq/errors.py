@@ -198,11 +198,13 @@ class NotCommittedError(P2PMQError):
         wanted: int,
         waited_ms: int,
         away: Sequence[str] = (),
+        reason: str = "",
     ) -> None:
-        whose = f"nodes {', '.join(away)} did not answer" if away else "the owner did not answer"
+        if not reason:
+            reason = f"no answer from {', '.join(away)}" if away else "the queue's owner is away"
         super().__init__(
-            f"{copies} of {wanted} copies after {waited_ms / 1000:.1f} s: {whose}; "
-            "it stays in the outbox and is sent when they do"
+            f"{copies} of {wanted} copies after {waited_ms / 1000:.1f} s: {reason}; "
+            "the message stays in the outbox and is sent when that changes"
         )
         self.receipt = receipt
         self.copies = copies

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey, Run
-    from p2pmq.core.packets.delivering import Extend, Nack
+    from p2pmq.core.packets.delivering import LeaseField
     from p2pmq.core.packets.publishing import Bodies
     from p2pmq.core.packets.registry import Packet
-    from p2pmq.core.records import Recovered
+    from p2pmq.core.records import Record, Recovered
 
 
 class Confirmation(IntEnum):
@@ -109,13 +109,16 @@ class UnsubscribeRequested:
 
 @dataclass(frozen=True, slots=True)
 class SettleRequested:
-    """A consumer's acks, nacks and extensions since the last."""
+    """A consumer's acks, nacks and extensions since the last.
+
+    Nacks are (dots, delay in ms), extensions (dots, new timeout in ms from now).
+    """
 
     consumer: ConsumerId
     key: PartitionKey
     acks: tuple[Run, ...] = ()
-    nacks: tuple[Nack, ...] = ()
-    extends: tuple[Extend, ...] = ()
+    nacks: tuple[tuple[Run, int], ...] = ()
+    extends: tuple[tuple[Run, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +185,13 @@ class OutboxDurable:
 
 @dataclass(frozen=True, slots=True)
 class HandoverDurable:
-    """What a Handover brought is on disk."""
+    """What a Handover brought is on disk: new batches `numbers`, and who holds what of it."""
 
     key: PartitionKey
     peer: NodeId
     transfer: int
+    numbers: tuple[int, ...] = ()
+    leases: tuple[LeaseField, ...] = ()
 
 
 DurableEvent = BatchDurable | SettleDurable | OutboxDurable | HandoverDurable
@@ -194,9 +199,10 @@ DurableEvent = BatchDurable | SettleDurable | OutboxDurable | HandoverDurable
 
 @dataclass(frozen=True, slots=True)
 class WriteRefused:
-    """The disk is full: the write whose completion would have been `then` was not made."""
+    """The disk is full: `records`, whose completion would have been `then`, were not written."""
 
     then: DurableEvent | None
+    records: tuple[Record, ...]
 
 
 @dataclass(frozen=True, slots=True)

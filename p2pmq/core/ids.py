@@ -36,7 +36,7 @@ class Run(NamedTuple):
     last: int
 
     @property
-    def count(self) -> int:
+    def length(self) -> int:
         """How many dots the run holds."""
         return self.last - self.first + 1
 

@@ -8,7 +8,7 @@ next (group commit).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from p2pmq.errors import StoreError
     from p2pmq.wire.bodies import PackedBodies
 
-WriteDone = Callable[["StoreError | None"], None] if TYPE_CHECKING else object
+WriteDone: TypeAlias = "Callable[[StoreError | None], None]"
 
 
 class Store(Protocol):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from p2pmq.core.packets.link import Addresses
 from p2pmq.core.packets.registry import (
+    U32,
     Id,
     Milliseconds,
     NameText,
@@ -14,12 +15,11 @@ from p2pmq.core.packets.registry import (
     ShortText,
     Size,
     Struct,
-    U32,
     packet,
     struct,
 )
 
-StateNumber = Annotated[int, Range(0, 4)]
+StateNumber = Annotated[int, Range(0, 5)]
 
 
 @struct
@@ -27,7 +27,7 @@ class Rumour(Struct):
     """What somebody believes about one member (SWIM's update).
 
     `state` is a `membership.MemberState`. Facts about the member itself
-    (name, addresses, zone, weight, …) are as of `incarnation`; they are empty
+    (name, addresses, zone, weight, …) are as of `incarnation`; the name is empty
     where only the state is spread (suspect, dead).
     """
 
@@ -92,8 +92,12 @@ class Gossip(Packet):
 
 @packet(15)
 class StateExchange(Packet):
-    """All that the sender believes (push-pull); a `reply` is not answered again."""
+    """All that the sender believes (push-pull), itself first; a `reply` is not answered again.
+
+    `stranger`: the sender did not have the receiver on its roster, or no more.
+    """
 
     mesh: NameText
     rumours: Rumours
     reply: bool = False
+    stranger: bool = False

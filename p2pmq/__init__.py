@@ -1,0 +1,64 @@
+"""p2pmq: a message queue without a broker.
+
+A `Node` lives inside each service; nodes find each other, share the queues
+out among themselves, and keep every confirmed message on disk.
+"""
+
+from p2pmq._version import __version__
+from p2pmq.config import LAN, WAN, Config, Limits, SwimConfig, Timing
+from p2pmq.errors import (
+    BodyTooLargeError,
+    ClosedNodeError,
+    DataDirectoryError,
+    DataDirectoryLockedError,
+    InsecureListenError,
+    LibraryVersionError,
+    NameTakenError,
+    NotCommittedError,
+    NotSerializableError,
+    OutboxFullError,
+    P2PMQError,
+    PortTakenError,
+    QueueNameError,
+    RequestTimeoutError,
+    StoreError,
+    UsageError,
+)
+from p2pmq.node.message import Message, MessageBatch
+from p2pmq.node.node import Node
+from p2pmq.node.queue import Queue
+from p2pmq.node.receipts import BulkReceipt, MemberInfo, QueueDepth, Receipt
+
+__all__ = [
+    "LAN",
+    "WAN",
+    "BodyTooLargeError",
+    "BulkReceipt",
+    "ClosedNodeError",
+    "Config",
+    "DataDirectoryError",
+    "DataDirectoryLockedError",
+    "InsecureListenError",
+    "LibraryVersionError",
+    "Limits",
+    "MemberInfo",
+    "Message",
+    "MessageBatch",
+    "NameTakenError",
+    "Node",
+    "NotCommittedError",
+    "NotSerializableError",
+    "OutboxFullError",
+    "P2PMQError",
+    "PortTakenError",
+    "Queue",
+    "QueueDepth",
+    "QueueNameError",
+    "Receipt",
+    "RequestTimeoutError",
+    "StoreError",
+    "SwimConfig",
+    "Timing",
+    "UsageError",
+    "__version__",
+]

@@ -1,0 +1,376 @@
+"""Delivery of one partition: who gets which message, for how long, and for the how-manieth time.
+
+A pending dot is ready, leased to a consumer, or delayed. `ready` is a heap of
+candidate runs in the partition's order; whether a candidate may still go out
+is looked up when it comes up, so that acks and re-attachments need not search
+the heap. Leases and delays share one heap of deadlines, lazily too.
+
+Invariant: a dot is leased to at most one consumer, and no dot is both leased
+and delayed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from p2pmq.core.effects import Send
+from p2pmq.core.ids import Run
+from p2pmq.core.packets.delivering import Delivery, LeaseField, Segment
+from p2pmq.core.packets.publishing import FRAME_BYTES_MAX
+from p2pmq.core.runmap import RunMap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from p2pmq.core.effects import Effect
+    from p2pmq.core.ids import ConsumerId, NodeId, Session
+    from p2pmq.core.packets.delivering import Attach, Extend, Nack
+    from p2pmq.core.partition import Partition, Stored
+
+PRIORITY_DEFAULT = 0
+SEGMENTS_MAX = 256
+
+
+class Bearer(NamedTuple):
+    """A consumer as the owner knows it: its node and its id."""
+
+    node_id: NodeId
+    consumer: ConsumerId
+
+
+class Lease(NamedTuple):
+    """Who holds a run of dots until when, and which delivery of them it is (1: the first)."""
+
+    bearer: Bearer
+    attempt: int
+    due: int
+
+
+class Delay(NamedTuple):
+    """Until when a run of dots rests."""
+
+    due: int
+
+
+@dataclass(slots=True)
+class Consumer:
+    """An attached consumer: it has been pushed `pushed` of the `limit` messages it allows."""
+
+    bearer: Bearer
+    attachment: int
+    limit: int
+    visibility_timeout_ms: int
+    pushed: int = 0
+    number: int = 0
+    segments: list[Segment] = field(default_factory=list)
+    segments_bytes: int = 0
+
+    @property
+    def credit(self) -> int:
+        """How many more messages it may be pushed now."""
+        return self.limit - self.pushed
+
+
+class PartitionDelivery:
+    """The delivery state of one partition; it lives and dies with this node's ownership."""
+
+    def __init__(self, partition: Partition, quiet_until: int = 0) -> None:
+        self._partition = partition
+        self.consumers: dict[Bearer, Consumer] = {}
+        self.leases: RunMap[Lease] = RunMap()
+        self.delays: RunMap[Delay] = RunMap()
+        self.attempts: RunMap[int] = RunMap()
+        self._ready: list[tuple[int, int, Session, int, int]] = []
+        self._due: list[tuple[int, Session, int, int]] = []
+        self._turn: deque[Bearer] = deque()
+        for run, number in partition.pending.items():
+            self._make_ready(run, partition.batches[number].stamp)
+        self._quiet_until = quiet_until if partition.pending else 0
+
+    # -- messages come and go -----------------------------------------------------------------
+
+    def add(self, stored: Stored) -> None:
+        """A batch has become deliverable."""
+        self._make_ready(stored.run, stored.stamp)
+
+    def forget(self, removed: Iterable[Run]) -> None:
+        """The dots are acked: nothing of them is kept here."""
+        for run in removed:
+            self.leases.take(run)
+            self.delays.take(run)
+            self.attempts.take(run)
+        self._prune_due()
+
+    # -- consumers come and go ----------------------------------------------------------------
+
+    def attach(self, peer: NodeId, packet: Attach, now: int) -> bool:
+        """Take (or renew) a consumer; what it does not hold is free again. False: a stale one."""
+        bearer = Bearer(peer, packet.consumer)
+        known = self.consumers.get(bearer)
+        if known is not None and known.attachment >= packet.attachment:
+            if known.attachment == packet.attachment:
+                known.limit = max(known.limit, packet.limit)
+            return known.attachment == packet.attachment
+        if known is None:
+            self._turn.append(bearer)
+        self.consumers[bearer] = Consumer(
+            bearer, packet.attachment, packet.limit, packet.visibility_timeout_ms
+        )
+        due = now + packet.visibility_timeout_ms
+        held: RunMap[int] = RunMap()
+        for field_ in packet.holding:
+            run = Run(field_.session, field_.first, field_.last)
+            for part, _ in self._partition.pending.overlap(run):
+                self._hold(part, bearer, due, held)
+        self._release([r for r, lease in self.leases.items() if lease.bearer == bearer], keep=held)
+        return True
+
+    def expect(self, lease: LeaseField, now: int) -> None:
+        """The former owner says that a consumer holds these dots: leave them to it for now."""
+        run = Run(lease.session, lease.first, lease.last)
+        bearer = Bearer(lease.node_id, lease.consumer)
+        for part, _ in self._partition.pending.overlap(run):
+            if not self.leases.overlap(part):
+                self._lease(part, Lease(bearer, lease.attempt, now + lease.remaining_ms))
+
+    def detach(self, bearer: Bearer, attachment: int | None = None) -> None:
+        """Drop a consumer; what it holds is free again. An older attachment's end is ignored."""
+        known = self.consumers.get(bearer)
+        if known is not None:
+            if attachment is not None and known.attachment > attachment:
+                return
+            del self.consumers[bearer]
+            self._turn.remove(bearer)
+        self._release([r for r, lease in self.leases.items() if lease.bearer == bearer])
+
+    def detach_node(self, node_id: NodeId) -> None:
+        """Drop every consumer of a node that is gone."""
+        bearers = {b: None for b in self.consumers if b.node_id == node_id}
+        for _, lease in self.leases.items():
+            if lease.bearer.node_id == node_id:
+                bearers[lease.bearer] = None
+        for bearer in bearers:
+            self.detach(bearer)
+
+    # -- what consumers say about messages ----------------------------------------------------
+
+    def raise_limit(self, bearer: Bearer, attachment: int, limit: int) -> None:
+        """The consumer allows more."""
+        known = self.consumers.get(bearer)
+        if known is not None and known.attachment == attachment:
+            known.limit = max(known.limit, limit)
+
+    def nack(self, nack: Nack, now: int) -> int:
+        """Give dots back now or after a delay; how many it was. A newer delivery of them stays."""
+        run = Run(nack.session, nack.first, nack.last)
+        count = 0
+        for part, _ in self._partition.pending.overlap(run):
+            for leased, lease in self.leases.overlap(part):
+                if lease.attempt > nack.attempt:
+                    continue
+                self.leases.take(leased)
+                self._give_back(leased, lease.attempt, now, nack.delay_ms)
+                count += leased.length
+            for unleased in self.leases.missing(part):
+                if nack.delay_ms and not self.delays.overlap(unleased):
+                    self._give_back(unleased, nack.attempt, now, nack.delay_ms)
+                    count += unleased.length
+        return count
+
+    def extend(self, extend: Extend, now: int) -> None:
+        """Hide dots for longer, if that delivery still holds them."""
+        run = Run(extend.session, extend.first, extend.last)
+        for part, lease in self.leases.overlap(run):
+            if lease.attempt <= extend.attempt:
+                self._lease(part, lease._replace(due=now + extend.timeout_ms))
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def next_deadline(self) -> int | None:
+        """When a lease, a delay or the quiet may end (or a moment that proves to be none)."""
+        if self._quiet_until:
+            return min(self._quiet_until, self._due[0][0]) if self._due else self._quiet_until
+        return self._due[0][0] if self._due else None
+
+    def on_timeout(self, now: int) -> int:
+        """Free what is due; how many leases' messages timed out."""
+        expired = 0
+        if now >= self._quiet_until:
+            self._quiet_until = 0
+        while self._due and self._due[0][0] <= now:
+            _, session, first, last = heapq.heappop(self._due)
+            run = Run(session, first, last)
+            for part, lease in self.leases.overlap(run):
+                if lease.due <= now:
+                    self.leases.take(part)
+                    self._give_back(part, lease.attempt, now, 0)
+                    expired += part.length
+            for part, delay in self.delays.overlap(run):
+                if delay.due <= now:
+                    self.delays.take(part)
+                    self._make_ready(part, self._stamp_of(part))
+        return expired
+
+    # -- pushing ------------------------------------------------------------------------------
+
+    def pump(self, now: int) -> list[Effect]:
+        """Push what is ready to whoever has credit, in turn."""
+        if not self._ready or not self._turn or now < self._quiet_until:
+            return []
+        effects: list[Effect] = []
+        while self._ready:
+            open_consumers = sum(1 for c in self.consumers.values() if c.credit > 0)
+            if not open_consumers:
+                break
+            priority, stamp, session, first, last = heapq.heappop(self._ready)
+            for part in self._deliverable(Run(session, first, last)):
+                rest = self._push_part(part, open_consumers, now, effects)
+                if rest is not None:
+                    entry = (priority, stamp, session, rest.first, rest.last)
+                    heapq.heappush(self._ready, entry)
+        for consumer in self.consumers.values():
+            if consumer.segments:
+                effects.append(self._flush(consumer))
+        return effects
+
+    def lease_fields(self, now: int) -> list[LeaseField]:
+        """The in-flight table, to hand over."""
+        return [
+            LeaseField(
+                lease.bearer.node_id,
+                lease.bearer.consumer,
+                run.session,
+                run.first,
+                run.last,
+                lease.attempt,
+                max(0, lease.due - now),
+            )
+            for run, lease in self.leases.items()
+        ]
+
+    # -- within -------------------------------------------------------------------------------
+
+    def _make_ready(self, run: Run, stamp: int) -> None:
+        entry = (PRIORITY_DEFAULT, stamp, run.session, run.first, run.last)
+        heapq.heappush(self._ready, entry)
+
+    def _stamp_of(self, run: Run) -> int:
+        parts = self._partition.pending.overlap(run)
+        return self._partition.batches[parts[0][1]].stamp if parts else 0
+
+    def _lease(self, run: Run, lease: Lease) -> None:
+        self.leases.put(run, lease)
+        heapq.heappush(self._due, (lease.due, run.session, run.first, run.last))
+
+    def _hold(self, part: Run, bearer: Bearer, due: int, held: RunMap[int]) -> None:
+        """A consumer says that it holds these dots: true, unless another got them meanwhile."""
+        for leased, lease in self.leases.overlap(part):
+            if lease.bearer == bearer:
+                self._lease(leased, lease._replace(due=due))
+                held.put(leased, lease.attempt)
+        for free in self.leases.missing(part):
+            self.delays.take(free)
+            for known, attempt in self.attempts.overlap(free):
+                self._lease(known, Lease(bearer, attempt, due))
+            for unknown in self.attempts.missing(free):
+                self._lease(unknown, Lease(bearer, 1, due))
+            held.put(free, 1)
+
+    def _release(self, runs: list[Run], keep: RunMap[int] | None = None) -> None:
+        """Free leased dots at once, except those in `keep`."""
+        for run in runs:
+            for part in keep.missing(run) if keep is not None else [run]:
+                for leased, lease in self.leases.take(part):
+                    self._give_back(leased, lease.attempt, 0, 0)
+
+    def _give_back(self, run: Run, attempt: int, now: int, delay_ms: int) -> None:
+        self.attempts.put(run, attempt)
+        if delay_ms:
+            self.delays.put(run, Delay(now + delay_ms))
+            heapq.heappush(self._due, (now + delay_ms, run.session, run.first, run.last))
+        else:
+            for part, number in self._partition.pending.overlap(run):
+                self._make_ready(part, self._partition.batches[number].stamp)
+
+    def _deliverable(self, run: Run) -> list[Run]:
+        """The parts of a candidate that are pending and neither leased nor delayed."""
+        parts = [part for part, _ in self._partition.pending.overlap(run)]
+        if self.leases:
+            parts = [free for part in parts for free in self.leases.missing(part)]
+        if self.delays:
+            parts = [free for part in parts for free in self.delays.missing(part)]
+        return parts
+
+    def _push_part(
+        self, part: Run, open_consumers: int, now: int, effects: list[Effect]
+    ) -> Run | None:
+        """Push a run to the next consumers in turn; what is left when credit ends."""
+        scarce = open_consumers > 1 and len(self._ready) < open_consumers
+        share = -(-part.length // open_consumers) if scarce else part.length
+        while True:
+            consumer = self._next_open()
+            if consumer is None:
+                return part
+            count = min(share, consumer.credit, part.length)
+            piece = Run(part.session, part.first, part.first + count - 1)
+            self._push(consumer, piece, now, effects)
+            if count == part.length:
+                return None
+            part = Run(part.session, piece.last + 1, part.last)
+
+    def _next_open(self) -> Consumer | None:
+        for _ in range(len(self._turn)):
+            consumer = self.consumers[self._turn[0]]
+            self._turn.rotate(-1)
+            if consumer.credit > 0:
+                return consumer
+        return None
+
+    def _push(self, consumer: Consumer, piece: Run, now: int, effects: list[Effect]) -> None:
+        """Lease the dots to the consumer, and add them to its next packet."""
+        due = now + consumer.visibility_timeout_ms
+        consumer.pushed += piece.length
+        for attempt, run in self._by_attempt(piece):
+            self._lease(run, Lease(consumer.bearer, attempt, due))
+            for part, number in self._partition.pending.overlap(run):
+                batch = self._partition.batch(part, number)
+                if consumer.segments and consumer.segments_bytes + batch.size > FRAME_BYTES_MAX:
+                    effects.append(self._flush(consumer))
+                consumer.segments.append(Segment(batch, attempt))
+                consumer.segments_bytes += batch.size
+                if len(consumer.segments) >= SEGMENTS_MAX:
+                    effects.append(self._flush(consumer))
+
+    def _by_attempt(self, piece: Run) -> list[tuple[int, Run]]:
+        """The run cut where the number of earlier deliveries differs."""
+        if not self.attempts:
+            return [(1, piece)]
+        known = [(made + 1, run) for run, made in self.attempts.overlap(piece)]
+        fresh = [(1, run) for run in self.attempts.missing(piece)]
+        return sorted(known + fresh, key=lambda item: item[1].first)
+
+    def _flush(self, consumer: Consumer) -> Effect:
+        consumer.number += 1
+        segments, consumer.segments, consumer.segments_bytes = consumer.segments, [], 0
+        key = self._partition.key
+        packet = Delivery(
+            key.queue,
+            key.number,
+            consumer.bearer.consumer,
+            consumer.attachment,
+            consumer.number,
+            tuple(segments),
+        )
+        return Send(consumer.bearer.node_id, packet)
+
+    def _prune_due(self) -> None:
+        """Drop deadlines of settled dots from the top, so that the heap does not grow with them."""
+        while self._due:
+            _, session, first, last = self._due[0]
+            run = Run(session, first, last)
+            if self.leases.overlap(run) or self.delays.overlap(run):
+                return
+            heapq.heappop(self._due)

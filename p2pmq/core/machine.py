@@ -1,0 +1,267 @@
+"""The machine: one node's whole protocol behind `handle(event, now) -> effects`.
+
+It composes the rooms, holds the only dispatch table, and turns what one room
+learns (a member died, an owner changed) into calls on the others. Packets of
+the node to itself never leave it.
+
+Invariant: `handle` is a function of the machine's state, the event and `now`
+alone, so that one seed gives one history.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from p2pmq.core import events
+from p2pmq.core.consuming import Consuming
+from p2pmq.core.effects import Counted, Done, MemberNotice, Notify, Resolve, Send
+from p2pmq.core.handover import Handovers
+from p2pmq.core.hlc import HybridClock
+from p2pmq.core.ids import PartitionKey
+from p2pmq.core.membership import MemberState
+from p2pmq.core.outbox import Outbox
+from p2pmq.core.owner import Owner
+from p2pmq.core.ownership import Ownership
+from p2pmq.core.packets import delivering, membership, publishing
+from p2pmq.core.records import Space
+from p2pmq.core.requests import Requests
+from p2pmq.core.ring import Place
+from p2pmq.core.swim import Swim
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from p2pmq.config import Config
+    from p2pmq.core.effects import Effect
+    from p2pmq.core.events import Event
+    from p2pmq.core.ids import NodeId, Session
+    from p2pmq.core.packets.membership import Rumour
+    from p2pmq.core.packets.registry import Packet
+
+
+class Machine:
+    """One node's protocol. `own` says who it is; `session` is new at every boot."""
+
+    def __init__(
+        self, own: Rumour, mesh: str, session: Session, config: Config, rng: Random
+    ) -> None:
+        self.node_id: NodeId = own.node_id
+        self._clock = HybridClock()
+        self._ownership = Ownership()
+        owner_of = self._ownership.owner_of
+        self.swim = Swim(own, mesh, config.swim, rng)
+        self.owner = Owner(own.node_id, self._clock, owner_of)
+        self.outbox = Outbox(session, owner_of, config.limits, config.timing)
+        self.consuming = Consuming(owner_of, config.timing)
+        self.handovers = Handovers(own.node_id, self.owner, owner_of)
+        self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
+        self._boots: dict[NodeId, int] = {}
+        self._placed_version = -1
+        self._on_event = self._event_table()
+        self._on_packet = self._packet_table()
+
+    def handle(self, event: Event, now: int) -> list[Effect]:
+        """Take one event; what is to be done comes back, in order. `now` is in ms."""
+        effects: list[Effect] = []
+        work: deque[Event] = deque((event,))
+        while work:
+            found = self._on_event[type(work[0])](work.popleft(), now)
+            if self.swim.version != self._placed_version:
+                found += self._replace(now)
+            for effect in found:
+                if type(effect) is Send and effect.peer == self.node_id:
+                    work.append(events.PacketReceived(self.node_id, effect.packet))
+                else:
+                    effects.append(effect)
+            if not work:
+                for effect in self.requests.check(now):
+                    effects.append(effect)
+        return effects
+
+    def owner_of(self, key: PartitionKey) -> NodeId | None:
+        """The partition's living owner, as this node sees it."""
+        return self._ownership.owner_of(key)
+
+    def next_deadline(self) -> int | None:
+        """When `handle(TimePassed())` is due, in ms; None: not before something happens."""
+        rooms = (self.swim, self.owner, self.outbox, self.consuming, self.handovers, self.requests)
+        deadlines = [at for room in rooms if (at := room.next_deadline()) is not None]
+        return min(deadlines) if deadlines else None
+
+    # -- tables -----------------------------------------------------------------------------------
+
+    def _event_table(self) -> dict[type, Callable[[Any, int], list[Effect]]]:
+        return {
+            events.Started: self._on_started,
+            events.WallClockRead: self._on_wall_clock,
+            events.TimePassed: self._on_time_passed,
+            events.PacketReceived: self._on_packet_received,
+            events.PeerConnected: self._on_peer_connected,
+            events.PeerDisconnected: lambda _event, _now: [],
+            events.PublishRequested: self.outbox.on_publish,
+            events.SubscribeRequested: self.consuming.on_subscribe,
+            events.UnsubscribeRequested: lambda e, now: self.consuming.on_unsubscribe(
+                e.consumer, now
+            ),
+            events.SettleRequested: self.consuming.on_settle,
+            events.StatsRequested: self._on_stats_requested,
+            events.FlushRequested: self.requests.on_flush,
+            events.LeaveRequested: self._on_leave_requested,
+            events.ForgetRequested: self._on_forget_requested,
+            events.BatchDurable: self.owner.on_batch_durable,
+            events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
+            events.OutboxDurable: self.outbox.on_durable,
+            events.HandoverDurable: self.handovers.on_durable,
+            events.WriteRefused: self._on_write_refused,
+            events.BodyUnreadable: lambda e, now: self.owner.on_unreadable(e.key, e.run, now),
+        }
+
+    def _packet_table(self) -> dict[type[Packet], Callable[[NodeId, Any, int], list[Effect]]]:
+        swim: dict[type[Packet], Callable[[NodeId, Any, int], list[Effect]]] = dict.fromkeys(
+            (
+                membership.Ping,
+                membership.PingRequest,
+                membership.ProbeAck,
+                membership.ProbeNack,
+                membership.Gossip,
+                membership.StateExchange,
+            ),
+            self.swim.on_packet,
+        )
+        return swim | {
+            publishing.Publish: self.owner.on_publish,
+            publishing.Confirm: lambda peer, p, now: self.outbox.on_confirm(p, _key(p), peer, now),
+            publishing.Gap: lambda _peer, p, now: self.outbox.on_gap(_key(p), p.session, now),
+            publishing.PublishRefused: lambda _peer, p, now: self.outbox.on_refused(
+                p, _key(p), now, publishing.REFUSED.get(p.reason, "refused")
+            ),
+            publishing.Moved: lambda _peer, p, now: self._on_moved(_key(p), now),
+            publishing.StatsRequest: lambda peer, p, _now: self.requests.on_stats_request(peer, p),
+            publishing.StatsReply: lambda peer, p, _now: self.requests.on_stats_reply(peer, p),
+            delivering.Attach: self.owner.on_attach,
+            delivering.Attached: lambda peer, p, _now: self.consuming.on_attached(peer, p),
+            delivering.Detach: self.owner.on_detach,
+            delivering.Delivery: self.consuming.on_delivery,
+            delivering.Settle: self.owner.on_settle,
+            delivering.Settled: lambda _peer, p, now: self.consuming.on_settled(p, now),
+            delivering.Handover: self.handovers.on_handover,
+            delivering.HandoverTaken: self.handovers.on_taken,
+        }
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def _on_started(self, event: events.Started, now: int) -> list[Effect]:
+        """Take up what the store holds, and begin to look for the others."""
+        self.owner.wall_offset_ms = event.wall_offset_ms
+        recovered = event.recovered
+        of_space: dict[Space, list[Any]] = {Space.PARTITION: [], Space.OUTBOX: []}
+        for found in recovered.batches:
+            of_space[found.space].append(found)
+        self.owner.recover(recovered, of_space[Space.PARTITION], now)
+        effects = self.swim.start(recovered.members, recovered.incarnation, now)
+        effects += self._replace(now)
+        return effects + self.outbox.recover(of_space[Space.OUTBOX], now)
+
+    def _on_wall_clock(self, event: events.WallClockRead, _now: int) -> list[Effect]:
+        self.owner.wall_offset_ms = event.wall_offset_ms
+        return []
+
+    def _on_time_passed(self, _event: events.TimePassed, now: int) -> list[Effect]:
+        effects = self._membership(self.swim.on_timeout(now), now)
+        for room in (self.owner, self.outbox, self.consuming, self.handovers, self.requests):
+            effects += room.on_timeout(now)
+        return effects
+
+    def _on_packet_received(self, event: events.PacketReceived, now: int) -> list[Effect]:
+        handler = self._on_packet.get(type(event.packet))
+        if handler is None:
+            return [Notify(Counted("packet-unhandled"))]
+        effects: list[Effect] = []
+        if event.peer != self.node_id:
+            effects = self.swim.on_contact(event.peer, now)
+        effects += handler(event.peer, event.packet, now)
+        return self._membership(effects, now)
+
+    def _on_peer_connected(self, event: events.PeerConnected, now: int) -> list[Effect]:
+        """A new link: what was under way on an old one is said again."""
+        peer = event.peer
+        effects = self.swim.on_connected(
+            peer, event.boot, event.name, event.addresses, event.leaf, now
+        )
+        if self._boots.get(peer, event.boot) != event.boot:
+            effects += self.owner.on_node_gone(peer, now)
+        self._boots[peer] = event.boot
+        effects += self.outbox.on_peer_connected(peer, now)
+        effects += self.consuming.on_peer_connected(peer, now)
+        return self._membership(effects, now)
+
+    def _on_stats_requested(self, event: events.StatsRequested, now: int) -> list[Effect]:
+        owners = self._ownership.alive_owners()
+        if event.queue:
+            owner = self._ownership.owner_of(PartitionKey(event.queue, 0))
+            owners = [owner] if owner is not None else []
+        return self.requests.on_stats(event, owners, now)
+
+    def _on_leave_requested(self, event: events.LeaveRequested, now: int) -> list[Effect]:
+        effects = self.swim.leave(now)
+        effects += self._replace(now)
+        return effects + self.requests.on_leave(event, now)
+
+    def _on_forget_requested(self, event: events.ForgetRequested, now: int) -> list[Effect]:
+        return [*self.swim.forget(event.node_id, now), Resolve(event.token, Done())]
+
+    def _on_moved(self, key: PartitionKey, now: int) -> list[Effect]:
+        effects = self.outbox.on_moved(key, now)
+        effects += self.consuming.on_moved(key, now)
+        return effects + self.handovers.on_moved(key, now)
+
+    def _on_write_refused(self, event: events.WriteRefused, now: int) -> list[Effect]:
+        match event.then:
+            case events.BatchDurable():
+                return self.owner.on_batch_refused(event.then)
+            case events.OutboxDurable():
+                return self.outbox.on_write_refused(event, now)
+            case events.HandoverDurable():
+                return self.handovers.on_write_refused(event.then)
+            case events.SettleDurable(key=key):
+                return self.owner.on_settle_refused(key, event.records)
+            case None:
+                return [Notify(Counted("disk-full"))]
+
+    # -- the roster ----------------------------------------------------------------------------------
+
+    def _membership(self, effects: list[Effect], now: int) -> list[Effect]:
+        """Free what consumers on nodes that are gone held."""
+        gone = [
+            effect.notice.node_id
+            for effect in effects
+            if type(effect) is Notify
+            and type(effect.notice) is MemberNotice
+            and effect.notice.state in (MemberState.DEAD, MemberState.LEFT)
+        ]
+        for node_id in gone:
+            effects += self.owner.on_node_gone(node_id, now)
+        return effects
+
+    def _replace(self, now: int) -> list[Effect]:
+        """The roster or a verdict has changed: every room follows the owners."""
+        self._placed_version = self.swim.version
+        places = [
+            Place(member.node_id, member.zone, member.weight)
+            for member in self.swim.roster()
+            if member.weight
+        ]
+        changed = self._ownership.refresh(places, self.swim.is_alive)
+        effects: list[Effect] = []
+        for key in changed:
+            effects += self.outbox.on_owner_changed(key, now)
+        effects += self.owner.on_placement_changed(now)
+        effects += self.consuming.on_placement_changed(now)
+        return effects + self.handovers.on_placement_changed(now)
+
+
+def _key(packet: Any) -> PartitionKey:  # noqa: ANN401  any packet about a partition
+    return PartitionKey(packet.queue, packet.partition)
+

@@ -1,0 +1,44 @@
+"""The rule for names of queues, in one place: the publisher's call and the codec ask it.
+
+Control characters are refused because names of queues reach logs, terminals
+and metric labels; nothing else is, so a name may have spaces, dots and any script.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from p2pmq.errors import QueueNameError
+
+QUEUE_NAME_BYTES_MAX = 255
+UTF8_LONGER_FROM = (0x80, 0x800, 0x10000)
+"""From each of these code points on UTF-8 takes a byte more."""
+
+
+def check_queue_name(name: str) -> None:
+    """Pass, or raise QueueNameError: empty, over 255 bytes of UTF-8, or with control characters.
+
+    A lone surrogate, which no UTF-8 can carry, is refused as well.
+    """
+    if name.isascii() and name.isprintable() and 0 < len(name) <= QUEUE_NAME_BYTES_MAX:
+        return  # nearly every name, for the price of one look
+    if not name:
+        raise QueueNameError("a queue name is empty: give it at least one character")
+    size = sum(map(_utf8_bytes, name))
+    if size > QUEUE_NAME_BYTES_MAX:
+        raise QueueNameError(
+            f"the queue name {name[:20]!r}… has {size:,} bytes of UTF-8: "
+            f"{QUEUE_NAME_BYTES_MAX} are allowed, so shorten it"
+        )
+    for character in name:
+        if unicodedata.category(character) in {"Cc", "Cs"}:
+            raise QueueNameError(
+                f"the queue name {name!r} has the control character U+{ord(character):04X}: "
+                "take it out"
+            )
+
+
+def _utf8_bytes(character: str) -> int:
+    """RFC 3629, section 3."""
+    code = ord(character)
+    return 1 + sum(code >= start for start in UTF8_LONGER_FROM)

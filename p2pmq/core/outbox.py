@@ -1,0 +1,411 @@
+"""The outbox: what this node published and no owner has confirmed yet.
+
+A message gets its dot here, once, and keeps it over every retry, so that
+repeats are absorbed. Batches of one stream go to the partition's owner in
+order, as many as the window allows; whoever owns it later gets the
+unconfirmed ones again, from the first. A batch goes to disk when the
+publisher asked for that, when the owner is away, or when its confirm takes
+long: so what outlives its publisher's patience outlives its process too.
+
+Invariant: a stream's batches are in order of seq, and those that were sent
+are a prefix.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from p2pmq.core.effects import (
+    Counted,
+    Notify,
+    OutboxChanged,
+    Persist,
+    Published,
+    Resolve,
+    Send,
+)
+from p2pmq.core.events import Confirmation, OutboxDurable
+from p2pmq.core.packets.publishing import Batch, Publish
+from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
+from p2pmq.core.timers import Timers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from p2pmq.config import Limits, Timing
+    from p2pmq.core.effects import Effect
+    from p2pmq.core.events import PublishRequested, WriteRefused
+    from p2pmq.core.ids import NodeId, PartitionKey, Session
+    from p2pmq.core.packets.publishing import Confirm, PublishRefused
+    from p2pmq.core.records import RecoveredBatch
+
+REFUSED_RETRY_MS = 1_000
+"""How long after an owner refused a batch (its disk is full) it is tried again."""
+MOVED_RETRY_MS = 100
+"""How long after `Moved` the stream is tried again: views of the ring converge by gossip."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One batch that waits for its confirm. `number` names it on disk."""
+
+    batch: Batch
+    number: int
+    token: int | None
+    wanted: Confirmation
+    deadline: int | None
+    writing: bool = False
+    durable: bool = False
+    in_memory: int = 0
+
+
+class Stream:
+    """The batches of one session for one partition. `sent` counts how many of them are out."""
+
+    __slots__ = ("entries", "key", "next_seq", "progress_at", "reason", "sent", "session", "window")
+
+    def __init__(self, key: PartitionKey, session: Session) -> None:
+        self.key = key
+        self.session = session
+        self.entries: deque[Entry] = deque()
+        self.sent = 0
+        self.window = 0
+        self.next_seq = 1
+        self.progress_at = 0
+        self.reason = ""
+
+
+StreamName = tuple["PartitionKey", "Session"]
+
+
+class Outbox:
+    """All streams of this node. `owner_of` gives a partition's living owner, or None."""
+
+    def __init__(
+        self,
+        session: Session,
+        owner_of: Callable[[PartitionKey], NodeId | None],
+        limits: Limits,
+        timing: Timing,
+    ) -> None:
+        self.session = session
+        self._owner_of = owner_of
+        self._limits = limits
+        self._timing = timing
+        self._streams: dict[StreamName, Stream] = {}
+        self._by_key: dict[PartitionKey, list[Stream]] = {}
+        self._timers: Timers[StreamName] = Timers()
+        self._writing: dict[int, tuple[Stream, Entry]] = {}
+        self._next_number = 1
+        self.bytes_in_memory = 0
+        self.messages = 0
+
+    def recover(self, batches: list[RecoveredBatch], now: int) -> list[Effect]:
+        """Take up what an earlier run of this node left unconfirmed."""
+        for found in batches:
+            stream = self._stream(found.key, found.batch.session)
+            stream.entries.append(
+                Entry(
+                    batch=found.batch,
+                    number=found.number,
+                    token=None,
+                    wanted=Confirmation.NONE,
+                    deadline=None,
+                    durable=True,
+                )
+            )
+            stream.next_seq = found.batch.last + 1
+            self.messages += found.batch.count
+            self._next_number = max(self._next_number, found.number + 1)
+        return self._pump_all(now)
+
+    def on_publish(self, request: PublishRequested, now: int) -> list[Effect]:
+        """Give the messages their dots, and send or store them."""
+        stream = self._stream(request.key, self.session)
+        batch = Batch(self.session, stream.next_seq, request.count, request.size, request.bodies)
+        stream.next_seq += request.count
+        waits = request.wanted is not Confirmation.NONE
+        entry = Entry(
+            batch=batch,
+            number=self._next_number,
+            token=request.token if waits else None,
+            wanted=request.wanted,
+            deadline=now + request.timeout_ms if waits else None,
+            in_memory=request.size,
+        )
+        self._next_number += 1
+        self.messages += request.count
+        self.bytes_in_memory += request.size
+        if not stream.entries:
+            stream.progress_at = now
+        stream.entries.append(entry)
+        effects: list[Effect] = []
+        if request.wanted is Confirmation.STORED:
+            effects += self._spill(stream, entry)
+        effects += self._pump(stream, now)
+        due = stream.progress_at + self._timing.spill_ms
+        if entry.deadline is not None:
+            due = min(due, entry.deadline)
+        self._timers.set_if_earlier((stream.key, stream.session), due)
+        return effects
+
+    def on_confirm(self, packet: Confirm, key: PartitionKey, peer: NodeId, now: int) -> list[Effect]:
+        """Drop what is committed and resolve it; send what the window now allows."""
+        effects: list[Effect] = []
+        for run in packet.runs:
+            stream = self._streams.get((key, run.session))
+            if stream is None:
+                continue
+            effects += self._confirm(stream, run.first, run.last, packet.copies, peer, now)
+            effects += self._pump(stream, now)
+            self._drop_if_idle(stream)
+        if effects:
+            effects.append(Notify(OutboxChanged(self.bytes_in_memory)))
+        return effects
+
+    def on_gap(self, key: PartitionKey, session: Session, now: int) -> list[Effect]:
+        """The owner misses an earlier batch: send from the first unconfirmed again."""
+        stream = self._streams.get((key, session))
+        if stream is None or not stream.sent:
+            return []
+        return [Notify(Counted("publish-gap")), *self._resend(stream, now)]
+
+    def on_refused(self, packet: PublishRefused, key: PartitionKey, now: int, reason: str) -> list[Effect]:
+        """The owner cannot take the batch now: keep it here, on disk, and try later."""
+        stream = self._streams.get((key, packet.session))
+        if stream is None:
+            return []
+        stream.reason = reason
+        return [
+            Notify(Counted("publish-refused", text=reason)),
+            *self._hold_back(stream, now, REFUSED_RETRY_MS),
+        ]
+
+    def on_moved(self, key: PartitionKey, now: int) -> list[Effect]:
+        """Who we took for the owner is not: try again when views have converged."""
+        effects: list[Effect] = []
+        for stream in self._by_key.get(key, ()):
+            effects += self._hold_back(stream, now, MOVED_RETRY_MS)
+        return effects
+
+    def on_owner_changed(self, key: PartitionKey, now: int) -> list[Effect]:
+        """The partition has another owner, or its owner came or went."""
+        effects: list[Effect] = []
+        for stream in self._by_key.get(key, ()):
+            effects += self._resend(stream, now)
+        return effects
+
+    def on_peer_connected(self, peer: NodeId, now: int) -> list[Effect]:
+        """A link to the peer is new: what was on the old one may be lost."""
+        effects: list[Effect] = []
+        for key in self._by_key:
+            if self._owner_of(key) == peer:
+                effects += self.on_owner_changed(key, now)
+        return effects
+
+    def on_durable(self, event: OutboxDurable, _now: int) -> list[Effect]:
+        """A batch of ours is on disk: that is what confirm="stored" waits for."""
+        found = self._writing.pop(event.number, None)
+        if found is None:
+            return []  # confirmed meanwhile
+        stream, entry = found
+        entry.writing = False
+        entry.durable = True
+        self.bytes_in_memory -= entry.in_memory
+        entry.in_memory = 0
+        where = StoredBodies(Space.OUTBOX, stream.key, entry.number, 0, entry.batch.count)
+        entry.batch = replace(entry.batch, bodies=where)
+        effects: list[Effect] = [Notify(OutboxChanged(self.bytes_in_memory))]
+        if entry.wanted is Confirmation.STORED and entry.token is not None:
+            effects.append(self._resolve(stream, entry, copies=0, timed_out=False))
+        return effects
+
+    def on_write_refused(self, event: WriteRefused, now: int) -> list[Effect]:
+        """Our own disk is full: the batch stays in memory, and is tried again."""
+        then = event.then
+        assert isinstance(then, OutboxDurable)
+        found = self._writing.pop(then.number, None)
+        if found is None:
+            return []
+        stream, entry = found
+        entry.writing = False
+        stream.reason = "the disk under this node is full"
+        self._timers.set_if_earlier((stream.key, stream.session), now + REFUSED_RETRY_MS)
+        return [Notify(Counted("outbox-disk-full"))]
+
+    def next_deadline(self) -> int | None:
+        """When something here is due."""
+        return self._timers.next_deadline()
+
+    def on_timeout(self, now: int) -> list[Effect]:
+        """Time out waits, spill slow batches, and resend where no confirm comes."""
+        effects: list[Effect] = []
+        while (name := self._timers.pop_due(now)) is not None:
+            stream = self._streams.get(name)
+            if stream is None or not stream.entries:
+                continue
+            effects += self._time_out(stream, now)
+            if now - stream.progress_at >= self._timing.spill_ms:
+                effects += self._spill_stream(stream)
+            if stream.sent == 0 or now - stream.progress_at >= self._timing.resend_ms:
+                effects += self._resend(stream, now)
+            self._set_timer(stream, now)
+        return effects
+
+    def spill_all(self) -> list[Effect]:
+        """Put everything that is not on disk there: the node is about to stop."""
+        return [e for stream in self._streams.values() for e in self._spill_stream(stream)]
+
+    @property
+    def all_durable(self) -> bool:
+        """Whether everything here is on disk."""
+        return all(entry.durable for s in self._streams.values() for entry in s.entries)
+
+    def keys(self) -> list[PartitionKey]:
+        """The partitions for which something waits."""
+        return list(self._by_key)
+
+    # -- within -----------------------------------------------------------------------------
+
+    def _stream(self, key: PartitionKey, session: Session) -> Stream:
+        stream = self._streams.get((key, session))
+        if stream is None:
+            stream = self._streams[key, session] = Stream(key, session)
+            self._by_key.setdefault(key, []).append(stream)
+        return stream
+
+    def _drop_if_idle(self, stream: Stream) -> None:
+        """Forget a drained stream of an earlier boot; ours keeps its counter."""
+        if not stream.entries and stream.session != self.session:
+            del self._streams[stream.key, stream.session]
+            self._by_key[stream.key].remove(stream)
+            if not self._by_key[stream.key]:
+                del self._by_key[stream.key]
+
+    def _pump_all(self, now: int) -> list[Effect]:
+        effects: list[Effect] = []
+        for stream in list(self._streams.values()):
+            effects += self._pump(stream, now)
+            self._set_timer(stream, now)
+        return effects
+
+    def _pump(self, stream: Stream, now: int) -> list[Effect]:
+        """Send what the window allows, or store what cannot be sent."""
+        entries = stream.entries
+        if stream.sent >= len(entries):
+            return []
+        owner = self._owner_of(stream.key)
+        if owner is None:
+            return self._spill_stream(stream)
+        effects: list[Effect] = []
+        window_max = self._limits.publish_window_bytes
+        while stream.sent < len(entries):
+            batch = entries[stream.sent].batch
+            if stream.sent and stream.window + batch.size > window_max:
+                break
+            previous = entries[stream.sent - 1].batch.last if stream.sent else 0
+            packet = Publish(stream.key.queue, stream.key.number, previous, batch)
+            effects.append(Send(owner, packet))
+            if not stream.sent:
+                stream.progress_at = now
+            stream.sent += 1
+            stream.window += batch.size
+        return effects
+
+    def _resend(self, stream: Stream, now: int) -> list[Effect]:
+        stream.sent = 0
+        stream.window = 0
+        effects = self._pump(stream, now)
+        self._set_timer(stream, now)
+        return effects
+
+    def _hold_back(self, stream: Stream, now: int, retry_ms: int) -> list[Effect]:
+        stream.sent = 0
+        stream.window = 0
+        self._timers.set((stream.key, stream.session), now + retry_ms)
+        return self._spill_stream(stream)
+
+    def _confirm(
+        self, stream: Stream, first: int, last: int, copies: int, peer: NodeId, now: int
+    ) -> list[Effect]:
+        """Drop the entries that lie wholly within first … last."""
+        effects: list[Effect] = []
+        kept: deque[Entry] = deque()
+        entries = stream.entries
+        while entries and entries[0].batch.first <= last:
+            entry = entries.popleft()
+            if entry.batch.first < first or entry.batch.last > last:
+                kept.append(entry)
+                continue
+            self._forget(stream, entry, sent=len(kept) < stream.sent)
+            stream.progress_at = now
+            stream.reason = ""
+            if entry.durable or entry.writing:
+                removed = BatchRemoved(Space.OUTBOX, stream.key, entry.number)
+                effects.append(Persist((removed,)))
+            if entry.token is not None:
+                outcome = self._outcome(stream, entry, copies=copies, timed_out=False)
+                effects.append(Resolve(entry.token, replace(outcome, owner=peer)))
+        entries.extendleft(reversed(kept))
+        return effects
+
+    def _forget(self, stream: Stream, entry: Entry, *, sent: bool) -> None:
+        self._writing.pop(entry.number, None)
+        self.messages -= entry.batch.count
+        self.bytes_in_memory -= entry.in_memory
+        if sent:
+            stream.sent -= 1
+            stream.window -= entry.batch.size
+
+    def _spill_stream(self, stream: Stream) -> list[Effect]:
+        return [effect for entry in stream.entries for effect in self._spill(stream, entry)]
+
+    def _spill(self, stream: Stream, entry: Entry) -> list[Effect]:
+        """Begin to make one batch durable here."""
+        if entry.durable or entry.writing:
+            return []
+        entry.writing = True
+        self._writing[entry.number] = (stream, entry)
+        stored = BatchStored(Space.OUTBOX, stream.key, entry.number, entry.batch)
+        return [Persist((stored,), then=OutboxDurable(stream.key, entry.number))]
+
+    def _time_out(self, stream: Stream, now: int) -> list[Effect]:
+        """End the waits whose time is up; the messages stay."""
+        effects: list[Effect] = []
+        for entry in stream.entries:
+            if entry.token is not None and entry.deadline is not None and entry.deadline <= now:
+                effects += self._spill(stream, entry)
+                effects.append(self._resolve(stream, entry, copies=0, timed_out=True))
+        return effects
+
+    def _resolve(self, stream: Stream, entry: Entry, *, copies: int, timed_out: bool) -> Effect:
+        token, entry.token, entry.deadline = entry.token, None, None
+        assert token is not None
+        return Resolve(token, self._outcome(stream, entry, copies=copies, timed_out=timed_out))
+
+    def _outcome(self, stream: Stream, entry: Entry, *, copies: int, timed_out: bool) -> Published:
+        return Published(
+            first=entry.batch.first,
+            count=entry.batch.count,
+            session=stream.session,
+            copies=copies,
+            stored=entry.durable,
+            owner=self._owner_of(stream.key),
+            timed_out=timed_out,
+            reason=stream.reason,
+        )
+
+    def _set_timer(self, stream: Stream, now: int) -> None:
+        """Arm the stream's timer for whatever of it is due first."""
+        if not stream.entries:
+            return
+        due = [entry.deadline for entry in stream.entries if entry.deadline is not None]
+        if stream.sent:
+            due.append(stream.progress_at + self._timing.resend_ms)
+        else:
+            due.append(now + REFUSED_RETRY_MS)
+        if any(not entry.durable and not entry.writing for entry in stream.entries):
+            due.append(max(now, stream.progress_at) + self._timing.spill_ms)
+        self._timers.set_if_earlier((stream.key, stream.session), min(due))

@@ -1,0 +1,323 @@
+"""The owner's part: partitions of which this node is the first, with their consumers.
+
+It takes batches in each publisher's order, confirms them once they are
+durable, pushes them to consumers, and settles. A partition that is here but
+owned elsewhere lies still: `handover` brings it to its owner.
+
+Invariant: nothing is confirmed or delivered before it is durable, and nothing
+is delivered from a partition that this node does not own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2pmq.core.delivery import Bearer, PartitionDelivery
+from p2pmq.core.effects import Counted, Notify, Persist, Send
+from p2pmq.core.events import SettleDurable
+from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.packets.delivering import Attached, Settled
+from p2pmq.core.packets.publishing import (
+    REFUSED_DISK_FULL,
+    Confirm,
+    Gap,
+    Moved,
+    PublishRefused,
+    QueueStats,
+    RunField,
+)
+from p2pmq.core.partition import COPIES, Partition
+from p2pmq.core.timers import Timers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from p2pmq.core.effects import Effect
+    from p2pmq.core.events import BatchDurable
+    from p2pmq.core.hlc import HybridClock
+    from p2pmq.core.ids import NodeId
+    from p2pmq.core.packets.delivering import Attach, Detach, LeaseField, Settle
+    from p2pmq.core.packets.publishing import Publish
+    from p2pmq.core.records import Record, Recovered, RecoveredBatch, SeenChanged
+
+NOBODY = b"\0" * 8
+REATTACH_GRACE_MS = 1_000
+"""After a restart consumers first say what they hold of the old messages; then those go out."""
+
+
+def key_of(packet: Publish | Attach | Detach | Settle) -> PartitionKey:
+    """The partition that a packet is about."""
+    return PartitionKey(packet.queue, packet.partition)
+
+
+class Owner:
+    """Every partition on this node's disk, and the delivery state of those it owns."""
+
+    def __init__(
+        self,
+        own_id: NodeId,
+        clock: HybridClock,
+        owner_of: Callable[[PartitionKey], NodeId | None],
+    ) -> None:
+        self._own_id = own_id
+        self._clock = clock
+        self._owner_of = owner_of
+        self.partitions: dict[PartitionKey, Partition] = {}
+        self.deliveries: dict[PartitionKey, PartitionDelivery] = {}
+        self._timers: Timers[PartitionKey] = Timers()
+        self._quiet_until = 0
+        self._owed: dict[PartitionKey, list[Record]] = {}
+        self.wall_offset_ms = 0
+
+    def recover(self, recovered: Recovered, batches: list[RecoveredBatch], now: int) -> None:
+        """Take up the partitions that the store holds; consumers have a moment to re-attach."""
+        self._quiet_until = now + REATTACH_GRACE_MS
+        of_key: dict[PartitionKey, tuple[list[RecoveredBatch], list[SeenChanged]]] = {}
+        for found in batches:
+            of_key.setdefault(found.key, ([], []))[0].append(found)
+        for record in recovered.seen:
+            of_key.setdefault(record.key, ([], []))[1].append(record)
+        for key, (stored, seen) in of_key.items():
+            self.partition(key).recover(stored, seen)
+
+    def partition(self, key: PartitionKey) -> Partition:
+        """The partition, made if it is new here."""
+        partition = self.partitions.get(key)
+        if partition is None:
+            partition = self.partitions[key] = Partition(key, self._clock)
+        return partition
+
+    def owns(self, key: PartitionKey) -> bool:
+        """Whether this node owns the partition, as far as it knows."""
+        return self._owner_of(key) == self._own_id
+
+    # -- packets --------------------------------------------------------------------------------
+
+    def on_publish(self, peer: NodeId, packet: Publish, now: int) -> list[Effect]:
+        """Append a batch, or say why not."""
+        key = key_of(packet)
+        if not self.owns(key):
+            return [self._moved(peer, key)]
+        partition = self.partition(key)
+        self._delivery(key)
+        batch = packet.batch
+        if packet.previous and not partition.received(batch.session, packet.previous):
+            return [Send(peer, Gap(key.queue, key.number, batch.session))]
+        if partition.is_appending([batch.run]):
+            return []  # a repeat: the first one's confirm is on its way
+        if partition.seen.covers(batch.run):
+            return [self._confirm(peer, key, batch.run)]
+        return partition.append(batch, now + self.wall_offset_ms, peer)
+
+    def on_attach(self, peer: NodeId, packet: Attach, now: int) -> list[Effect]:
+        """Push to this consumer from now on."""
+        key = key_of(packet)
+        if not self.owns(key):
+            return [self._moved(peer, key)]
+        delivery = self._delivery(key)
+        if not delivery.attach(peer, packet, now):
+            return []
+        attached = Attached(key.queue, key.number, packet.consumer, packet.attachment)
+        return [Send(peer, attached), *self._pump(key, now)]
+
+    def on_detach(self, peer: NodeId, packet: Detach, now: int) -> list[Effect]:
+        """Push to this consumer no more."""
+        key = key_of(packet)
+        delivery = self.deliveries.get(key)
+        if delivery is None:
+            return []
+        delivery.detach(Bearer(peer, packet.consumer), packet.attachment)
+        return self._pump(key, now)
+
+    def on_settle(self, peer: NodeId, packet: Settle, now: int) -> list[Effect]:
+        """Take acks, nacks and extensions; say so once the acks are durable."""
+        key = key_of(packet)
+        if not self.owns(key):
+            return [self._moved(peer, key)]
+        partition = self.partition(key)
+        delivery = self._delivery(key)
+        runs = [Run(ack.session, ack.first, ack.last) for ack in packet.acks]
+        if partition.is_appending(runs):
+            return []  # just being handed over: the repeat comes after that is durable
+        bearer = Bearer(peer, packet.consumer)
+        delivery.raise_limit(bearer, packet.attachment, packet.limit)
+        for nack in packet.nacks:
+            delivery.nack(nack, now)
+        for extend in packet.extends:
+            delivery.extend(extend, now)
+        removed, records = partition.remove(runs)
+        delivery.forget(removed)
+        records = self._owed.pop(key, []) + records
+        durable = SettleDurable(key, peer, packet.consumer, packet.number)
+        if records:
+            effects: list[Effect] = [Persist(tuple(records), then=durable)]
+        else:
+            effects = self.on_settle_durable(durable)
+        return [*effects, *self._pump(key, now)]
+
+    # -- writes ---------------------------------------------------------------------------------
+
+    def on_batch_durable(self, event: BatchDurable, now: int) -> list[Effect]:
+        """A batch is on disk: confirm it and deliver it."""
+        partition = self.partitions.get(event.key)
+        stored = partition.on_durable(event.number) if partition is not None else None
+        if stored is None:
+            return []
+        effects: list[Effect] = []
+        if stored.publisher is not None:
+            effects.append(self._confirm(stored.publisher, event.key, stored.run))
+        delivery = self.deliveries.get(event.key)
+        if delivery is not None:
+            delivery.add(stored)
+            effects += self._pump(event.key, now)
+        return effects
+
+    def on_settle_durable(self, event: SettleDurable) -> list[Effect]:
+        """The acks are on disk."""
+        key = event.key
+        return [Send(event.peer, Settled(key.queue, key.number, event.consumer, event.number))]
+
+    def on_batch_refused(self, event: BatchDurable) -> list[Effect]:
+        """The disk is full: the batch stays with its publisher."""
+        stored = self.partitions[event.key].on_write_refused(event.number)
+        effects: list[Effect] = [Notify(Counted("disk-full"))]
+        if stored.publisher is not None:
+            refused = PublishRefused(
+                event.key.queue, event.key.number, stored.session, stored.first, REFUSED_DISK_FULL
+            )
+            effects.append(Send(stored.publisher, refused))
+        return effects
+
+    def on_settle_refused(self, key: PartitionKey, records: tuple[Record, ...]) -> list[Effect]:
+        """The disk is full even for acks: owe them, until the consumer's repeat tries again."""
+        self._owed.setdefault(key, []).extend(records)
+        return [Notify(Counted("disk-full"))]
+
+    def on_unreadable(self, key: PartitionKey, run: Run, now: int) -> list[Effect]:
+        """Bodies of the only copy are damaged: they are gone; say so, and go on with the rest."""
+        partition = self.partitions.get(key)
+        if partition is None:
+            return []
+        removed, records = partition.remove([run])
+        if key in self.deliveries:
+            self.deliveries[key].forget(removed)
+        count = sum(part.length for part in removed)
+        text = f"queue {key.queue!r}: {count} bodies do not match their checksums"
+        notice = Notify(Counted("body-unreadable", count, text))
+        return [notice, Persist(tuple(records)), *self._pump(key, now)]
+
+    # -- the world changes -----------------------------------------------------------------------
+
+    def on_placement_changed(self, now: int) -> list[Effect]:
+        """Begin to deliver what is ours now; stop with what is not."""
+        effects: list[Effect] = []
+        for key in list(self.partitions):
+            if self.owns(key):
+                self._delivery(key)
+                effects += self._pump(key, now)
+            elif key in self.deliveries:
+                delivery = self.deliveries[key]
+                told = {bearer.node_id: None for bearer in delivery.consumers}
+                effects += [self._moved(node_id, key) for node_id in told]
+        return effects
+
+    def on_node_gone(self, node_id: NodeId, now: int) -> list[Effect]:
+        """A node died, left or restarted: what its consumers held is free again."""
+        effects: list[Effect] = []
+        for key, delivery in self.deliveries.items():
+            delivery.detach_node(node_id)
+            effects += self._pump(key, now)
+        return effects
+
+    def next_deadline(self) -> int | None:
+        """When a lease or a delay may end."""
+        return self._timers.next_deadline()
+
+    def on_timeout(self, now: int) -> list[Effect]:
+        """Free the messages whose visibility timeout or delay is over."""
+        effects: list[Effect] = []
+        while (key := self._timers.pop_due(now)) is not None:
+            delivery = self.deliveries.get(key)
+            if delivery is None:
+                continue
+            expired = delivery.on_timeout(now)
+            if expired:
+                text = f"queue {key.queue!r}: {expired} messages were not settled in time"
+                effects.append(Notify(Counted("visibility-timeout", expired, text)))
+            effects += self._pump(key, now)
+        return effects
+
+    def stats(self, queue: str) -> list[QueueStats]:
+        """The depth of each partition owned here, or of one queue's."""
+        return [
+            QueueStats(
+                key.queue,
+                key.number,
+                ready=partition.pending.count - delivery.leases.count - delivery.delays.count,
+                in_flight=delivery.leases.count,
+                delayed=delivery.delays.count,
+                size=partition.size,
+                consumers=len(delivery.consumers),
+            )
+            for key, partition in self.partitions.items()
+            if (delivery := self.deliveries.get(key)) is not None
+            and self.owns(key)
+            and queue in ("", key.queue)
+        ]
+
+    def drop(self, key: PartitionKey) -> None:
+        """Forget a partition that has been handed over."""
+        self.partitions.pop(key, None)
+        self.deliveries.pop(key, None)
+        self._timers.clear(key)
+
+    def forget(self, key: PartitionKey, removed: list[Run]) -> None:
+        """The dots are acked elsewhere: deliver them no more."""
+        if key in self.deliveries:
+            self.deliveries[key].forget(removed)
+
+    def on_handed_over(
+        self,
+        key: PartitionKey,
+        numbers: tuple[int, ...],
+        leases: tuple[LeaseField, ...],
+        now: int,
+    ) -> list[Effect]:
+        """Batches of another node are on disk here: deliver them, but what is held there."""
+        partition = self.partitions.get(key)
+        if partition is None:
+            return []
+        durable = [stored for n in numbers if (stored := partition.on_durable(n)) is not None]
+        if not self.owns(key):
+            return []
+        delivery = self._delivery(key)
+        for stored in durable:
+            delivery.add(stored)
+        for lease in leases:
+            delivery.expect(lease, now)
+        return self._pump(key, now)
+
+    # -- within ----------------------------------------------------------------------------------
+
+    def _delivery(self, key: PartitionKey) -> PartitionDelivery:
+        delivery = self.deliveries.get(key)
+        if delivery is None:
+            delivery = PartitionDelivery(self.partition(key), self._quiet_until)
+            self.deliveries[key] = delivery
+        return delivery
+
+    def _pump(self, key: PartitionKey, now: int) -> list[Effect]:
+        if not self.owns(key):
+            return []
+        delivery = self.deliveries[key]
+        effects = delivery.pump(now)
+        due = delivery.next_deadline()
+        if due is not None:
+            self._timers.set_if_earlier(key, due)
+        return effects
+
+    def _confirm(self, peer: NodeId, key: PartitionKey, run: Run) -> Effect:
+        return Send(peer, Confirm(key.queue, key.number, (RunField(*run),), COPIES))
+
+    def _moved(self, peer: NodeId, key: PartitionKey) -> Effect:
+        return Send(peer, Moved(key.queue, key.number, self._owner_of(key) or NOBODY))

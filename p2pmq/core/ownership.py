@@ -1,0 +1,60 @@
+"""Who owns a partition just now: the ring says who should, membership who is there.
+
+With one copy (R = 1) the owner is the ring's first member for the partition.
+While it is away nobody owns the partition: its messages are on its disk, and
+new ones wait in their publishers' outboxes.
+
+Invariant: answers change only in `refresh`, never between two events.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2pmq.core.ring import Place, Ring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from p2pmq.core.ids import NodeId, PartitionKey
+
+CACHE_MAX = 100_000
+
+
+class Ownership:
+    """The living owner of each partition, as this node sees it."""
+
+    def __init__(self) -> None:
+        self.ring = Ring(())
+        self._alive: dict[NodeId, None] = {}
+        self._owners: dict[PartitionKey, NodeId | None] = {}
+
+    def owner_of(self, key: PartitionKey) -> NodeId | None:
+        """The living owner, or None while it is away or nobody can own."""
+        try:
+            return self._owners[key]
+        except KeyError:
+            owner = self.home_of(key)
+            if owner is not None and owner not in self._alive:
+                owner = None
+            if len(self._owners) >= CACHE_MAX:
+                self._owners.clear()
+            self._owners[key] = owner
+            return owner
+
+    def home_of(self, key: PartitionKey) -> NodeId | None:
+        """The member on whose disk the partition belongs, there or not."""
+        return self.ring.owner(key.queue, key.number, key.number + 1)
+
+    def refresh(
+        self, places: Iterable[Place], is_alive: Callable[[NodeId], bool]
+    ) -> list[PartitionKey]:
+        """Take a new roster; the partitions (of those asked for) whose owner has changed."""
+        self.ring = self.ring.changed(places)
+        self._alive = {node_id: None for node_id in self.ring.members if is_alive(node_id)}
+        before, self._owners = self._owners, {}
+        return [key for key, owner in before.items() if self.owner_of(key) != owner]
+
+    def alive_owners(self) -> list[NodeId]:
+        """The living members that may own."""
+        return list(self._alive)

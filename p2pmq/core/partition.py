@@ -1,0 +1,216 @@
+"""A partition on this node's disk: the set of dots seen, and those pending with their bodies.
+
+What is stored is the batch as it came; acks change a small record beside it,
+and a batch that is wholly acked is deleted. A dot is seen only when its body
+is durable, never before: until then it is `appending`.
+
+Invariant: pending ⊆ seen; appending and seen are disjoint; a batch is in
+`batches` exactly while some dot of it is pending or appending.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from p2pmq.core.dots import DotSet
+from p2pmq.core.effects import Persist
+from p2pmq.core.events import BatchDurable
+from p2pmq.core.ids import Run
+from p2pmq.core.packets.publishing import Batch
+from p2pmq.core.records import (
+    BatchRemoved,
+    BatchStored,
+    BatchTrimmed,
+    SeenChanged,
+    Space,
+    StoredBodies,
+)
+from p2pmq.core.runmap import RunMap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from p2pmq.core.effects import Effect
+    from p2pmq.core.hlc import HybridClock
+    from p2pmq.core.ids import NodeId, PartitionKey, Session
+    from p2pmq.core.records import Record, RecoveredBatch
+
+COPIES = 1
+"""Home replicas of a partition that hold a message when it is confirmed (R = 1 for now)."""
+
+
+@dataclass(slots=True)
+class Stored:
+    """One stored batch: its dots are session, first … last; `alive` of them are not acked."""
+
+    number: int
+    session: Session
+    first: int
+    last: int
+    size: int
+    stamp: int
+    alive: int
+    publisher: NodeId | None = None
+
+    @property
+    def run(self) -> Run:
+        """The dots that the batch came with."""
+        return Run(self.session, self.first, self.last)
+
+    def bytes_of(self, count: int) -> int:
+        """The share of `count` of its messages in its bytes."""
+        return self.size * count // (self.last - self.first + 1)
+
+
+class Partition:
+    """One partition's state on this node."""
+
+    def __init__(self, key: PartitionKey, clock: HybridClock) -> None:
+        self.key = key
+        self.seen = DotSet()
+        self.appending = DotSet()
+        self.pending: RunMap[int] = RunMap()
+        self.batches: dict[int, Stored] = {}
+        self.size = 0
+        self._clock = clock
+        self._next_number = 1
+
+    def recover(self, batches: Iterable[RecoveredBatch], seen: Iterable[SeenChanged]) -> None:
+        """Take up what the store holds; a stored batch is proof that its dots are seen."""
+        for record in seen:
+            for low, high in record.seqs:
+                self.seen.add(Run(record.session, low, high))
+        for found in batches:
+            batch = found.batch
+            self.seen.add(batch.run)
+            self._clock.observe(batch.stamp)
+            stored = Stored(
+                found.number,
+                batch.session,
+                batch.first,
+                batch.last,
+                batch.size,
+                batch.stamp,
+                alive=0,
+            )
+            for low, high in found.alive:
+                self.pending.put(Run(batch.session, low, high), found.number)
+                stored.alive += high - low + 1
+            self.batches[found.number] = stored
+            self.size += batch.size
+            self._next_number = max(self._next_number, found.number + 1)
+
+    def received(self, session: Session, seq: int) -> bool:
+        """Whether the dot has come, durable or not yet."""
+        return self.seen.has(session, seq) or self.appending.has(session, seq)
+
+    def append(self, batch: Batch, wall_ms: int, publisher: NodeId | None) -> list[Effect]:
+        """Write what of the batch is new; `BatchDurable` follows for each part written."""
+        effects: list[Effect] = []
+        for part in self.new_parts(batch):
+            stored, record = self.stage(part, wall_ms, publisher)
+            then = BatchDurable(self.key, stored.number)
+            effects.append(Persist((record,), then=then))
+        return effects
+
+    def new_parts(self, batch: Batch) -> list[Batch]:
+        """The parts of the batch whose dots have never come."""
+        return [
+            batch.part(part.first, part.last)
+            for run in self.seen.missing(batch.run)
+            for part in self.appending.missing(run)
+        ]
+
+    def stage(
+        self, batch: Batch, wall_ms: int, publisher: NodeId | None = None
+    ) -> tuple[Stored, BatchStored]:
+        """Note a new batch as being written; the caller persists the record."""
+        if batch.stamp == 0:
+            batch = replace(batch, stamp=self._clock.stamp(wall_ms))
+        else:
+            self._clock.observe(batch.stamp)
+        number = self._next_number
+        self._next_number += 1
+        stored = Stored(
+            number,
+            batch.session,
+            batch.first,
+            batch.last,
+            batch.size,
+            batch.stamp,
+            alive=batch.count,
+            publisher=publisher,
+        )
+        self.batches[number] = stored
+        self.appending.add(batch.run)
+        return stored, BatchStored(Space.PARTITION, self.key, number, batch)
+
+    def on_durable(self, number: int) -> Stored | None:
+        """The batch is on disk: its dots are seen, and pending. None: it was dropped meanwhile."""
+        stored = self.batches.get(number)
+        if stored is None:
+            return None
+        self.appending.remove(stored.run)
+        self.seen.add(stored.run)
+        self.pending.put(stored.run, number)
+        self.size += stored.size
+        return stored
+
+    def on_write_refused(self, number: int) -> Stored:
+        """The batch could not be written: it never came."""
+        stored = self.batches.pop(number)
+        self.appending.remove(stored.run)
+        return stored
+
+    def is_appending(self, runs: Iterable[Run]) -> bool:
+        """Whether some of the dots are on their way to the disk just now."""
+        return bool(self.appending) and any(self.appending.overlap(run) for run in runs)
+
+    def remove(self, runs: Iterable[Run]) -> tuple[list[Run], list[Record]]:
+        """Take acked dots out of pending: those that were in, and the records that say so.
+
+        Dots that never came here are noted as seen, so that they stay acked.
+        None of them may be `appending`: see `is_appending`.
+        """
+        removed: list[Run] = []
+        records: list[Record] = []
+        touched: dict[int, Stored] = {}
+        sessions: dict[Session, None] = {}
+        for run in runs:
+            for part, number in self.pending.take(run):
+                removed.append(part)
+                stored = touched[number] = self.batches[number]
+                stored.alive -= part.length
+            for new in self.seen.missing(run):
+                self.seen.add(new)
+                sessions[new.session] = None
+        for number, stored in touched.items():
+            if stored.alive:
+                alive = tuple((r.first, r.last) for r, n in self.pending.overlap(stored.run) if n == number)
+                records.append(BatchTrimmed(Space.PARTITION, self.key, number, alive))
+            else:
+                del self.batches[number]
+                self.size -= stored.size
+                sessions[stored.session] = None
+                records.append(BatchRemoved(Space.PARTITION, self.key, number))
+        records += [
+            SeenChanged(self.key, session, self.seen.seqs(session).pairs()) for session in sessions
+        ]
+        return removed, records
+
+    def batch(self, run: Run, number: int) -> Batch:
+        """The messages of the run, which lie in batch `number`, by reference to the store."""
+        stored = self.batches[number]
+        start = run.first - stored.first
+        where = StoredBodies(Space.PARTITION, self.key, number, start, start + run.length)
+        return Batch(
+            run.session, run.first, run.length, stored.bytes_of(run.length), where, stored.stamp
+        )
+
+    def acked(self) -> DotSet:
+        """All dots that are known to be acked: seen, and not pending."""
+        acked = self.seen.copy()
+        for run, _ in self.pending.items():
+            acked.remove(run)
+        return acked

@@ -1,0 +1,125 @@
+"""A map from dots to values, kept by runs: one entry for consecutive dots of one value.
+
+What is pending, leased or delayed is thousands of dots but few runs; every
+operation takes a run, and cuts an entry where the run's edge falls into it.
+
+Invariant: the entries of a session are disjoint and sorted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from p2pmq.core.ids import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from p2pmq.core.ids import Session
+
+Value = TypeVar("Value")
+
+
+class _Entries(Generic[Value]):
+    """The entries of one session, as three parallel columns."""
+
+    __slots__ = ("highs", "lows", "values")
+
+    def __init__(self) -> None:
+        self.lows: list[int] = []
+        self.highs: list[int] = []
+        self.values: list[Value] = []
+
+
+class RunMap(Generic[Value]):
+    """A mutable map from dots to values."""
+
+    __slots__ = ("_count", "_sessions")
+
+    def __init__(self) -> None:
+        self._sessions: dict[Session, _Entries[Value]] = {}
+        self._count = 0
+
+    def put(self, run: Run, value: Value) -> None:
+        """Give every dot of the run the value; what they had is replaced."""
+        entries = self._sessions.get(run.session)
+        if entries is None:
+            entries = self._sessions[run.session] = _Entries()
+        elif entries.highs and entries.highs[-1] >= run.first:
+            self.take(run)
+            entries = self._sessions.setdefault(run.session, entries)
+        at = bisect_left(entries.lows, run.first)
+        entries.lows.insert(at, run.first)
+        entries.highs.insert(at, run.last)
+        entries.values.insert(at, value)
+        self._count += run.last - run.first + 1
+
+    def take(self, run: Run) -> list[tuple[Run, Value]]:
+        """Remove the dots of the run; give back those that were in, with their values."""
+        session, first, last = run
+        entries = self._sessions.get(session)
+        if entries is None:
+            return []
+        lows, highs, values = entries.lows, entries.highs, entries.values
+        start = bisect_left(highs, first)
+        end = bisect_right(lows, last)
+        if start >= end:
+            return []
+        taken = [
+            (Run(session, max(first, lows[i]), min(last, highs[i])), values[i])
+            for i in range(start, end)
+        ]
+        kept: list[tuple[int, int, Value]] = []
+        if lows[start] < first:
+            kept.append((lows[start], first - 1, values[start]))
+        if highs[end - 1] > last:
+            kept.append((last + 1, highs[end - 1], values[end - 1]))
+        lows[start:end] = [low for low, _, _ in kept]
+        highs[start:end] = [high for _, high, _ in kept]
+        values[start:end] = [value for _, _, value in kept]
+        if not lows:
+            del self._sessions[session]
+        self._count -= sum(part.last - part.first + 1 for part, _ in taken)
+        return taken
+
+    def overlap(self, run: Run) -> list[tuple[Run, Value]]:
+        """The parts of the run that are in, with their values, in order."""
+        session, first, last = run
+        entries = self._sessions.get(session)
+        if entries is None:
+            return []
+        lows, highs, values = entries.lows, entries.highs, entries.values
+        start = bisect_left(highs, first)
+        end = bisect_right(lows, last)
+        return [
+            (Run(session, max(first, lows[i]), min(last, highs[i])), values[i])
+            for i in range(start, end)
+        ]
+
+    def missing(self, run: Run) -> list[Run]:
+        """The parts of the run that are not in, in order."""
+        gaps: list[Run] = []
+        at = run.first
+        for part, _ in self.overlap(run):
+            if part.first > at:
+                gaps.append(Run(run.session, at, part.first - 1))
+            at = part.last + 1
+        if at <= run.last:
+            gaps.append(Run(run.session, at, run.last))
+        return gaps
+
+    def items(self) -> Iterator[tuple[Run, Value]]:
+        """Every run with its value: sessions as they came, seqs ascending."""
+        for session, entries in list(self._sessions.items()):
+            columns = zip(entries.lows[:], entries.highs[:], entries.values[:], strict=True)
+            for low, high, value in columns:
+                yield Run(session, low, high), value
+
+    @property
+    def count(self) -> int:
+        """How many dots are in."""
+        return self._count
+
+    def __bool__(self) -> bool:
+        return self._count > 0

@@ -1,0 +1,1 @@
+"""What a service embeds: the node, its publishers and its consumers."""

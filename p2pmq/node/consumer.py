@@ -1,0 +1,166 @@
+"""A consumer: what the core delivers, as an async iterator; what the user settles, in batches.
+
+Settles gather while the loop runs through ready work and leave together, at
+the end of the loop's round: one packet for many acks.
+
+Invariant: a message is given to the user at most once for each delivery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from p2pmq.core import events
+from p2pmq.core.ids import Run
+from p2pmq.errors import ClosedNodeError
+from p2pmq.node.message import Message, MessageBatch
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from p2pmq.core.ids import ConsumerId, PartitionKey, Session
+    from p2pmq.core.packets.delivering import Segment
+
+
+class Consumer:
+    """One `consume()`: a subscription and its buffer, bounded by the prefetch."""
+
+    def __init__(
+        self,
+        consumer_id: ConsumerId,
+        key: PartitionKey,
+        feed: Callable[[events.Event], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.consumer_id = consumer_id
+        self._key = key
+        self._feed = feed
+        self._loop = loop
+        self._segments: deque[Segment] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._acks: list[tuple[Session, int, int]] = []
+        self._nacks: list[tuple[Run, int]] = []
+        self._extends: list[tuple[Run, int]] = []
+        self._flushing = False
+        self._error: BaseException | None = None
+        self.closed = False
+
+    @property
+    def queue(self) -> str:
+        """The queue that is consumed."""
+        return self._key.queue
+
+    # -- from the core ---------------------------------------------------------------------------
+
+    def on_deliver(self, segments: tuple[Segment, ...]) -> None:
+        """Messages came."""
+        self._segments.extend(segments)
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """The node has stopped: whoever waits gets the error."""
+        self._error = error
+        self._wake()
+
+    # -- to the user -----------------------------------------------------------------------------
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """Messages one by one, for ever."""
+        try:
+            while True:
+                segment = await self._next()
+                for position in range(segment.batch.count):
+                    yield Message(self, segment, position)
+        finally:
+            self.close()
+
+    async def batches(self) -> AsyncIterator[MessageBatch]:
+        """Batches as they were delivered, for ever."""
+        try:
+            while True:
+                yield MessageBatch(self, await self._next())
+        finally:
+            self.close()
+
+    async def _next(self) -> Segment:
+        while not self._segments:
+            if self._error is not None:
+                raise self._error
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._segments.popleft()
+
+    def close(self) -> None:
+        """Stop: settle what the user has settled, give the rest back."""
+        if self.closed:
+            return
+        self.closed = True
+        self._flush()
+        self._segments.clear()
+        self._feed(events.UnsubscribeRequested(self.consumer_id))
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- settling --------------------------------------------------------------------------------
+
+    def settle_ack(self, session: Session, seq: int) -> None:
+        """Ack one message; consecutive ones become one run."""
+        acks = self._acks
+        if acks:
+            last_session, first, last = acks[-1]
+            if last == seq - 1 and last_session == session:
+                acks[-1] = (session, first, seq)
+                return
+        acks.append((session, seq, seq))
+        self._schedule()
+
+    def settle_ack_run(self, run: Run) -> None:
+        """Ack a run of messages."""
+        self._acks.append(run)
+        self._schedule()
+
+    def settle_nack(self, session: Session, seq: int, delay: float) -> None:
+        """Give one message back after `delay` seconds."""
+        self.settle_nack_run(Run(session, seq, seq), delay)
+
+    def settle_nack_run(self, run: Run, delay: float) -> None:
+        """Give a run of messages back after `delay` seconds."""
+        self._nacks.append((run, round(delay * 1000)))
+        self._schedule()
+
+    def settle_extend(self, session: Session, seq: int, seconds: float) -> None:
+        """Hide one message for `seconds` from now."""
+        self._extends.append((Run(session, seq, seq), round(seconds * 1000)))
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if self.closed:
+            raise ClosedNodeError(self.queue, "closed for this consumer")
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Pass everything settled since the last time to the core, as one."""
+        self._flushing = False
+        if not (self._acks or self._nacks or self._extends):
+            return
+        acks, self._acks = self._acks, []
+        nacks, self._nacks = self._nacks, []
+        extends, self._extends = self._extends, []
+        self._feed(
+            events.SettleRequested(
+                self.consumer_id,
+                self._key,
+                acks=tuple(Run(*ack) for ack in acks),
+                nacks=tuple(nacks),
+                extends=tuple(extends),
+            )
+        )

@@ -1,0 +1,165 @@
+"""What a consumer gets: messages one by one, or a batch of them.
+
+Both are handles on one delivery. A message is settled once: by `ack`, by
+`nack`, or by leaving its `async with` (ack, or nack on an exception).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from p2pmq.core.hlc import wall_ms_of
+from p2pmq.wire.bodies import unpack_body
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from p2pmq.core.packets.delivering import Segment
+    from p2pmq.node.consumer import Consumer
+
+
+class Message:
+    """One delivery of one message."""
+
+    __slots__ = ("_consumer", "_position", "_segment", "settled")
+
+    def __init__(self, consumer: Consumer, segment: Segment, position: int) -> None:
+        self._consumer = consumer
+        self._segment = segment
+        self._position = position
+        self.settled = False
+
+    @property
+    def body(self) -> Any:  # noqa: ANN401  whatever was published
+        """The body: bytes if bytes were published, else what msgpack made of it."""
+        packed = self._segment.batch.bodies
+        formats = packed.formats
+        data = packed.bodies[self._position]
+        return data if formats is None else unpack_body(data, formats[self._position])
+
+    @property
+    def queue(self) -> str:
+        """The queue it came from."""
+        return self._consumer.queue
+
+    @property
+    def message_id(self) -> str:
+        """Its name for ever, the same at every delivery: publisher's session and seq."""
+        batch = self._segment.batch
+        return f"{batch.session.hex()}-{batch.first + self._position}"
+
+    @property
+    def attempt(self) -> int:
+        """Which delivery this is, 1 being the first."""
+        return self._segment.attempt
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether it was delivered before, as far as the owner knows."""
+        return self._segment.attempt > 1
+
+    @property
+    def enqueued_at(self) -> float:
+        """When the owner took it: seconds since 1970, by the owner's clock."""
+        return wall_ms_of(self._segment.batch.stamp) / 1000
+
+    def ack(self) -> None:
+        """It is done. The ack goes out with others and is repeated until confirmed."""
+        if not self.settled:
+            self.settled = True
+            batch = self._segment.batch
+            self._consumer.settle_ack(batch.session, batch.first + self._position)
+
+    def nack(self, delay: float = 0.0) -> None:
+        """Give it back, to be delivered again after `delay` seconds."""
+        if not self.settled:
+            self.settled = True
+            batch = self._segment.batch
+            self._consumer.settle_nack(batch.session, batch.first + self._position, delay)
+
+    def extend(self, seconds: float) -> None:
+        """Keep it hidden from others for `seconds` from now."""
+        if not self.settled:
+            batch = self._segment.batch
+            self._consumer.settle_extend(batch.session, batch.first + self._position, seconds)
+
+    async def __aenter__(self) -> Message:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.ack()
+        else:
+            self.nack()
+
+    def __repr__(self) -> str:
+        return f"<Message {self.message_id} of {self.queue!r}, attempt {self.attempt}>"
+
+
+class MessageBatch:
+    """Messages that are settled together: iterate `bodies`, then `ack()`."""
+
+    __slots__ = ("_consumer", "_segment", "settled")
+
+    def __init__(self, consumer: Consumer, segment: Segment) -> None:
+        self._consumer = consumer
+        self._segment = segment
+        self.settled = False
+
+    @property
+    def bodies(self) -> list[Any]:
+        """The bodies in order, as `Message.body` gives them."""
+        packed = self._segment.batch.bodies
+        if packed.formats is None:
+            return packed.bodies
+        return [unpack_body(d, f) for d, f in zip(packed.bodies, packed.formats, strict=True)]
+
+    @property
+    def attempt(self) -> int:
+        """Which delivery this is, 1 being the first."""
+        return self._segment.attempt
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether they were delivered before, as far as the owner knows."""
+        return self._segment.attempt > 1
+
+    def __len__(self) -> int:
+        return self._segment.batch.count
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages one by one; settle them or the batch, not both."""
+        for position in range(self._segment.batch.count):
+            yield Message(self._consumer, self._segment, position)
+
+    def ack(self) -> None:
+        """All of them are done."""
+        if not self.settled:
+            self.settled = True
+            self._consumer.settle_ack_run(self._segment.batch.run)
+
+    def nack(self, delay: float = 0.0) -> None:
+        """Give all of them back, to be delivered again after `delay` seconds."""
+        if not self.settled:
+            self.settled = True
+            self._consumer.settle_nack_run(self._segment.batch.run, delay)
+
+    async def __aenter__(self) -> MessageBatch:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.ack()
+        else:
+            self.nack()

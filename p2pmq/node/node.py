@@ -1,0 +1,606 @@
+"""The node: what a service embeds. It ties the user's calls to one driver and its ports.
+
+Life: `start` opens the store, listens, meets the mesh; `close` drains the
+outbox, and stores what is left. `async with Node(...)` does both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from p2pmq.config import Config, NodeSettings
+from p2pmq.core import effects, events
+from p2pmq.core.events import Confirmation
+from p2pmq.core.ids import ID_BYTES, PartitionKey
+from p2pmq.core.machine import Machine
+from p2pmq.core.membership import MemberState
+from p2pmq.core.names import check_queue_name
+from p2pmq.core.packets.link import REFUSED_NAME_TAKEN, Hello
+from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
+from p2pmq.discovery.base import Announcement
+from p2pmq.errors import ClosedNodeError, NameTakenError, RequestTimeoutError, UsageError
+from p2pmq.node.consumer import Consumer
+from p2pmq.node.publisher import Publisher
+from p2pmq.node.queue import Queue
+from p2pmq.node.receipts import BulkReceipt, MemberInfo, QueueDepth, Receipt
+from p2pmq.observe.counters import CalmLog, Counters
+from p2pmq.runtime.driver import Driver
+from p2pmq.runtime.links import Links
+from p2pmq.runtime.world import RealWorld, World
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+    from types import TracebackType
+    from typing import Literal, Self
+
+    from p2pmq.core.ids import ConsumerId, NodeId
+    from p2pmq.core.packets.delivering import Segment
+    from p2pmq.core.records import Recovered
+    from p2pmq.discovery.base import Discovery, Sighting
+    from p2pmq.net.base import Transport
+    from p2pmq.node.message import Message, MessageBatch
+    from p2pmq.store.base import Store
+
+    Confirm = Literal["committed", "stored", "none"]
+
+log = logging.getLogger("p2pmq")
+
+PREFETCH = 100
+"""Messages that a consumer may hold unsettled, unless it says otherwise."""
+BATCH_PREFETCH = 4_096
+NAME_BYTES_MAX = 255
+
+O = TypeVar("O")  # noqa: E741  an outcome
+
+CONFIRMATIONS = {
+    "committed": Confirmation.COMMITTED,
+    "stored": Confirmation.STORED,
+    "none": Confirmation.NONE,
+}
+
+
+class Node:
+    """One member of a mesh, inside this process.
+
+    `name` is unique in the mesh. Everything else has a default that suits a
+    laptop: it listens on loopback, finds the others by mDNS, and keeps its
+    data in `~/.local/share/p2pmq/<mesh>/<name>`. See `config.NodeSettings`
+    for each parameter.
+
+    >>> import asyncio, p2pmq
+    >>> async def main():
+    ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+    ...         await node.publish("greetings", "hello")
+    ...         async for message in node.consume("greetings"):
+    ...             async with message:
+    ...                 return message.body
+    >>> asyncio.run(main())
+    'hello'
+    """
+
+    def __init__(  # noqa: PLR0913  keyword-only settings, each documented in NodeSettings
+        self,
+        name: str,
+        *,
+        mesh: str = "default",
+        listen: str = "127.0.0.1:0",
+        seeds: Iterable[str] = (),
+        mdns: bool = True,
+        store: Literal["disk", "memory"] = "disk",
+        data_dir: str | None = None,
+        leaf: bool = False,
+        zone: str = "",
+        weight: int = 1,
+        insecure: bool = False,
+        config: Config | None = None,
+        world: World | None = None,
+    ) -> None:
+        _check_name("node", name)
+        _check_name("mesh", mesh)
+        self.settings = NodeSettings(
+            name=name,
+            mesh=mesh,
+            listen=listen,
+            seeds=tuple(seeds),
+            mdns=mdns,
+            store=store,
+            data_dir=data_dir,
+            leaf=leaf,
+            zone=zone,
+            weight=0 if leaf else weight,
+            insecure=insecure,
+            config=config if config is not None else Config(),
+        )
+        self._world: World = world if world is not None else RealWorld()
+        self._state = "not started"
+        self._error: BaseException | None = None
+        self.counters = Counters()
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._next_token = -1
+        self._consumers: dict[ConsumerId, Consumer] = {}
+        self._met: asyncio.Event = asyncio.Event()
+        self._refusal: tuple[int, str, str] | None = None
+        self.addresses: tuple[str, ...] = ()
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Open the store, listen, and meet the mesh; alone, the node goes on after a moment.
+
+        Raises DataDirectoryError, PortTakenError, InsecureListenError,
+        NameTakenError and their kin; then nothing is left open.
+        """
+        if self._state != "not started":
+            raise ClosedNodeError(self.settings.name, self._state)
+        self._state = "starting"
+        self._loop = asyncio.get_running_loop()
+        self._calm_log = CalmLog(log, self._loop.time)
+        self._store: Store = self._world.store(self.settings)
+        recovered = await self._store.open()
+        try:
+            await self._open_ports(recovered)
+            await self._meet()
+        except BaseException:
+            await self._shut("not started")
+            raise
+        self._state = "running"
+
+    async def _open_ports(self, recovered: Recovered) -> None:
+        settings = self.settings
+        self.node_id = recovered.node_id
+        self._boot = recovered.boot
+        self._store_id = recovered.store_id
+        self._transport: Transport = self._world.transport(
+            settings, recovered.node_id, recovered.boot, self.counters.add
+        )
+        links_events = _LateHandler()
+        self.addresses = await self._transport.open(links_events)
+        own = Rumour(
+            recovered.node_id,
+            MemberState.ALIVE,
+            recovered.incarnation,
+            name=settings.name,
+            addresses=self.addresses,
+            boot=recovered.boot,
+            store_id=recovered.store_id,
+            zone=settings.zone,
+            weight=settings.weight,
+        )
+        session = self._world.random_bytes(ID_BYTES)
+        self._machine = Machine(own, settings.mesh, session, settings.config, self._world.random())
+        self._driver = Driver(
+            self._machine, self._store, self, self._loop, self._world.wall_clock
+        )
+        limits = settings.config.limits
+        self._links = Links(self._transport, self._driver, limits, self._loop, self._hello)
+        links_events.become(self._links)
+        self._publisher = Publisher(self._driver.feed, self._loop, limits, self._name_of)
+        started = events.Started(recovered, self.addresses, self._driver.wall_offset_ms())
+        self._driver.start(self._links, started)
+        self._discovery: Discovery = self._world.discovery(settings)
+        versions = (PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
+        announcement = Announcement(
+            settings.mesh, self.node_id, settings.name, self.addresses, versions
+        )
+        await self._discovery.start(announcement, self._on_sighting)
+
+    async def _meet(self) -> None:
+        """Wait to meet somebody, or until it is plain that nobody is there."""
+        timing = self.settings.config.timing
+        if not self.settings.seeds and not self.settings.mdns and not self._has_known_members():
+            return
+        deadline = self._loop.time() + timing.name_claim_ms / 1000
+        patience_s = timing.join_timeout_ms / 1000
+        while not self._met.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self._met.wait()
+            if self._error is not None:
+                raise self._error
+            if self._refusal is None:
+                return
+            _, _, address = self._refusal
+            if self._loop.time() >= deadline:
+                raise NameTakenError(self.settings.name, self.settings.mesh, address)
+            self._refusal = None
+            self._links.try_address(address)
+
+    def _has_known_members(self) -> bool:
+        return any(m.node_id != self.node_id for m in self._machine.swim.roster())
+
+    async def leave(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  bounds a handover
+        """Leave the mesh for good: hand over every queue, then be forgotten.
+
+        A node that only stops (`close`) keeps its place, and its messages are
+        there again when it starts again.
+        """
+        self._check_running()
+        token, future = self._wait_token()
+        timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.drain_timeout_ms)
+        self._publisher.flush()
+        self._driver.feed(events.LeaveRequested(timeout_ms, token))
+        await future
+
+    async def close(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  the drain's
+        """Drain and stop; what the outbox still holds then is stored, and said in the log."""
+        if self._state != "running":
+            return
+        self._state = "closing"
+        for consumer in list(self._consumers.values()):
+            consumer.close()
+        if self._error is None:
+            await self._drain(timeout)
+        await self._shut("closed")
+
+    async def _drain(self, timeout: float | None) -> None:  # noqa: ASYNC109  as above
+        self._publisher.flush()
+        token, future = self._wait_token()
+        timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.drain_timeout_ms)
+        self._driver.feed(events.FlushRequested(timeout_ms, token))
+        with contextlib.suppress(Exception):  # a failing disk: said by on_failed already
+            flushed = await future
+            if flushed.messages_left:
+                log.warning(
+                    "node %s closed with %d messages in its outbox: they are stored, and are "
+                    "sent when it runs again",
+                    self.settings.name,
+                    flushed.messages_left,
+                )
+
+    async def _shut(self, state: str) -> None:
+        """Close every port that is open, in the order opposite to opening."""
+        if hasattr(self, "_discovery"):
+            await self._discovery.close()
+        if hasattr(self, "_driver"):
+            self._driver.stop()
+        if hasattr(self, "_links"):
+            self._links.close()
+        if hasattr(self, "_transport"):
+            await self._transport.close()
+        await self._store.close()
+        self._state = state
+        self._fail_all(ClosedNodeError(self.settings.name, "closed"))
+
+    # -- publishing -------------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        queue: str,
+        body: object,
+        *,
+        confirm: Confirm = "committed",
+        timeout: float | None = None,  # noqa: ASYNC109  one deadline for a batch, kept by the core
+    ) -> Receipt:
+        """Publish one message.
+
+        `body`: bytes as they are, else anything msgpack holds. `confirm`:
+        "committed" waits until it is fsynced at the queue's home; "stored"
+        until it is fsynced in this node's outbox, to be sent when the owner
+        can be reached; "none" waits for nothing. `timeout` is in seconds.
+
+        Raises NotCommittedError when time is up (the message stays in the
+        outbox), QueueNameError, BodyTooLargeError, NotSerializableError,
+        OutboxFullError, ClosedNodeError.
+        """
+        self._check_running()
+        timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms)
+        return await self._publisher.publish(_key(queue), body, _confirmation(confirm), timeout_ms)
+
+    async def publish_many(
+        self,
+        queue: str,
+        bodies: Iterable[object] | AsyncIterable[object],
+        *,
+        confirm: Confirm = "committed",
+        timeout: float | None = None,  # noqa: ASYNC109  as above
+    ) -> BulkReceipt:
+        """Publish many messages, pipelined; returns when all are confirmed.
+
+        Bodies are taken from the iterable only as fast as they can leave.
+        `timeout` (seconds) is for each batch, not for all. Raises as `publish`;
+        after an error the iterable may have been consumed in part.
+        """
+        self._check_running()
+        timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms)
+        return await self._publisher.publish_many(
+            _key(queue), bodies, _confirmation(confirm), timeout_ms
+        )
+
+    # -- consuming ----------------------------------------------------------------------------------------
+
+    async def consume(
+        self, queue: str, *, prefetch: int = PREFETCH, visibility_timeout: float | None = None
+    ) -> AsyncIterator[Message]:
+        """The queue's messages, one by one, for ever; it survives its owner.
+
+        At most `prefetch` messages are held unsettled. One that is not settled
+        within `visibility_timeout` seconds (30 by default) goes to somebody else.
+        """
+        consumer = self._subscribe(queue, prefetch, visibility_timeout)
+        try:
+            async for message in consumer.messages():
+                yield message
+        finally:
+            self._drop(consumer)
+
+    async def consume_batches(
+        self, queue: str, *, prefetch: int = BATCH_PREFETCH, visibility_timeout: float | None = None
+    ) -> AsyncIterator[MessageBatch]:
+        """The queue's messages in batches as they come: the fastest way. See `consume`."""
+        consumer = self._subscribe(queue, prefetch, visibility_timeout)
+        try:
+            async for batch in consumer.batches():
+                yield batch
+        finally:
+            self._drop(consumer)
+
+    def _subscribe(
+        self, queue: str, prefetch: int, visibility_timeout: float | None
+    ) -> Consumer:
+        self._check_running()
+        key = _key(queue)
+        if prefetch < 1:
+            raise UsageError(f"a prefetch of {prefetch} delivers nothing: give 1 or more")
+        visibility_ms = self._timeout_ms(
+            visibility_timeout, self.settings.config.timing.visibility_timeout_ms
+        )
+        consumer_id = self._world.random_bytes(ID_BYTES)
+        consumer = Consumer(consumer_id, key, self._driver.feed, self._loop)
+        self._consumers[consumer_id] = consumer
+        self._driver.feed(events.SubscribeRequested(consumer_id, key, prefetch, visibility_ms))
+        return consumer
+
+    def _drop(self, consumer: Consumer) -> None:
+        consumer.close()
+        self._consumers.pop(consumer.consumer_id, None)
+
+    def queue(self, name: str) -> Queue:
+        """A handle on one queue."""
+        check_queue_name(name)
+        return Queue(self, name)
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    async def depth(self, queue: str) -> QueueDepth:
+        """How many messages the queue holds; raises RequestTimeoutError if its owner is silent."""
+        key = _key(queue)
+        stats = await self._ask_stats(queue)
+        owner = self._name_of(self._machine.owner_of(key))
+        if stats.missing or owner is None:
+            raise RequestTimeoutError(
+                f"the owner of queue {queue!r} ({owner or 'away'}) did not answer in time: "
+                "its messages are on its disk; ask again when it is back"
+            )
+        if not stats.queues:
+            return QueueDepth(queue, 0, 0, 0, 0, 0, owner)
+        return _depth(stats.queues[0], owner)
+
+    async def queues(self) -> list[QueueDepth]:
+        """Every queue that a living owner holds, by name."""
+        stats = await self._ask_stats("")
+        depths = [
+            _depth(s, self._name_of(self._machine.owner_of(PartitionKey(s.queue, s.partition))))
+            for s in stats.queues
+        ]
+        return sorted(depths, key=lambda depth: depth.queue)
+
+    def members(self) -> list[MemberInfo]:
+        """Every member of the roster as this node sees it, by name; itself among them."""
+        infos = [
+            MemberInfo(
+                name=member.name,
+                node_id=member.node_id.hex(),
+                state=MemberState(member.state).name.lower(),
+                addresses=member.addresses,
+                zone=member.zone,
+                leaf=member.weight == 0,
+                is_self=member.node_id == self.node_id,
+            )
+            for member in self._machine.swim.roster()
+        ]
+        return sorted(infos, key=lambda info: info.name)
+
+    def owner_of(self, queue: str) -> str | None:
+        """The name of the queue's living owner, as this node sees it."""
+        return self._name_of(self._machine.owner_of(_key(queue)))
+
+    async def forget(self, name: str) -> None:
+        """Take a member that is gone for good off the roster; its queues get new owners.
+
+        Raises UsageError where no dead member has the name.
+        """
+        self._check_running()
+        for member in self._machine.swim.roster():
+            if member.name == name and not self._machine.swim.is_alive(member.node_id):
+                token, future = self._wait_token()
+                self._driver.feed(events.ForgetRequested(member.node_id, token))
+                await future
+                return
+        raise UsageError(
+            f"no dead member is named {name!r}: only one that is gone can be forgotten "
+            "(`p2pmq peers` lists them)"
+        )
+
+    async def _ask_stats(self, queue: str) -> effects.Stats:
+        self._check_running()
+        token, future = self._wait_token()
+        timeout_ms = self.settings.config.timing.stats_timeout_ms
+        self._driver.feed(events.StatsRequested(queue, timeout_ms, token))
+        stats: effects.Stats = await future
+        return stats
+
+    # -- what the driver tells ----------------------------------------------------------------------------------
+
+    def on_deliver(
+        self, consumer: ConsumerId, key: PartitionKey, segments: tuple[Segment, ...]
+    ) -> None:
+        """Messages for one of our consumers."""
+        found = self._consumers.get(consumer)
+        if found is not None and not found.closed:
+            found.on_deliver(segments)
+
+    def on_resolve(self, token: int, outcome: effects.Outcome) -> None:
+        """A request has ended."""
+        if isinstance(outcome, effects.Published):
+            self._publisher.on_resolve(token, outcome)
+            return
+        future = self._waiting.pop(token, None)
+        if future is not None and not future.done():
+            future.set_result(outcome)
+
+    def on_notice(self, notice: effects.Notice) -> None:
+        """Count it, and log what a person should know."""
+        match notice:
+            case effects.Counted(what, count, text):
+                self.counters.add(what, count)
+                if text:
+                    self._calm_log.warning(what, text)
+            case effects.OutboxChanged(bytes_held):
+                self._publisher.on_outbox_changed(bytes_held)
+            case effects.MemberNotice(node_id, name, state, address):
+                shown = MemberState(state).name.lower()
+                self.counters.add(f"member-{shown}")
+                log.info("%s: member %s (%s) is %s", self.settings.name, name, address, shown)
+                if node_id != self.node_id and state == MemberState.ALIVE:
+                    self._met.set()
+
+    def on_refused(self, reason: int, text: str, address: str) -> None:
+        """A peer does not want us."""
+        self.counters.add("hello-was-refused")
+        if reason == REFUSED_NAME_TAKEN:
+            self._refusal = (reason, text, address)
+        self._calm_log.warning("refused", f"the node at {address} refused this one: {text}")
+
+    def on_failed(self, error: BaseException) -> None:
+        """The node cannot go on; everybody who waits gets the error."""
+        log.error("node %s stops: %s", self.settings.name, error, exc_info=error)
+        self._error = error
+        self._met.set()
+        self._fail_all(error)
+
+    # -- within ---------------------------------------------------------------------------------------------------
+
+    def _hello(self, answer: bool) -> Hello:  # noqa: FBT001  a callback's one argument
+        return Hello(
+            self.settings.mesh,
+            self.node_id,
+            self._boot,
+            self.settings.name,
+            self.addresses,
+            PROTOCOL_VERSION_MIN,
+            PROTOCOL_VERSION,
+            leaf=self.settings.leaf,
+            answer=answer,
+        )
+
+    def _on_sighting(self, sighting: Sighting) -> None:
+        self.counters.add(f"sighting-{sighting.source}")
+        self._links.try_address(sighting.address)
+
+    def _name_of(self, node_id: NodeId | None) -> str | None:
+        if node_id is None:
+            return None
+        member = self._machine.swim.members.get(node_id)
+        return member.name if member is not None else node_id.hex()
+
+    def _wait_token(self) -> tuple[int, asyncio.Future[Any]]:
+        """A token for a request other than a publish: those count upwards, these downwards."""
+        token = self._next_token
+        self._next_token -= 1
+        future = self._waiting[token] = self._loop.create_future()
+        return token, future
+
+    def _timeout_ms(self, seconds: float | None, default_ms: int) -> int:
+        return default_ms if seconds is None else max(0, round(seconds * 1000))
+
+    def _check_running(self) -> None:
+        if self._error is not None:
+            raise ClosedNodeError(self.settings.name, f"stopped ({self._error})") from self._error
+        if self._state != "running":
+            raise ClosedNodeError(self.settings.name, self._state)
+
+    def _fail_all(self, error: BaseException) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever awaits it gets it; nobody need
+        for consumer in list(self._consumers.values()):
+            consumer.fail(error)
+        if hasattr(self, "_publisher"):
+            self._publisher.fail(error)
+
+
+class _LateHandler:
+    """The transport's handler until the links exist: they need the addresses that `open` gives."""
+
+    def __init__(self) -> None:
+        self._links: Links | None = None
+
+    def become(self, links: Links) -> None:
+        self._links = links
+        for name in ("on_opened", "on_frames", "on_closed", "on_writable"):
+            setattr(self, name, getattr(links, name))
+
+    def on_opened(self, connection: int, *, dialled: bool) -> None:
+        """Nobody is expected yet."""
+
+    def on_frames(self, connection: int, frames: list[bytes]) -> None:
+        """Too early: the peer says Hello again."""
+
+    def on_closed(self, connection: int) -> None:
+        """Nothing to close."""
+
+    def on_writable(self, connection: int) -> None:
+        """Nothing to write."""
+
+
+def _key(queue: str) -> PartitionKey:
+    check_queue_name(queue)
+    return PartitionKey(queue, 0)
+
+
+def _confirmation(confirm: str) -> Confirmation:
+    try:
+        return CONFIRMATIONS[confirm]
+    except KeyError:
+        raise UsageError(
+            f"confirm={confirm!r} is unknown: use 'committed', 'stored' or 'none'"
+        ) from None
+
+
+def _check_name(what: str, name: str) -> None:
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= NAME_BYTES_MAX or not name.isprintable():
+        raise UsageError(
+            f"the {what} name {name[:40]!r} cannot be used: 1 to {NAME_BYTES_MAX} bytes of "
+            "printable text are needed"
+        )
+
+
+def _depth(stats: Any, owner: str | None) -> QueueDepth:  # noqa: ANN401  QueueStats, by shape
+    return QueueDepth(
+        stats.queue,
+        stats.ready,
+        stats.in_flight,
+        stats.delayed,
+        stats.size,
+        stats.consumers,
+        owner,
+    )

@@ -1,0 +1,376 @@
+"""Publishing: calls gathered into batches, and the waits that they leave behind.
+
+Single publishes of one round of the loop leave as one batch for each queue
+and kind of confirm. `publish_many` cuts its own batches. Order is kept between
+both: whatever a queue's open batch holds leaves before a cut one.
+
+Invariant: a queue has at most one open batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING
+
+from p2pmq.core.effects import Published
+from p2pmq.core.events import Confirmation, PublishRequested
+from p2pmq.core.packets.publishing import BATCH_MESSAGES_MAX, FRAME_BYTES_MAX
+from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError
+from p2pmq.node.receipts import BulkReceipt, Receipt
+from p2pmq.wire.bodies import FORMAT_RAW, PackedBodies, pack_body
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from p2pmq.config import Limits
+    from p2pmq.core.events import Event
+    from p2pmq.core.ids import NodeId, PartitionKey
+
+BULK_MESSAGES = 512
+"""How many messages `publish_many` puts into one batch at the most."""
+BULK_BYTES = FRAME_BYTES_MAX - 16 * 1024
+"""… and how many bytes of bodies: the frame stays under its bound with the columns beside."""
+BULK_IN_FLIGHT_BYTES = 8 * 1024 * 1024
+"""How far `publish_many` runs ahead of its confirms."""
+
+
+class OpenBatch:
+    """Bodies gathered for one queue, and who waits for them."""
+
+    __slots__ = ("bodies", "formats", "size", "timeout_ms", "waiters", "wanted")
+
+    def __init__(self, wanted: Confirmation, timeout_ms: int) -> None:
+        self.wanted = wanted
+        self.timeout_ms = timeout_ms
+        self.bodies: list[bytes] = []
+        self.formats = bytearray()
+        self.size = 0
+        self.waiters: list[asyncio.Future[Receipt]] = []
+
+    def add(self, body: bytes, body_format: int) -> None:
+        """Put one body in."""
+        self.bodies.append(body)
+        self.formats.append(body_format)
+        self.size += len(body)
+
+    def take(self, body: bytes, body_format: int) -> bool:
+        """Put one body in, if `publish_many` may make the batch that large."""
+        bodies = self.bodies
+        size = self.size + len(body)
+        if bodies and (size > BULK_BYTES or len(bodies) >= BULK_MESSAGES):
+            return False
+        bodies.append(body)
+        self.formats.append(body_format)
+        self.size = size
+        return True
+
+    def pack(self) -> PackedBodies:
+        """The bodies as columns; a column of nothing but raw bytes is left out."""
+        formats = bytes(self.formats) if any(self.formats) else None
+        return PackedBodies.from_bodies(self.bodies, formats)
+
+
+class Publisher:
+    """All publishing of one node."""
+
+    def __init__(
+        self,
+        feed: Callable[[Event], None],
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        name_of: Callable[[NodeId | None], str | None],
+    ) -> None:
+        self._feed = feed
+        self._loop = loop
+        self._limits = limits
+        self._name_of = name_of
+        self._open: dict[PartitionKey, OpenBatch] = {}
+        self._flushing = False
+        self._next_token = 1
+        self._on_outcome: dict[int, Callable[[Published], None]] = {}
+        self._on_failure: dict[int, Callable[[BaseException], None]] = {}
+        self._outbox_bytes = 0
+        self._room: asyncio.Future[None] | None = None
+
+    # -- one message --------------------------------------------------------------------------------
+
+    async def publish(
+        self, key: PartitionKey, body: object, wanted: Confirmation, timeout_ms: int
+    ) -> Receipt:
+        """Publish one message and wait for what is wanted of it."""
+        data, body_format = self._packed(body)
+        if self._outbox_bytes > self._limits.outbox_bytes_max:
+            await self._wait_for_room(timeout_ms)
+        batch = self._open_batch(key, wanted, timeout_ms, len(data))
+        position = len(batch.bodies)
+        batch.add(data, body_format)
+        if wanted is Confirmation.NONE:
+            return Receipt(key.queue, "", committed=False, stored=False, copies=0, owner=None)
+        waiter: asyncio.Future[Receipt] = self._loop.create_future()
+        assert position == len(batch.waiters)
+        batch.waiters.append(waiter)
+        return await waiter
+
+    def _open_batch(
+        self, key: PartitionKey, wanted: Confirmation, timeout_ms: int, size: int
+    ) -> OpenBatch:
+        """The queue's open batch, if it has room and is of the same kind; else a new one."""
+        batch = self._open.get(key)
+        if batch is not None and (
+            batch.wanted is not wanted
+            or batch.timeout_ms != timeout_ms
+            or batch.size + size > BULK_BYTES
+            or len(batch.bodies) >= BATCH_MESSAGES_MAX
+        ):
+            self._send(key, self._open.pop(key))
+            batch = None
+        if batch is None:
+            batch = self._open[key] = OpenBatch(wanted, timeout_ms)
+            if not self._flushing:
+                self._flushing = True
+                self._loop.call_soon(self.flush)
+        return batch
+
+    def flush(self) -> None:
+        """Send every open batch."""
+        self._flushing = False
+        batches, self._open = self._open, {}
+        for key, batch in batches.items():
+            self._send(key, batch)
+
+    def _send(self, key: PartitionKey, batch: OpenBatch) -> None:
+        waiters = batch.waiters
+
+        def resolve(outcome: Published) -> None:
+            self._resolve_all(key, waiters, outcome, batch.timeout_ms)
+
+        def fail(error: BaseException) -> None:
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(error)
+
+        self._request(key, batch, resolve, fail)
+
+    def _request(
+        self,
+        key: PartitionKey,
+        batch: OpenBatch,
+        resolve: Callable[[Published], None],
+        fail: Callable[[BaseException], None],
+    ) -> None:
+        token = self._next_token
+        self._next_token += 1
+        if batch.wanted is not Confirmation.NONE:
+            self._on_outcome[token] = resolve
+            self._on_failure[token] = fail
+        self._feed(
+            PublishRequested(
+                key,
+                batch.pack(),
+                len(batch.bodies),
+                batch.size,
+                batch.wanted,
+                batch.timeout_ms,
+                token,
+            )
+        )
+
+    # -- many messages ----------------------------------------------------------------------------------
+
+    async def publish_many(
+        self,
+        key: PartitionKey,
+        bodies: Iterable[object] | AsyncIterable[object],
+        wanted: Confirmation,
+        timeout_ms: int,
+    ) -> BulkReceipt:
+        """Publish all of them, pipelined; wait once, for what is wanted of every one."""
+        if self._open.get(key) is not None:
+            self._send(key, self._open.pop(key))
+        progress = BulkProgress(self, key, timeout_ms, self._loop)
+        batch = OpenBatch(wanted, timeout_ms)
+        if isinstance(bodies, AsyncIterable):
+            async for body in bodies:
+                if not batch.take(*self._packed(body)):
+                    await progress.send(batch)
+                    batch = OpenBatch(wanted, timeout_ms)
+                    batch.add(*self._packed(body))
+        else:
+            for body in bodies:
+                if not batch.take(*self._packed(body)):
+                    await progress.send(batch)
+                    batch = OpenBatch(wanted, timeout_ms)
+                    batch.add(*self._packed(body))
+        if batch.bodies:
+            await progress.send(batch)
+        return await progress.finish()
+
+    # -- from the core ------------------------------------------------------------------------------------
+
+    def on_resolve(self, token: int, outcome: Published) -> None:
+        """A batch has its confirm, or has waited long enough."""
+        resolve = self._on_outcome.pop(token, None)
+        self._on_failure.pop(token, None)
+        if resolve is not None:
+            resolve(outcome)
+
+    def on_outbox_changed(self, bytes_held: int) -> None:
+        """The outbox has grown or shrunk: let those go on who wait for room."""
+        self._outbox_bytes = bytes_held
+        if bytes_held <= self._limits.outbox_bytes_max and self._room is not None:
+            if not self._room.done():
+                self._room.set_result(None)
+            self._room = None
+
+    def fail(self, error: BaseException) -> None:
+        """The node has stopped: whoever waits gets the error."""
+        failures, self._on_failure = self._on_failure, {}
+        self._on_outcome.clear()
+        for fail in failures.values():
+            fail(error)
+        if self._room is not None and not self._room.done():
+            self._room.set_exception(error)
+
+    # -- within -----------------------------------------------------------------------------------------------
+
+    def _packed(self, body: object) -> tuple[bytes, int]:
+        if type(body) is bytes:
+            data, body_format = body, FORMAT_RAW
+        else:
+            data, body_format = pack_body(body)
+        if len(data) > self._limits.body_bytes_max:
+            raise BodyTooLargeError(len(data), self._limits.body_bytes_max)
+        return data, body_format
+
+    async def _wait_for_room(self, timeout_ms: int) -> None:
+        deadline = self._loop.time() + timeout_ms / 1000
+        while self._outbox_bytes > self._limits.outbox_bytes_max:
+            if self._room is None:
+                self._room = self._loop.create_future()
+            remaining = deadline - self._loop.time()
+            done, _ = await asyncio.wait((self._room,), timeout=max(0.0, remaining))
+            if not done:
+                raise OutboxFullError(
+                    self._outbox_bytes, self._limits.outbox_bytes_max, timeout_ms
+                )
+
+    def _resolve_all(
+        self,
+        key: PartitionKey,
+        waiters: list[asyncio.Future[Receipt]],
+        outcome: Published,
+        timeout_ms: int,
+    ) -> None:
+        owner = self._name_of(outcome.owner)
+        session = outcome.session.hex()
+        committed = outcome.copies > 0
+        for at, waiter in enumerate(waiters):
+            if waiter.done():
+                continue  # its publisher was cancelled
+            message_id = f"{session}-{outcome.first + at}"
+            receipt = Receipt(
+                key.queue, message_id, committed, outcome.stored, outcome.copies, owner
+            )
+            if outcome.timed_out:
+                waiter.set_exception(not_committed(receipt, outcome, timeout_ms))
+            else:
+                waiter.set_result(receipt)
+
+
+class BulkProgress:
+    """One `publish_many`: what is on its way, and what became of the rest."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        key: PartitionKey,
+        timeout_ms: int,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._publisher = publisher
+        self._key = key
+        self._timeout_ms = timeout_ms
+        self._loop = loop
+        self._published = 0
+        self._committed = 0
+        self._stored = 0
+        self._owners: dict[str, None] = {}
+        self._bytes = 0
+        self._open = 0
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    async def send(self, batch: OpenBatch) -> None:
+        """Send one batch; wait while too much is on its way."""
+        while self._bytes > BULK_IN_FLIGHT_BYTES and self._error is None:
+            await self._wait()
+        if self._error is not None:
+            raise self._error
+        count, size = len(batch.bodies), batch.size
+        self._published += count
+        if batch.wanted is not Confirmation.NONE:
+            self._open += 1
+            self._bytes += size
+        else:
+            await self._publisher._wait_for_room(self._timeout_ms)  # noqa: SLF001  one room, two desks
+
+        def resolve(outcome: Published) -> None:
+            self._on_outcome(outcome, count, size)
+
+        self._publisher._request(self._key, batch, resolve, self._on_failure)  # noqa: SLF001  as above
+
+    async def finish(self) -> BulkReceipt:
+        """Wait for the last confirm."""
+        while self._open and self._error is None:
+            await self._wait()
+        if self._error is not None:
+            raise self._error
+        return BulkReceipt(
+            self._key.queue, self._published, self._committed, self._stored, tuple(self._owners)
+        )
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _on_outcome(self, outcome: Published, count: int, size: int) -> None:
+        self._open -= 1
+        self._bytes -= size
+        owner = self._publisher._name_of(outcome.owner)  # noqa: SLF001  as above
+        if outcome.timed_out:
+            message_id = f"{outcome.session.hex()}-{outcome.first}"
+            receipt = Receipt(
+                self._key.queue, message_id, False, outcome.stored, outcome.copies, owner
+            )
+            self._error = not_committed(receipt, outcome, self._timeout_ms)
+        elif outcome.copies:
+            self._committed += count
+            if owner is not None:
+                self._owners[owner] = None
+        self._stored += count if outcome.stored else 0
+        self._wake()
+
+    def _on_failure(self, error: BaseException) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def not_committed(receipt: Receipt, outcome: Published, waited_ms: int) -> NotCommittedError:
+    """The error of a publish whose confirm did not come in time."""
+    away = [receipt.owner] if receipt.owner is not None else []
+    return NotCommittedError(
+        receipt=receipt,
+        copies=outcome.copies,
+        wanted=1,
+        waited_ms=waited_ms,
+        away=away,
+        reason=outcome.reason,
+    )

@@ -1,0 +1,61 @@
+"""A handle on one queue: the same calls as the node's, with the name given once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+    from typing import Literal
+
+    from p2pmq.node.message import Message, MessageBatch
+    from p2pmq.node.node import Node
+    from p2pmq.node.receipts import BulkReceipt, QueueDepth, Receipt
+
+
+class Queue:
+    """One queue, seen from one node."""
+
+    __slots__ = ("_node", "name")
+
+    def __init__(self, node: Node, name: str) -> None:
+        self._node = node
+        self.name = name
+
+    async def publish(
+        self,
+        body: object,
+        *,
+        confirm: Literal["committed", "stored", "none"] = "committed",
+        timeout: float | None = None,  # noqa: ASYNC109  the confirm's, per batch: see Node.publish
+    ) -> Receipt:
+        """Publish one message: see `Node.publish`."""
+        return await self._node.publish(self.name, body, confirm=confirm, timeout=timeout)
+
+    async def publish_many(
+        self,
+        bodies: Iterable[object] | AsyncIterable[object],
+        *,
+        confirm: Literal["committed", "stored", "none"] = "committed",
+        timeout: float | None = None,  # noqa: ASYNC109  as above
+    ) -> BulkReceipt:
+        """Publish many messages: see `Node.publish_many`."""
+        return await self._node.publish_many(self.name, bodies, confirm=confirm, timeout=timeout)
+
+    def consume(self, *, prefetch: int = 100) -> AsyncIterator[Message]:
+        """Messages one by one: see `Node.consume`."""
+        return self._node.consume(self.name, prefetch=prefetch)
+
+    def consume_batches(self, *, prefetch: int = 4_096) -> AsyncIterator[MessageBatch]:
+        """Messages in batches: see `Node.consume_batches`."""
+        return self._node.consume_batches(self.name, prefetch=prefetch)
+
+    async def depth(self) -> QueueDepth:
+        """How many messages the queue holds, by its owner's count.
+
+        Raises RequestTimeoutError where the owner is away or does not answer.
+        """
+        return await self._node.depth(self.name)
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r}>"

@@ -1,0 +1,68 @@
+"""What a publisher gets back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of one message.
+
+    `committed`: it is fsynced on `copies` home nodes, of which `owner` (a node
+    name) confirmed it. `stored`: it is fsynced in this node's outbox. Neither,
+    after `confirm="none"`: it is on its way. `message_id` names it for ever.
+    """
+
+    queue: str
+    message_id: str
+    committed: bool
+    stored: bool
+    copies: int
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BulkReceipt:
+    """What became of a `publish_many`: counts of messages."""
+
+    queue: str
+    published: int
+    committed: int
+    stored: int
+    owners: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """How many messages a queue holds, as its owner sees it; `size` in bytes.
+
+    `ready` may be delivered now, `in_flight` are with consumers, `delayed`
+    rest after a nack with a delay.
+    """
+
+    queue: str
+    ready: int
+    in_flight: int
+    delayed: int
+    size: int
+    consumers: int
+    owner: str | None
+
+    @property
+    def total(self) -> int:
+        """All messages of the queue."""
+        return self.ready + self.in_flight + self.delayed
+
+
+@dataclass(frozen=True, slots=True)
+class MemberInfo:
+    """One member of the mesh, as this node sees it."""
+
+    name: str
+    node_id: str
+    state: str
+    addresses: tuple[str, ...]
+    zone: str
+    leaf: bool
+    is_self: bool

@@ -1,0 +1,1 @@
+"""What a node tells about itself: counters, and logs that never flood."""

@@ -1,0 +1,61 @@
+"""Packets to frames and back; whatever bytes a peer sends, a PacketError is the worst of it.
+
+A packet is one frame, its header: the msgpack array [number, field, …], fields
+in the order of the dataclass. Each `Bodies` in it is a frame of its own behind
+the header, in order, and has no place in the array. Trailing fields that equal
+their defaults are left out; missing ones take their defaults, unknown ones are
+ignored, in structs as in packets: this is how versions talk to each other.
+
+Invariant: what `decode` returns has every field of the annotated type, within
+its bounds, and bodies that are unpacked and as many as their batch says, so
+nothing that the core does with them can raise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2pmq.core.packets import PACKETS, Packet
+from p2pmq.wire.compiler import Decoder, Encoder, decoder_of, encoder_of
+from p2pmq.wire.errors import PacketError
+from p2pmq.wire.msgpacked import UnpackError, pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["PacketError", "decode", "encode"]
+
+ENCODERS: dict[type[Packet], Encoder] = {cls: encoder_of(cls) for cls in PACKETS.values()}
+DECODERS: dict[int, Decoder] = {number: decoder_of(cls) for number, cls in PACKETS.items()}
+
+
+def encode(packet: Packet) -> list[bytes]:
+    """The frames of a packet: [header, bodies, bodies, …].
+
+    All bodies are `PackedBodies`: who sends reads stored ones first.
+    """
+    frames: list[bytes] = [b""]
+    frames[0] = pack(ENCODERS[type(packet)](packet, frames))
+    return frames
+
+
+def decode(frames: Sequence[bytes]) -> Packet:
+    """The packet in the frames, checked. Raises PacketError and nothing else."""
+    following = iter(frames)
+    header = next(following, None)
+    if header is None:
+        raise PacketError("frames")
+    try:
+        fields = unpack(header)
+    except UnpackError as error:
+        raise PacketError("not-msgpack") from error
+    if type(fields) is not list or not fields:
+        raise PacketError("not-msgpack")
+    number = fields[0]
+    decoder = DECODERS.get(number) if type(number) is int else None
+    if decoder is None:
+        raise PacketError("unknown-packet")
+    packet: Packet = decoder(fields, following)
+    if next(following, None) is not None:
+        raise PacketError("frames", type(packet).__name__)
+    return packet
