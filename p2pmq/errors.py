@@ -164,7 +164,22 @@ class StoreFullError(StoreError):
 
 
 class StoreCorruptError(StoreError):
-    """What was read back is not what was written."""
+    """What was read back is not what was written.
+
+    `bad` are the positions, within what was asked for, of bodies that are lost here;
+    it is empty where the store as a whole cannot be opened.
+    """
+
+    def __init__(self, path: str, reason: str, bad: Sequence[int] = ()) -> None:
+        advice = (
+            "other nodes' copies serve in their place; check this disk and this memory"
+            if bad
+            else "move the directory away and start again: the node comes back empty, under a new "
+            "store id, and fetches its copies from the others"
+        )
+        super().__init__(f"the store under {path} is damaged: {reason}; {advice}")
+        self.path = path
+        self.bad = tuple(bad)
 
 
 class NameLookupError(P2PMQError):

@@ -74,15 +74,13 @@ class Subscription:
 class Consuming:
     """All subscriptions of this node."""
 
-    def __init__(
-        self, owner_of: Callable[[PartitionKey], NodeId | None], timing: Timing
-    ) -> None:
+    def __init__(self, owner_of: Callable[[PartitionKey], NodeId | None], timing: Timing) -> None:
         self._owner_of = owner_of
         self._timing = timing
         self._subscriptions: dict[ConsumerId, Subscription] = {}
         self._timers: Timers[ConsumerId] = Timers()
 
-    # -- the user --------------------------------------------------------------------------------
+    # -- the user --
 
     def on_subscribe(self, request: SubscribeRequested, now: int) -> list[Effect]:
         """Begin to consume."""
@@ -141,7 +139,7 @@ class Consuming:
         self._timers.set_if_earlier(subscription.consumer, due)
         return [Send(subscription.owner, packet)] if subscription.owner is not None else []
 
-    # -- packets ---------------------------------------------------------------------------------
+    # -- packets --
 
     def on_attached(self, peer: NodeId, packet: Attached) -> list[Effect]:
         """The owner has us."""
@@ -184,7 +182,7 @@ class Consuming:
             self._drop(subscription)
         return []
 
-    # -- the world changes -----------------------------------------------------------------------
+    # -- the world changes --
 
     def on_moved(self, key: PartitionKey, now: int) -> list[Effect]:
         """Who we took for the owner is not: look again soon."""
@@ -237,7 +235,7 @@ class Consuming:
         """How many settles no owner has confirmed."""
         return sum(len(subscription.settles) for subscription in self._subscriptions.values())
 
-    # -- within ----------------------------------------------------------------------------------
+    # -- within --
 
     def _attach(self, subscription: Subscription, now: int) -> list[Effect]:
         """Attach (anew) to whoever owns the partition now; what was acked is said first."""
@@ -262,7 +260,7 @@ class Consuming:
             subscription.attachment,
             subscription.limit,
             subscription.visibility_timeout_ms,
-            tuple(RunField(*run) for run, _ in subscription.holding.items()),
+            tuple(RunField(*run) for run in subscription.holding.runs()),
         )
         self._timers.set_if_earlier(subscription.consumer, now + ATTACH_RETRY_MS)
         return [*effects, *self._resend_settles(subscription, now), Send(owner, attach)]
@@ -285,9 +283,7 @@ class Consuming:
         )
         return [Send(subscription.owner, detach)]
 
-    def _take_in(
-        self, subscription: Subscription, segments: tuple[Segment, ...]
-    ) -> list[Segment]:
+    def _take_in(self, subscription: Subscription, segments: tuple[Segment, ...]) -> list[Segment]:
         """Note the dots as held, leaving out what is held already or acked but unconfirmed."""
         fresh: list[Segment] = []
         for segment in segments:

@@ -90,7 +90,7 @@ class PartitionDelivery:
             self._make_ready(run, partition.batches[number].stamp)
         self._quiet_until = quiet_until if partition.pending else 0
 
-    # -- messages come and go -----------------------------------------------------------------
+    # -- messages come and go --
 
     def add(self, stored: Stored) -> None:
         """A batch has become deliverable."""
@@ -104,7 +104,7 @@ class PartitionDelivery:
             self.attempts.take(run)
         self._prune_due()
 
-    # -- consumers come and go ----------------------------------------------------------------
+    # -- consumers come and go --
 
     def attach(self, peer: NodeId, packet: Attach, now: int) -> bool:
         """Take (or renew) a consumer; what it does not hold is free again. False: a stale one."""
@@ -148,14 +148,12 @@ class PartitionDelivery:
 
     def detach_node(self, node_id: NodeId) -> None:
         """Drop every consumer of a node that is gone."""
-        bearers = {b: None for b in self.consumers if b.node_id == node_id}
-        for _, lease in self.leases.items():
-            if lease.bearer.node_id == node_id:
-                bearers[lease.bearer] = None
-        for bearer in bearers:
+        bearers = dict.fromkeys(self.consumers)
+        bearers.update((lease.bearer, None) for lease in self.leases.values())
+        for bearer in [b for b in bearers if b.node_id == node_id]:
             self.detach(bearer)
 
-    # -- what consumers say about messages ----------------------------------------------------
+    # -- what consumers say about messages --
 
     def raise_limit(self, bearer: Bearer, attachment: int, limit: int) -> None:
         """The consumer allows more."""
@@ -187,7 +185,7 @@ class PartitionDelivery:
             if lease.attempt <= extend.attempt:
                 self._lease(part, lease._replace(due=now + extend.timeout_ms))
 
-    # -- time ---------------------------------------------------------------------------------
+    # -- time --
 
     def next_deadline(self) -> int | None:
         """When a lease, a delay or the quiet may end (or a moment that proves to be none)."""
@@ -214,7 +212,7 @@ class PartitionDelivery:
                     self._make_ready(part, self._stamp_of(part))
         return expired
 
-    # -- pushing ------------------------------------------------------------------------------
+    # -- pushing --
 
     def pump(self, now: int) -> list[Effect]:
         """Push what is ready to whoever has credit, in turn."""
@@ -231,9 +229,7 @@ class PartitionDelivery:
                 if rest is not None:
                     entry = (priority, stamp, session, rest.first, rest.last)
                     heapq.heappush(self._ready, entry)
-        for consumer in self.consumers.values():
-            if consumer.segments:
-                effects.append(self._flush(consumer))
+        effects += [self._flush(c) for c in self.consumers.values() if c.segments]
         return effects
 
     def lease_fields(self, now: int) -> list[LeaseField]:
@@ -251,7 +247,7 @@ class PartitionDelivery:
             for run, lease in self.leases.items()
         ]
 
-    # -- within -------------------------------------------------------------------------------
+    # -- within --
 
     def _make_ready(self, run: Run, stamp: int) -> None:
         entry = (PRIORITY_DEFAULT, stamp, run.session, run.first, run.last)

@@ -20,6 +20,17 @@ PUSH_PULL_MEMBERS = 32
 """Up to so many members exchange states at the plain interval (memberlist's pushPullScale)."""
 
 
+BURST_PART = 8
+BURST_MAX = 128
+"""Of many waiting rumours a packet of gossip takes this part, up to so many: a mass event (a mesh
+that starts, a split) is over sooner, and in fewer packets."""
+
+
+def burst(config: SwimConfig, waiting: int) -> int:
+    """How many rumours a packet of gossip takes while so many wait."""
+    return max(config.rumours_per_packet, min(waiting // BURST_PART, BURST_MAX))
+
+
 def sends_max(config: SwimConfig, members: int) -> int:
     """How often a rumour is sent by one node of a mesh of so many."""
     return config.retransmit_mult * math.ceil(math.log10(members + 1))

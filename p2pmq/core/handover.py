@@ -60,7 +60,7 @@ class Handovers:
         self._timers: Timers[PartitionKey] = Timers()
         self._next_number = 1
 
-    # -- giving ----------------------------------------------------------------------------------
+    # -- giving --
 
     def on_placement_changed(self, now: int) -> list[Effect]:
         """Start to hand over what is not ours (any more)."""
@@ -149,7 +149,7 @@ class Handovers:
         self._next_number += 1
         return [Send(to, packet)]
 
-    # -- taking ----------------------------------------------------------------------------------
+    # -- taking --
 
     def on_handover(self, peer: NodeId, packet: Handover, now: int) -> list[Effect]:
         """Merge what another node held of a partition that is ours."""
@@ -186,4 +186,3 @@ class Handovers:
         for number in event.numbers:
             partition.on_write_refused(number)
         return [Notify(Counted("disk-full"))]
-

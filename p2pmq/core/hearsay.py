@@ -178,6 +178,7 @@ class Hearsay:
         member = Member(rumour, MemberState.ALIVE if alive else state, now)
         self._roster.add(member, out)
         if alive:
+            member.joined_ms = now
             self._announce(member, out, spreads=teller.spreads)
         if state is MemberState.SUSPECT and teller.accuses:
             self._become_suspect(member, rumour.accuser, rumour.incarnation, now, out)
@@ -329,7 +330,8 @@ class Hearsay:
     def adopt(self, rumours: tuple[Rumour, ...], out: list[Effect]) -> None:
         """Drop the lost members that a mesh does not list which has forgotten this node.
 
-        Whoever was away so long that it was forgotten knows less than those who stayed.
+        Whoever was away so long that it was forgotten knows less than those who stayed. What is
+        dropped by mistake comes back with the next exchange between those that know better.
         """
         listed = {rumour.node_id for rumour in rumours if rumour.state < MemberState.LEFT}
         for member in list(self._roster.lost()):

@@ -1,3 +1,4 @@
+# ruff: noqa: SLF001 - a set may look into another set of its kind
 """A set of integers as sorted, disjoint, non-adjacent closed intervals.
 
 A publisher's seqs arrive almost always in order, so that a million of them

@@ -76,8 +76,7 @@ class Machine:
                 else:
                     effects.append(effect)
             if not work:
-                for effect in self.requests.check(now):
-                    effects.append(effect)
+                effects += self.requests.check(now)
         return effects
 
     def owner_of(self, key: PartitionKey) -> NodeId | None:
@@ -90,7 +89,7 @@ class Machine:
         deadlines = [at for room in rooms if (at := room.next_deadline()) is not None]
         return min(deadlines) if deadlines else None
 
-    # -- tables -----------------------------------------------------------------------------------
+    # -- tables --
 
     def _event_table(self) -> dict[type, Callable[[Any, int], list[Effect]]]:
         return {
@@ -150,7 +149,7 @@ class Machine:
             delivering.HandoverTaken: self.handovers.on_taken,
         }
 
-    # -- events ------------------------------------------------------------------------------------
+    # -- events --
 
     def _on_started(self, event: events.Started, now: int) -> list[Effect]:
         """Take up what the store holds, and begin to look for the others."""
@@ -230,7 +229,7 @@ class Machine:
             case None:
                 return [Notify(Counted("disk-full"))]
 
-    # -- the roster ----------------------------------------------------------------------------------
+    # -- the roster --
 
     def _membership(self, effects: list[Effect], now: int) -> list[Effect]:
         """Free what consumers on nodes that are gone held."""
@@ -264,4 +263,3 @@ class Machine:
 
 def _key(packet: Any) -> PartitionKey:  # noqa: ANN401  any packet about a partition
     return PartitionKey(packet.queue, packet.partition)
-

@@ -65,6 +65,7 @@ class Member:
     """One member of the roster. Change `state` by way of `Roster.become` only.
 
     `since_ms` is when the state began, `heard_ms` when its last packet came.
+    `joined_ms` is when this node first heard of it, as of one that lives.
     Its facts are as of `facts_incarnation`, which lags behind `incarnation`
     after news that came without them.
     """
@@ -77,6 +78,7 @@ class Member:
         "facts_incarnation",
         "heard_ms",
         "incarnation",
+        "joined_ms",
         "name",
         "news",
         "node_id",
@@ -100,6 +102,7 @@ class Member:
         self.heard_ms = NEVER_MS
         self.told_ms = NEVER_MS
         self.exchanged_ms = NEVER_MS
+        self.joined_ms = NEVER_MS
         self.suspicion: Suspicion | None = None
         self.round = 0
         self.saved = False

@@ -151,7 +151,9 @@ class Outbox:
         self._timers.set_if_earlier((stream.key, stream.session), due)
         return effects
 
-    def on_confirm(self, packet: Confirm, key: PartitionKey, peer: NodeId, now: int) -> list[Effect]:
+    def on_confirm(
+        self, packet: Confirm, key: PartitionKey, peer: NodeId, now: int
+    ) -> list[Effect]:
         """Drop what is committed and resolve it; send what the window now allows."""
         effects: list[Effect] = []
         for run in packet.runs:
@@ -172,7 +174,9 @@ class Outbox:
             return []
         return [Notify(Counted("publish-gap")), *self._resend(stream, now)]
 
-    def on_refused(self, packet: PublishRefused, key: PartitionKey, now: int, reason: str) -> list[Effect]:
+    def on_refused(
+        self, packet: PublishRefused, key: PartitionKey, now: int, reason: str
+    ) -> list[Effect]:
         """The owner cannot take the batch now: keep it here, on disk, and try later."""
         stream = self._streams.get((key, packet.session))
         if stream is None:
@@ -267,7 +271,7 @@ class Outbox:
         """The partitions for which something waits."""
         return list(self._by_key)
 
-    # -- within -----------------------------------------------------------------------------
+    # -- within --
 
     def _stream(self, key: PartitionKey, session: Session) -> Stream:
         stream = self._streams.get((key, session))

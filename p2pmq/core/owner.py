@@ -91,7 +91,7 @@ class Owner:
         """Whether this node owns the partition, as far as it knows."""
         return self._owner_of(key) == self._own_id
 
-    # -- packets --------------------------------------------------------------------------------
+    # -- packets --
 
     def on_publish(self, peer: NodeId, packet: Publish, now: int) -> list[Effect]:
         """Append a batch, or say why not."""
@@ -155,7 +155,7 @@ class Owner:
             effects = self.on_settle_durable(durable)
         return [*effects, *self._pump(key, now)]
 
-    # -- writes ---------------------------------------------------------------------------------
+    # -- writes --
 
     def on_batch_durable(self, event: BatchDurable, now: int) -> list[Effect]:
         """A batch is on disk: confirm it and deliver it."""
@@ -206,7 +206,7 @@ class Owner:
         notice = Notify(Counted("body-unreadable", count, text))
         return [notice, Persist(tuple(records)), *self._pump(key, now)]
 
-    # -- the world changes -----------------------------------------------------------------------
+    # -- the world changes --
 
     def on_placement_changed(self, now: int) -> list[Effect]:
         """Begin to deliver what is ours now; stop with what is not."""
@@ -297,7 +297,7 @@ class Owner:
             delivery.expect(lease, now)
         return self._pump(key, now)
 
-    # -- within ----------------------------------------------------------------------------------
+    # -- within --
 
     def _delivery(self, key: PartitionKey) -> PartitionDelivery:
         delivery = self.deliveries.get(key)

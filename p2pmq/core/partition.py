@@ -187,7 +187,9 @@ class Partition:
                 sessions[new.session] = None
         for number, stored in touched.items():
             if stored.alive:
-                alive = tuple((r.first, r.last) for r, n in self.pending.overlap(stored.run) if n == number)
+                alive = tuple(
+                    (r.first, r.last) for r, n in self.pending.overlap(stored.run) if n == number
+                )
                 records.append(BatchTrimmed(Space.PARTITION, self.key, number, alive))
             else:
                 del self.batches[number]
@@ -211,6 +213,6 @@ class Partition:
     def acked(self) -> DotSet:
         """All dots that are known to be acked: seen, and not pending."""
         acked = self.seen.copy()
-        for run, _ in self.pending.items():
+        for run in self.pending.runs():
             acked.remove(run)
         return acked

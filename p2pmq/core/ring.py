@@ -22,7 +22,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Final
 
@@ -42,7 +42,8 @@ class Place:
 
     `node_id` has 8 bytes. `zone` names what fails together (a rack, a site);
     members that name none share the zone "". `weight` is the member's part of
-    the load, 0 to WEIGHT_MAX; at 0 it never owns (a leaf).
+    the load; at 0 it never owns (a leaf). More than WEIGHT_MAX counts as that:
+    a weight comes from a peer, so it may neither raise here nor fill our memory.
     """
 
     node_id: bytes
@@ -51,7 +52,7 @@ class Place:
 
     def __post_init__(self) -> None:
         assert len(self.node_id) == NODE_ID_BYTES, f"node id of {len(self.node_id)} bytes"
-        assert 0 <= self.weight <= WEIGHT_MAX, f"weight {self.weight}"
+        assert self.weight >= 0, f"weight {self.weight}"
 
 
 class Ring:
@@ -213,7 +214,7 @@ def _owning(places: Iterable[Place]) -> dict[int, Place]:
         node = int.from_bytes(place.node_id)
         assert node not in owning, f"{place.node_id.hex()} is in the roster twice"
         if place.weight:
-            owning[node] = place
+            owning[node] = replace(place, weight=min(place.weight, WEIGHT_MAX))
     return owning
 
 

@@ -116,6 +116,14 @@ class RunMap(Generic[Value]):
             for low, high, value in columns:
                 yield Run(session, low, high), value
 
+    def runs(self) -> list[Run]:
+        """Every run: sessions as they came, seqs ascending."""
+        return [run for run, _ in self.items()]
+
+    def values(self) -> list[Value]:
+        """The value of every run, in the order of `runs`."""
+        return [value for _, value in self.items()]
+
     @property
     def count(self) -> int:
         """How many dots are in."""

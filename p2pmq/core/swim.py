@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 from p2pmq.config import SwimConfig
 from p2pmq.core.effects import Counted, Effect, Learn, Notify, Persist, Send
-from p2pmq.core.gossip import RumourQueue, push_pull_interval_ms, sends_max
+from p2pmq.core.gossip import RumourQueue, burst, push_pull_interval_ms, sends_max
 from p2pmq.core.healing import Healing, Strangers
 from p2pmq.core.hearsay import Hearsay, Teller
 from p2pmq.core.ids import NodeId
@@ -39,6 +39,10 @@ SwimPacket = Ping | PingRequest | ProbeAck | ProbeNack | Gossip | StateExchange
 
 MEET_DELAY_MS = 200
 """After a packet from one held dead or unknown: its own exchange mostly comes in this time."""
+
+ACQUAINTED_MS = 60_000
+"""One that joined less than this ago is told that it is new here: it may have been here before,
+and forgotten, and then it must not bring back what is gone."""
 
 MEET_INTERVAL_MS = 2_000
 """States are exchanged with one that is not held alive once in this time."""
@@ -84,6 +88,9 @@ class Swim:
         self._healing = Healing(self._roster, config, rng)
         self._strangers = Strangers()
         self._fresh = True
+        """It knows nobody yet, and believes anybody."""
+        self._settled = False
+        """Somebody had this node on its roster since it was last alone: its lost are real."""
 
     # ---------------------------------------------------------------------------------- questions
 
@@ -228,13 +235,16 @@ class Swim:
         self._timers.set_if_earlier((Timer.MEET, peer), now + MEET_DELAY_MS)
 
     def _exchange(self, peer: NodeId, now: int, out: list[Effect], *, reply: bool = False) -> None:
-        """Send all that this node believes."""
+        """Send all that this node believes; of its lost only the peer, while it is not settled."""
         member = self.members.get(peer)
+        stranger = member is None or now - member.joined_ms < ACQUAINTED_MS
         if member is not None:
             member.exchanged_ms = now
         listing = self._roster.listing()
-        packet = StateExchange(self._mesh, listing, reply=reply, stranger=member is None)
-        out.append(Send(peer, packet))
+        if not self._settled and self._roster.lost_count:
+            lost = {member.node_id for member in self._roster.lost()} - {peer}
+            listing = tuple(rumour for rumour in listing if rumour.node_id not in lost)
+        out.append(Send(peer, StateExchange(self._mesh, listing, reply=reply, stranger=stranger)))
 
     # -------------------------------------------------------------------------------------- packets
 
@@ -302,8 +312,10 @@ class Swim:
             out.append(Notify(Counted("swim_other_mesh", text=f"{peer.hex()} is of {packet.mesh}")))
             return
         member = self.members.get(peer)
-        if packet.stranger and member is not None and self._is_alone_but_for(member):
-            self._hearsay.adopt(packet.rumours, out)
+        if member is not None and not self._settled:
+            if packet.stranger:
+                self._hearsay.adopt(packet.rumours, out)
+            self._settled = True
         alive = member is not None and member.alive
         teller = Teller(
             peer, member is not None or self._fresh, alive, buries=False, spreads=not self._fresh
@@ -312,15 +324,10 @@ class Swim:
         self._hearsay.hear(packet.rumours, teller, now, out)
         self._fresh = self._fresh and self._roster.alive_count <= 1
         if not packet.reply:
-            listing = self._roster.listing()
-            answer = StateExchange(self._mesh, listing, reply=True, stranger=member is None)
-            out.append(Send(peer, answer))
+            self._exchange(peer, now, out, reply=True)
         elif self._own.incarnation != incarnation:
             out.append(Send(peer, Gossip((self._own.facts(MemberState.ALIVE),))))
         self._after_exchange(peer, disbelieved != self._hearsay.disbelieved, now)
-
-    def _is_alone_but_for(self, member: Member) -> bool:
-        return self._roster.alive_count <= 1 + member.alive
 
     def _after_exchange(self, peer: NodeId, disbelieved: bool, now: int) -> None:  # noqa: FBT001 - what it found
         """A stranger is a member now; what it said of others counts when it says it again."""
@@ -399,8 +406,11 @@ class Swim:
         self._timers.set(PROBE, now + self._awareness.scale(self._config.probe_interval_ms))
 
     def _on_gossip_timeout(self, now: int, out: list[Effect]) -> None:
+        queue = self._queue
+        sends = sends_max(self._config, self._roster.alive_count)
+        count = burst(self._config, len(queue))
         for member in self._order.sample(self._config.gossip_nodes, now):
-            rumours = self._take(None)
+            rumours = queue.take(count, sends)
             if not rumours:
                 return
             out.append(Send(member.node_id, Gossip(rumours)))
@@ -438,6 +448,8 @@ class Swim:
 
     def _done(self, now: int, out: list[Effect]) -> list[Effect]:
         """End of each call: while there are rumours and somebody to hear them, gossip."""
+        if self._roster.alive_count <= 1:
+            self._settled = False
         if self._queue and GOSSIP not in self._timers and self._roster.alive_count > 1:
             self._timers.set(GOSSIP, now + self._config.gossip_interval_ms)
         return out

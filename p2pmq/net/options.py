@@ -1,8 +1,10 @@
 """The sockets' options, each with its reason, and the oldest libzmq that honours them.
 
-Why no ZAP domain here: with ZAP_ENFORCE_DOMAIN and a domain, but no ZAP handler,
-libzmq lets nobody in, not even over NULL (tried with 4.3.5; without ENFORCE the
-domain is ignored by NULL). So the domain comes with the credentials.
+Of the ZAP domain: a socket that has one refuses ZMTP 1 and 2. Without, libzmq
+takes almost any bytes for ZMTP 1, which has neither handshake nor heartbeat: an
+HTTP request that never ends would hold its connection for ever (tried with
+4.3.5). ZAP_ENFORCE_DOMAIN comes with the credentials: with it, but without a ZAP
+handler, nobody is let in over NULL.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ QUEUED_PACKETS_MAX = 1_000
 """Per connection and direction, in packets. Links bound bulk by bytes long before; this bounds
 what control packets can pile up for a peer that reads nothing."""
 
+ZAP_DOMAIN = b"p2pmq"
 HANDSHAKE_MS = 3_000
 CONNECT_MS = 3_000
 """Else a dial into a partition that drops packets follows the kernel's own retries, which pause
@@ -92,6 +95,7 @@ def dealer(
 def _set_common(target: zmq.Socket[bytes], endpoint: str, limits: Limits) -> None:
     target.set(zmq.LINGER, 0)
     target.set(zmq.MAXMSGSIZE, limits.packet_bytes_max)
+    target.set(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
     target.set(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
     target.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     target.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)

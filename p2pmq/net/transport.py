@@ -169,16 +169,6 @@ def _count_nothing(_name: str, _number: int) -> None:
 
 async def _end(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     """Wait for libzmq's own threads to end, off the loop and not for ever."""
-    # Not the loop's executor: who closes the loop waits for its threads, and without a bound.
-    thread = Thread(target=context.term, name="p2pmq-net-close", daemon=True)
-    thread.start()
-    give_up = monotonic() + CLOSE_SECONDS_MAX
-    while thread.is_alive() and monotonic() < give_up:
-        await asyncio.sleep(CLOSE_LOOK_SECONDS)
-
-
-async def _end(context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    """Wait for libzmq's own threads to end, off the loop and not for ever."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
 

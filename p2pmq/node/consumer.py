@@ -52,7 +52,7 @@ class Consumer:
         """The queue that is consumed."""
         return self._key.queue
 
-    # -- from the core ---------------------------------------------------------------------------
+    # -- from the core --
 
     def on_deliver(self, segments: tuple[Segment, ...]) -> None:
         """Messages came."""
@@ -64,7 +64,7 @@ class Consumer:
         self._error = error
         self._wake()
 
-    # -- to the user -----------------------------------------------------------------------------
+    # -- to the user --
 
     async def messages(self) -> AsyncIterator[Message]:
         """Messages one by one, for ever."""
@@ -108,7 +108,7 @@ class Consumer:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # -- settling --------------------------------------------------------------------------------
+    # -- settling --
 
     def settle_ack(self, session: Session, seq: int) -> None:
         """Ack one message; consecutive ones become one run."""

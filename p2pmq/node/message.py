@@ -9,14 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from p2pmq.core.hlc import wall_ms_of
-from p2pmq.wire.bodies import unpack_body
+from p2pmq.wire.bodies import PackedBodies, unpack_body
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
+    from typing import Self
 
     from p2pmq.core.packets.delivering import Segment
     from p2pmq.node.consumer import Consumer
+
+
+def packed_bodies(segment: Segment) -> PackedBodies:
+    """The bodies of a delivered segment: the driver has put them in."""
+    packed = segment.batch.bodies
+    assert isinstance(packed, PackedBodies)
+    return packed
 
 
 class Message:
@@ -33,7 +41,7 @@ class Message:
     @property
     def body(self) -> Any:  # noqa: ANN401  whatever was published
         """The body: bytes if bytes were published, else what msgpack made of it."""
-        packed = self._segment.batch.bodies
+        packed = packed_bodies(self._segment)
         formats = packed.formats
         data = packed.bodies[self._position]
         return data if formats is None else unpack_body(data, formats[self._position])
@@ -84,7 +92,7 @@ class Message:
             batch = self._segment.batch
             self._consumer.settle_extend(batch.session, batch.first + self._position, seconds)
 
-    async def __aenter__(self) -> Message:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -115,7 +123,7 @@ class MessageBatch:
     @property
     def bodies(self) -> list[Any]:
         """The bodies in order, as `Message.body` gives them."""
-        packed = self._segment.batch.bodies
+        packed = packed_bodies(self._segment)
         if packed.formats is None:
             return packed.bodies
         return [unpack_body(d, f) for d, f in zip(packed.bodies, packed.formats, strict=True)]
@@ -150,7 +158,7 @@ class MessageBatch:
             self.settled = True
             self._consumer.settle_nack_run(self._segment.batch.run, delay)
 
-    async def __aenter__(self) -> MessageBatch:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

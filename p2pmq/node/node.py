@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from p2pmq.config import Config, NodeSettings
 from p2pmq.core import effects, events
@@ -30,10 +30,9 @@ from p2pmq.node.receipts import BulkReceipt, MemberInfo, QueueDepth, Receipt
 from p2pmq.observe.counters import CalmLog, Counters
 from p2pmq.runtime.driver import Driver
 from p2pmq.runtime.links import Links
-from p2pmq.runtime.world import RealWorld, World
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable
     from types import TracebackType
     from typing import Literal, Self
 
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from p2pmq.discovery.base import Discovery, Sighting
     from p2pmq.net.base import Transport
     from p2pmq.node.message import Message, MessageBatch
+    from p2pmq.runtime.world import World
     from p2pmq.store.base import Store
 
     Confirm = Literal["committed", "stored", "none"]
@@ -53,8 +53,6 @@ PREFETCH = 100
 """Messages that a consumer may hold unsettled, unless it says otherwise."""
 BATCH_PREFETCH = 4_096
 NAME_BYTES_MAX = 255
-
-O = TypeVar("O")  # noqa: E741  an outcome
 
 CONFIRMATIONS = {
     "committed": Confirmation.COMMITTED,
@@ -82,7 +80,7 @@ class Node:
     'hello'
     """
 
-    def __init__(  # noqa: PLR0913  keyword-only settings, each documented in NodeSettings
+    def __init__(
         self,
         name: str,
         *,
@@ -115,7 +113,7 @@ class Node:
             insecure=insecure,
             config=config if config is not None else Config(),
         )
-        self._world: World = world if world is not None else RealWorld()
+        self._world: World = world if world is not None else _real_world()
         self._state = "not started"
         self._error: BaseException | None = None
         self.counters = Counters()
@@ -126,7 +124,7 @@ class Node:
         self._refusal: tuple[int, str, str] | None = None
         self.addresses: tuple[str, ...] = ()
 
-    # -- life --------------------------------------------------------------------------------------
+    # -- life --
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -149,7 +147,7 @@ class Node:
         if self._state != "not started":
             raise ClosedNodeError(self.settings.name, self._state)
         self._state = "starting"
-        self._loop = asyncio.get_running_loop()
+        self._loop = self._world.loop()
         self._calm_log = CalmLog(log, self._loop.time)
         self._store: Store = self._world.store(self.settings)
         recovered = await self._store.open()
@@ -169,8 +167,12 @@ class Node:
         self._transport: Transport = self._world.transport(
             settings, recovered.node_id, recovered.boot, self.counters.add
         )
-        links_events = _LateHandler()
-        self.addresses = await self._transport.open(links_events)
+        limits = settings.config.limits
+        self._driver = Driver(self._store, self, self._loop, self._world.wall_clock)
+        self._links = Links(self._transport, self._driver, limits, self._loop, self._hello)
+        self._publisher = Publisher(self._driver.feed, self._loop, limits, self._name_of)
+        self.addresses = await self._transport.open(self._links)
+        self._links.renew_hello()
         own = Rumour(
             recovered.node_id,
             MemberState.ALIVE,
@@ -184,15 +186,8 @@ class Node:
         )
         session = self._world.random_bytes(ID_BYTES)
         self._machine = Machine(own, settings.mesh, session, settings.config, self._world.random())
-        self._driver = Driver(
-            self._machine, self._store, self, self._loop, self._world.wall_clock
-        )
-        limits = settings.config.limits
-        self._links = Links(self._transport, self._driver, limits, self._loop, self._hello)
-        links_events.become(self._links)
-        self._publisher = Publisher(self._driver.feed, self._loop, limits, self._name_of)
         started = events.Started(recovered, self.addresses, self._driver.wall_offset_ms())
-        self._driver.start(self._links, started)
+        self._driver.start(self._machine, self._links, started)
         self._discovery: Discovery = self._world.discovery(settings)
         versions = (PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
         announcement = Announcement(
@@ -248,6 +243,19 @@ class Node:
             await self._drain(timeout)
         await self._shut("closed")
 
+    def abort(self) -> None:
+        """Stop at once, as a crash would: nothing is drained, nothing more is written.
+
+        For tests and simulations of one's own; the ports are left to the world.
+        """
+        if self._state == "closed":
+            return
+        self._state = "closed"
+        if hasattr(self, "_driver"):
+            self._driver.stop()
+            self._links.close()
+        self._fail_all(ClosedNodeError(self.settings.name, "aborted"))
+
     async def _drain(self, timeout: float | None) -> None:  # noqa: ASYNC109  as above
         self._publisher.flush()
         token, future = self._wait_token()
@@ -277,7 +285,7 @@ class Node:
         self._state = state
         self._fail_all(ClosedNodeError(self.settings.name, "closed"))
 
-    # -- publishing -------------------------------------------------------------------------------------
+    # -- publishing --
 
     async def publish(
         self,
@@ -322,7 +330,7 @@ class Node:
             _key(queue), bodies, _confirmation(confirm), timeout_ms
         )
 
-    # -- consuming ----------------------------------------------------------------------------------------
+    # -- consuming --
 
     async def consume(
         self, queue: str, *, prefetch: int = PREFETCH, visibility_timeout: float | None = None
@@ -350,9 +358,7 @@ class Node:
         finally:
             self._drop(consumer)
 
-    def _subscribe(
-        self, queue: str, prefetch: int, visibility_timeout: float | None
-    ) -> Consumer:
+    def _subscribe(self, queue: str, prefetch: int, visibility_timeout: float | None) -> Consumer:
         self._check_running()
         key = _key(queue)
         if prefetch < 1:
@@ -375,7 +381,7 @@ class Node:
         check_queue_name(name)
         return Queue(self, name)
 
-    # -- looking ---------------------------------------------------------------------------------------------
+    # -- looking --
 
     async def depth(self, queue: str) -> QueueDepth:
         """How many messages the queue holds; raises RequestTimeoutError if its owner is silent."""
@@ -445,11 +451,9 @@ class Node:
         stats: effects.Stats = await future
         return stats
 
-    # -- what the driver tells ----------------------------------------------------------------------------------
+    # -- what the driver tells --
 
-    def on_deliver(
-        self, consumer: ConsumerId, key: PartitionKey, segments: tuple[Segment, ...]
-    ) -> None:
+    def on_deliver(self, consumer: ConsumerId, segments: tuple[Segment, ...]) -> None:
         """Messages for one of our consumers."""
         found = self._consumers.get(consumer)
         if found is not None and not found.closed:
@@ -494,9 +498,9 @@ class Node:
         self._met.set()
         self._fail_all(error)
 
-    # -- within ---------------------------------------------------------------------------------------------------
+    # -- within --
 
-    def _hello(self, answer: bool) -> Hello:  # noqa: FBT001  a callback's one argument
+    def _hello(self, *, answer: bool) -> Hello:
         return Hello(
             self.settings.mesh,
             self.node_id,
@@ -547,28 +551,11 @@ class Node:
             self._publisher.fail(error)
 
 
-class _LateHandler:
-    """The transport's handler until the links exist: they need the addresses that `open` gives."""
+def _real_world() -> World:
+    """This machine; imported only here, so that a simulation needs no ZeroMQ, LMDB or zeroconf."""
+    from p2pmq.runtime.real import RealWorld  # noqa: PLC0415  see above
 
-    def __init__(self) -> None:
-        self._links: Links | None = None
-
-    def become(self, links: Links) -> None:
-        self._links = links
-        for name in ("on_opened", "on_frames", "on_closed", "on_writable"):
-            setattr(self, name, getattr(links, name))
-
-    def on_opened(self, connection: int, *, dialled: bool) -> None:
-        """Nobody is expected yet."""
-
-    def on_frames(self, connection: int, frames: list[bytes]) -> None:
-        """Too early: the peer says Hello again."""
-
-    def on_closed(self, connection: int) -> None:
-        """Nothing to close."""
-
-    def on_writable(self, connection: int) -> None:
-        """Nothing to write."""
+    return RealWorld()
 
 
 def _key(queue: str) -> PartitionKey:

@@ -93,7 +93,7 @@ class Publisher:
         self._outbox_bytes = 0
         self._room: asyncio.Future[None] | None = None
 
-    # -- one message --------------------------------------------------------------------------------
+    # -- one message --
 
     async def publish(
         self, key: PartitionKey, body: object, wanted: Confirmation, timeout_ms: int
@@ -176,7 +176,7 @@ class Publisher:
             )
         )
 
-    # -- many messages ----------------------------------------------------------------------------------
+    # -- many messages --
 
     async def publish_many(
         self,
@@ -206,7 +206,7 @@ class Publisher:
             await progress.send(batch)
         return await progress.finish()
 
-    # -- from the core ------------------------------------------------------------------------------------
+    # -- from the core --
 
     def on_resolve(self, token: int, outcome: Published) -> None:
         """A batch has its confirm, or has waited long enough."""
@@ -232,7 +232,7 @@ class Publisher:
         if self._room is not None and not self._room.done():
             self._room.set_exception(error)
 
-    # -- within -----------------------------------------------------------------------------------------------
+    # -- within --
 
     def _packed(self, body: object) -> tuple[bytes, int]:
         if type(body) is bytes:
@@ -251,9 +251,7 @@ class Publisher:
             remaining = deadline - self._loop.time()
             done, _ = await asyncio.wait((self._room,), timeout=max(0.0, remaining))
             if not done:
-                raise OutboxFullError(
-                    self._outbox_bytes, self._limits.outbox_bytes_max, timeout_ms
-                )
+                raise OutboxFullError(self._outbox_bytes, self._limits.outbox_bytes_max, timeout_ms)
 
     def _resolve_all(
         self,
@@ -344,7 +342,12 @@ class BulkProgress:
         if outcome.timed_out:
             message_id = f"{outcome.session.hex()}-{outcome.first}"
             receipt = Receipt(
-                self._key.queue, message_id, False, outcome.stored, outcome.copies, owner
+                self._key.queue,
+                message_id,
+                committed=False,
+                stored=outcome.stored,
+                copies=outcome.copies,
+                owner=owner,
             )
             self._error = not_committed(receipt, outcome, self._timeout_ms)
         elif outcome.copies:

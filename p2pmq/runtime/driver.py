@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 
 from p2pmq.core import effects, events
 from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.packets.delivering import Delivery, Handover
+from p2pmq.core.packets.publishing import Publish
 from p2pmq.core.records import StoredBodies
 from p2pmq.errors import StoreCorruptError, StoreFullError
 from p2pmq.runtime.resolve import batches_of, resolved_packet, resolved_segments
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from p2pmq.core.machine import Machine
     from p2pmq.core.packets.delivering import Segment
     from p2pmq.core.packets.link import Hello
+    from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registry import Packet
     from p2pmq.errors import StoreError
     from p2pmq.runtime.links import Links
@@ -43,9 +46,7 @@ WALL_CLOCK_INTERVAL_S = 5.0
 class DriverEvents(Protocol):
     """Who the driver calls: the node above it."""
 
-    def on_deliver(
-        self, consumer: ConsumerId, key: PartitionKey, segments: tuple[Segment, ...]
-    ) -> None:
+    def on_deliver(self, consumer: ConsumerId, segments: tuple[Segment, ...]) -> None:
         """Messages for one of our consumers, bodies at hand."""
 
     def on_resolve(self, token: int, outcome: effects.Outcome) -> None:
@@ -66,29 +67,30 @@ class Driver:
 
     def __init__(
         self,
-        machine: Machine,
         store: Store,
         node: DriverEvents,
         loop: AbstractEventLoop,
         wall_clock: Callable[[], float],
     ) -> None:
-        self._machine = machine
         self._store = store
         self._node = node
         self._loop = loop
         self._wall_clock = wall_clock
-        self._links: Links | None = None
+        self._machine: Machine
+        self._links: Links
         self._queue: deque[Event] = deque()
         self._running = False
-        self._stopped = False
+        self._stopped = True
         self._timer: TimerHandle | None = None
         self._timer_at: int | None = None
         self._arming = False
         self._wall_timer: TimerHandle | None = None
 
-    def start(self, links: Links, started: events.Started) -> None:
-        """Begin: the store is open and the transport listens."""
+    def start(self, machine: Machine, links: Links, started: events.Started) -> None:
+        """Begin: the store is open and the transport listens. Until now nothing was fed."""
+        self._machine = machine
         self._links = links
+        self._stopped = False
         self.feed(started)
         self._read_wall_clock()
 
@@ -128,11 +130,10 @@ class Driver:
             self._loop.call_soon(self._arm)
 
     def _carry_out(self, effect: effects.Effect) -> None:
-        assert self._links is not None
         match effect:
             case effects.Send(peer, packet):
                 self._links.send(peer, packet)
-            case effects.Persist(records, then):
+            case effects.Persist(records):
                 self._store.write(records, partial(self._on_written, effect))
             case effects.Deliver(consumer, key, segments):
                 self._deliver(consumer, key, segments)
@@ -145,7 +146,7 @@ class Driver:
             case _:
                 assert_never(effect)
 
-    # -- writes ------------------------------------------------------------------------------------
+    # -- writes --
 
     def _on_written(self, persist: effects.Persist, error: StoreError | None) -> None:
         if error is None:
@@ -161,7 +162,7 @@ class Driver:
             self.stop()
             self._node.on_failed(error)
 
-    # -- bodies ------------------------------------------------------------------------------------
+    # -- bodies --
 
     def _deliver(
         self, consumer: ConsumerId, key: PartitionKey, segments: tuple[Segment, ...]
@@ -171,18 +172,19 @@ class Driver:
         except (StoreCorruptError, KeyError):
             self._report_unreadable(tuple(segment.batch for segment in segments), key)
             return
-        self._node.on_deliver(consumer, key, at_hand)
+        self._node.on_deliver(consumer, at_hand)
 
     def resolved(self, packet: Packet) -> Packet | None:
         """The packet with its bodies read from the store; None if they cannot be read."""
         try:
             return resolved_packet(packet, self._store)
         except (StoreCorruptError, KeyError):
-            key = PartitionKey(packet.queue, packet.partition)  # type: ignore[attr-defined]  # all bulk packets have them
+            assert isinstance(packet, Publish | Delivery | Handover)
+            key = PartitionKey(packet.queue, packet.partition)
             self._report_unreadable(batches_of(packet), key)
             return None
 
-    def _report_unreadable(self, batches: tuple[object, ...], key: PartitionKey) -> None:
+    def _report_unreadable(self, batches: tuple[Batch, ...], key: PartitionKey) -> None:
         """Find which bodies are damaged, and tell the core."""
         for batch in batches:
             bodies = batch.bodies
@@ -198,7 +200,7 @@ class Driver:
             except KeyError:
                 continue  # settled, and so deleted, while the packet waited for its turn
 
-    # -- time --------------------------------------------------------------------------------------
+    # -- time --
 
     def _arm(self) -> None:
         """Set the one timer to the machine's next deadline."""
@@ -223,7 +225,7 @@ class Driver:
         self.feed(events.WallClockRead(self.wall_offset_ms()))
         self._wall_timer = self._loop.call_later(WALL_CLOCK_INTERVAL_S, self._read_wall_clock)
 
-    # -- what links tell -----------------------------------------------------------------------------
+    # -- what links tell --
 
     def on_packet(self, peer: NodeId, packet: Packet) -> None:
         """A well-formed packet came."""
@@ -232,9 +234,7 @@ class Driver:
     def on_peer_connected(self, hello: Hello) -> None:
         """A link is up, or its peer has restarted."""
         self.feed(
-            events.PeerConnected(
-                hello.node_id, hello.boot, hello.name, hello.addresses, hello.leaf
-            )
+            events.PeerConnected(hello.node_id, hello.boot, hello.name, hello.addresses, hello.leaf)
         )
 
     def on_peer_disconnected(self, peer: NodeId) -> None:

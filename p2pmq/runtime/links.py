@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from p2pmq.core.packets.link import (
+    REFUSALS,
     REFUSED_NAME_TAKEN,
     REFUSED_OTHER_MESH,
     REFUSED_SELF,
     REFUSED_VERSION,
-    REFUSALS,
     Hello,
     HelloRefused,
     HelloWanted,
@@ -123,23 +123,23 @@ class Links:
         events: LinkEvents,
         limits: Limits,
         loop: AbstractEventLoop,
-        make_hello: Callable[[bool], Hello],
+        make_hello: Callable[..., Hello],
     ) -> None:
         self._transport = transport
         self._events = events
         self._limits = limits
         self._loop = loop
         self._make_hello = make_hello
-        self._own = make_hello(False)
+        self._own = make_hello(answer=False)
         self._connections: dict[Connection, ConnectionState] = {}
         self._links: dict[NodeId, Link] = {}
-        self._own_addresses: dict[str, None] = {}
+        self._own_addresses: dict[str, None] = dict.fromkeys(self._own.addresses)
 
-    # -- what the driver asks ------------------------------------------------------------------------
+    # -- what the driver asks --
 
     def renew_hello(self) -> None:
         """Who we are has changed (our addresses are known now)."""
-        self._own = self._make_hello(False)
+        self._own = self._make_hello(answer=False)
         self._own_addresses = dict.fromkeys(self._own.addresses)
 
     def learn(self, peer: NodeId, addresses: tuple[str, ...]) -> None:
@@ -187,7 +187,7 @@ class Links:
             if link.stall is not None:
                 link.stall.cancel()
 
-    # -- what the transport tells ----------------------------------------------------------------------
+    # -- what the transport tells --
 
     def on_opened(self, connection: Connection, *, dialled: bool) -> None:
         """Say Hello on what we dialled; on the others wait for theirs."""
@@ -247,7 +247,7 @@ class Links:
                 self._count_bulk(connection, state, frames)
             self._events.on_packet(state.hello.node_id, packet)
 
-    # -- Hello --------------------------------------------------------------------------------------------
+    # -- Hello --
 
     def _on_hello(self, connection: Connection, state: ConnectionState, hello: Hello) -> None:
         refused = self._refusal(hello)
@@ -262,7 +262,7 @@ class Links:
                 self._hang_up(connection)
             return
         if not hello.answer:
-            self._send_raw(connection, self._make_hello(True))
+            self._send_raw(connection, self._make_hello(answer=True))
         if state.patience is not None:
             state.patience.cancel()
             state.patience = None
@@ -326,7 +326,7 @@ class Links:
             link.connections.append(connection)
         link.full = False
 
-    # -- connections -----------------------------------------------------------------------------------------
+    # -- connections --
 
     def _is_linked(self, address: str) -> bool:
         if any(state.address == address for state in self._connections.values()):
@@ -410,7 +410,7 @@ class Links:
             link.bulk.clear()
             self._events.on_peer_disconnected(link.peer)
 
-    # -- sending ------------------------------------------------------------------------------------------------
+    # -- sending --
 
     def _send_raw(self, connection: Connection, packet: Packet) -> None:
         if self._transport.send(connection, encode(packet)) is not SendResult.SENT:
@@ -450,7 +450,7 @@ class Links:
             self.on_closed(connection)
         return False
 
-    # -- the window ---------------------------------------------------------------------------------------------
+    # -- the window --
 
     def _count_bulk(
         self, connection: Connection, state: ConnectionState, frames: list[bytes]

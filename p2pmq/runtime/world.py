@@ -1,26 +1,16 @@
 """The world that a node lives in: where its ports, its clock and its chance come from.
 
-The real one is ZeroMQ, LMDB, mDNS, the machine's clock and the kernel's random
-bytes. The simulator passes its own; nothing above or below can tell.
+`runtime.real` is this machine's; the simulator passes its own. Nothing above
+or below can tell.
 """
 
 from __future__ import annotations
 
-import random
-import secrets
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from p2pmq.discovery.combined import CombinedDiscovery
-from p2pmq.discovery.mdns import MdnsDiscovery
-from p2pmq.discovery.seeds import SeedDiscovery
-from p2pmq.net.transport import ZmqTransport
-from p2pmq.store.lmdb_store import LmdbStore
-from p2pmq.store.memory import MemoryStore
-from p2pmq.store.paths import default_data_dir
-
 if TYPE_CHECKING:
+    import asyncio
+    import random
     from collections.abc import Callable
 
     from p2pmq.config import NodeSettings
@@ -32,6 +22,10 @@ if TYPE_CHECKING:
 
 class World(Protocol):
     """What a node takes from outside."""
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that the node runs on."""
+        ...
 
     def random(self) -> random.Random:
         """A source of chance for one node."""
@@ -62,58 +56,3 @@ class World(Protocol):
     def discovery(self, settings: NodeSettings) -> Discovery:
         """Where the node hears of addresses, not started yet."""
         ...
-
-
-class RealWorld:
-    """This machine, its disks and its networks."""
-
-    def random(self) -> random.Random:
-        """A source of chance for one node, seeded by the kernel."""
-        return random.Random(secrets.randbits(128))  # noqa: S311  jitter and order, no secrets
-
-    def random_bytes(self, count: int) -> bytes:
-        """Bytes from the kernel."""
-        return secrets.token_bytes(count)
-
-    def wall_clock(self) -> float:
-        """Seconds since 1970."""
-        return time.time()
-
-    def store(self, settings: NodeSettings) -> Store:
-        """LMDB in the node's directory, or memory."""
-        if settings.store == "memory":
-            return MemoryStore()
-        return LmdbStore(data_dir_of(settings))
-
-    def transport(
-        self,
-        settings: NodeSettings,
-        node_id: NodeId,
-        boot: int,
-        counted: Callable[[str, int], None],
-    ) -> Transport:
-        """ZeroMQ on the address to listen on."""
-        return ZmqTransport(
-            settings.listen,
-            routing_prefix=node_id + boot.to_bytes(4, "big"),
-            insecure=settings.insecure,
-            limits=settings.config.limits,
-            counters=counted,
-        )
-
-    def discovery(self, settings: NodeSettings) -> Discovery:
-        """Seeds and names if there are any, and mDNS unless it is off."""
-        sources: list[Discovery] = []
-        rng = self.random()
-        if settings.seeds:
-            sources.append(SeedDiscovery(settings.seeds, rng=rng))
-        if settings.mdns:
-            sources.append(MdnsDiscovery(rng=rng))
-        return CombinedDiscovery(sources)
-
-
-def data_dir_of(settings: NodeSettings) -> Path:
-    """Where a node's store lies."""
-    if settings.data_dir is not None:
-        return Path(settings.data_dir).expanduser()
-    return default_data_dir(settings.mesh, settings.name)

@@ -9,16 +9,15 @@ runs: a test may time its simulation from outside. Who calls decides:
   seeded chance (so a log record is stamped with virtual time);
 - the test tools (pytest, hypothesis, coverage) get the real thing.
 
-A name that was imported into a module (`from time import time`, `from
-datetime import datetime`) is replaced there too. What stays out of reach:
-clocks and chance read inside C extensions, references kept elsewhere than
-in a module (a default argument, an attribute), `random.Random()` made
-before, and code that blocks without any of these, as on a plain lock.
+A name that a module imported (`from time import time`) is replaced there
+too. Out of reach stay clocks and chance inside C extensions, references kept
+elsewhere than in a module (a default argument, an attribute), and code that
+blocks by other means, as on a plain lock.
 
 Python's garbage collector is part of it: its own schedule follows from the
-allocations of the whole process, and finalizers can be seen by a program.
-So it is off, what existed before is frozen, and the loop collects the run's
-own garbage at fixed numbers of events.
+allocations of the whole process, and a program can see finalizers run. So it
+is off, what existed before is frozen, and the loop collects what the run
+made at fixed numbers of events.
 
 Invariant: after `guards`, every name that it replaced is what it was before.
 """
@@ -33,11 +32,14 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from p2pmq.sim.calendars import calendar_facades
 from p2pmq.sim.loop import SimLoop
@@ -45,12 +47,13 @@ from p2pmq.sim.refuse import SimulationUsageError
 
 __all__ = ["guards"]
 
-_COLLECT_EVERY_EVENTS = 50_000  # some 0.1 s of a busy run; a pass costs about 10 ms per 100,000 objects
+# A pass over 100,000 objects takes some 10 ms; so many events take a busy run 100 ms or more.
+_COLLECT_EVERY_EVENTS = 50_000
 _TOOLS = frozenset(
     {"_hypothesis_pytestplugin", "_pytest", "coverage", "hypothesis", "pluggy", "pytest"}
     | {"pytest_asyncio", "pytest_timeout"}
 )
-# Who calls through these wants what they stand for: look at their caller.
+# These draw on behalf of their caller: look through them at who that is.
 _WRAPPERS = frozenset({"random", "secrets", "uuid"})
 _CLOCK = "use asyncio.get_running_loop().time(), which is virtual in a simulation"
 _SLEEP = "await asyncio.sleep(...), which takes virtual time"
@@ -58,30 +61,21 @@ _CHANCE = "draw from a random.Random(seed) that the scenario passes in"
 _THREAD = "do the work in a task of the simulated loop"
 _NETWORK = "talk to simulated nodes through the simulation's network"
 _PROCESS = "run it as a task, or as another simulated node"
-# The wall clock (true) and those that only measure (false), with the factor to their unit.
-_CLOCKS = {
-    "time": (True, 1),
-    "monotonic": (False, 1),
-    "perf_counter": (False, 1),
-    "process_time": (False, 1),
-    "thread_time": (False, 1),
-    "time_ns": (True, 1_000_000_000),
-    "monotonic_ns": (False, 1_000_000_000),
-    "perf_counter_ns": (False, 1_000_000_000),
-    "process_time_ns": (False, 1_000_000_000),
-    "thread_time_ns": (False, 1_000_000_000),
-}
-# These read the clock if called with no more than so many arguments.
-_CALENDAR = {"gmtime": 0, "localtime": 0, "ctime": 0, "asctime": 0, "strftime": 1}
-_OUTSIDE: tuple[tuple[Any, str, str, str], ...] = (
-    (threading.Thread, "start", "threading.Thread.start", _THREAD),
-    (socket.socket, "__init__", "socket.socket", _NETWORK),
-    (socket, "getaddrinfo", "socket.getaddrinfo", _NETWORK),
-    (socket, "gethostbyname", "socket.gethostbyname", _NETWORK),
-    (subprocess.Popen, "__init__", "subprocess.Popen", _PROCESS),
-    (os, "fork", "os.fork", _PROCESS),
-    (os, "system", "os.system", _PROCESS),
+_OUTSIDE: tuple[tuple[Any, str, str], ...] = (
+    (time, "sleep", _SLEEP),
+    (threading.Thread, "start", _THREAD),
+    (socket.socket, "__init__", _NETWORK),
+    (socket, "getaddrinfo", _NETWORK),
+    (socket, "gethostbyname", _NETWORK),
+    (subprocess.Popen, "__init__", _PROCESS),
+    (os, "fork", _PROCESS),
+    (os, "system", _PROCESS),
+    (uuid, "uuid1", _CHANCE),  # it asks a C library; the others draw from what is replaced below
 )
+_CLOCKS = ("time", "monotonic", "perf_counter", "process_time", "thread_time")
+# They read the clock if called without the argument at this place: seconds, or a struct_time.
+_CALENDAR = {"gmtime": 0, "localtime": 0, "ctime": 0, "asctime": 0, "strftime": 1}
+_TAKE_STRUCT_TIME = ("asctime", "strftime")
 
 
 @contextmanager
@@ -90,38 +84,46 @@ def guards(loop: SimLoop, *, allow: Collection[str] = ()) -> Iterator[None]:
 
     `allow` names top-level packages that may read clocks and draw chance: they get virtual time
     and seeded chance instead of an error. Raises SimulationUsageError if guards are up already:
-    one process runs one simulation at a time.
+    a process runs one simulation at a time.
     """
-    global _active  # noqa: PLW0603  what is guarded is the process
-    if _active:
+    if _Guard.active is not None:
         raise SimulationUsageError(
             "a second guards()", "run one simulation after the other, or each in its own process"
         )
-    _active = True
     guard = _Guard(loop, frozenset(allow))
-    chance = random.getstate()
-    was_collecting = gc.isenabled()
-    frozen = gc.get_freeze_count() == 0  # else somebody froze before us: leave it to them
-    try:
+    with ExitStack() as undo:
+        _Guard.active = guard
+        undo.callback(setattr, _Guard, "active", None)
+        undo.callback(guard.take_down)
         guard.put_up()
-        gc.disable()
-        if frozen:
-            gc.freeze()
-        loop.collect_every_events = _COLLECT_EVERY_EVENTS
+        undo.enter_context(_collecting_by_events(loop))
+        yield
+
+
+@contextmanager
+def _collecting_by_events(loop: SimLoop) -> Iterator[None]:
+    """Let the number of events decide when garbage is collected, and the run's alone."""
+    was_enabled = gc.isenabled()
+    may_freeze = gc.get_freeze_count() == 0  # else somebody froze before: thawing is theirs
+    gc.disable()
+    if may_freeze:
+        gc.freeze()
+    loop.collect_every_events = _COLLECT_EVERY_EVENTS
+    try:
         yield
     finally:
         loop.collect_every_events = None
-        gc.collect()  # what the run left behind ends here, and its errors count as the run's
-        if frozen:
+        gc.collect()  # what the run left behind ends here: errors of its tasks are the run's
+        if may_freeze:
             gc.unfreeze()
-        if was_collecting:
+        if was_enabled:
             gc.enable()
-        guard.take_down()
-        random.setstate(chance)
-        _active = False
 
 
-_active = False
+class _Caller(Enum):
+    OUTSIDE = auto()  # not in the run, or a tool: the real thing
+    LIBRARY = auto()  # virtual time and seeded chance
+    USER = auto()  # an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,11 @@ class _Replaced:
     guarded: Any
 
 
-@dataclass(slots=True)
+@dataclass
 class _Guard:
     """The replacements of one run."""
 
+    active: ClassVar[_Guard | None] = None
     loop: SimLoop
     allow: frozenset[str]
     thread_id: int = field(default_factory=threading.get_ident)
@@ -146,47 +149,47 @@ class _Guard:
     # ---------------------------------------------------------------- up and down
 
     def put_up(self) -> None:
-        for name, (is_wall, factor) in _CLOCKS.items():
-            self._replace_function(time, name, self._clock(name, factor, is_wall=is_wall))
-        for name, arguments in _CALENDAR.items():
-            self._replace_function(time, name, self._calendar(name, arguments))
-        self._replace_function(time, "sleep", self._outside(time.sleep, "time.sleep", _SLEEP))
-        for owner, name, shown, instead in _OUTSIDE:
-            self._replace(owner, name, self._outside(getattr(owner, name), shown, instead))
-        self._guard_chance()
-        self._guard_imported_names()
-
-    def _guard_chance(self) -> None:
-        shared = getattr(random.random, "__self__", None)  # the generator behind the module
+        """Replace all that is guarded; `take_down` undoes as much as was done."""
+        for name in _CLOCKS:
+            self._replace(time, name, self._clock(name))
+            self._replace(time, f"{name}_ns", self._clock(f"{name}_ns"))
+        for name in _CALENDAR:
+            self._replace(time, name, self._calendar(name))
+        for owner, name, instead in _OUTSIDE:
+            self._replace(owner, name, self._outside(owner, name, instead))
+        shared = getattr(random.random, "__self__", None)  # the generator behind the functions
         for name in random.__all__:
             if getattr(getattr(random, name), "__self__", None) is shared:
-                self._replace_function(random, name, self._module_chance(name))
-        system_chance = self._system_chance(os.urandom)
+                self._replace(random, name, self._module_chance(name))
+        system_chance = self._system_chance()
         self._replace(os, "urandom", system_chance)
         self._replace(random, "_urandom", system_chance)
-        self._replace(random.Random, "seed", self._seed(random.Random.seed))
+        self._replace(random.Random, "seed", self._seed())
+        self._guard_imported_names()
 
     def _guard_imported_names(self) -> None:
-        """Replace the same functions where a module of the user's imported them by name."""
-        by_id = {id(r.real): r.guarded for r in self.replaced if isinstance(r.owner, ModuleType)}
-        by_id |= calendar_facades(self.refuse_clock)
+        """Replace the same functions, and datetime, where a module imported them by name."""
+        functions = {
+            id(r.real): r.guarded for r in self.replaced if isinstance(r.owner, ModuleType)
+        }
+        with_calendars = functions | calendar_facades(self.refuse_clock)
         spared = sys.stdlib_module_names | _TOOLS | self.allow
         for name, module in list(sys.modules.items()):
-            if name.partition(".")[0] in spared or module in _SELF:
+            if name.partition(".")[0] in spared or not isinstance(module, ModuleType):
                 continue
+            # A stand-in for a class goes to the user's own code only, lest it break a library.
+            guarded = functions if _is_installed(module) else with_calendars
             for attribute, value in list(vars(module).items()):
-                if id(value) in by_id:
-                    self._replace(module, attribute, by_id[id(value)])
-
-    def _replace_function(self, module: ModuleType, name: str, guarded: Callable[..., Any]) -> None:
-        guarded.__name__ = guarded.__qualname__ = name
-        self._replace(module, name, guarded)
+                if id(value) in guarded:
+                    self._replace(module, attribute, guarded[id(value)])
 
     def _replace(self, owner: Any, name: str, guarded: Any) -> None:  # noqa: ANN401  any attribute
-        self.replaced.append(_Replaced(owner, name, vars(owner)[name], guarded))
-        setattr(owner, name, guarded)
+        if name in vars(owner):  # some systems lack some
+            self.replaced.append(_Replaced(owner, name, vars(owner)[name], guarded))
+            setattr(owner, name, guarded)
 
     def take_down(self) -> None:
+        """Put back what was there before."""
         for replaced in reversed(self.replaced):
             # What somebody else put there in the meantime is theirs to take away.
             if vars(replaced.owner).get(replaced.name) is replaced.guarded:
@@ -194,66 +197,68 @@ class _Guard:
 
     # ---------------------------------------------------------------- who calls
 
-    def _is_inside(self) -> bool:
-        return self.loop.is_running() and threading.get_ident() == self.thread_id
-
-    def _is_tool(self, frame: FrameType) -> bool:
-        return _package_of(frame) in _TOOLS
-
-    def _may_pretend(self, frame: FrameType) -> bool:
-        package = _package_of(frame)
-        return package in sys.stdlib_module_names or package in self.allow
-
-    def _refuse(self, what: str, instead: str, frame: FrameType | None) -> SimulationUsageError:
-        while frame is not None and frame.f_back and _package_of(frame) in sys.stdlib_module_names:
+    def _judge(
+        self, what: str, instead: str, frame: FrameType, *, is_spared: bool = False
+    ) -> _Caller:
+        """Who the caller in `frame` is; raises for user code inside the run, if not spared."""
+        if not self.loop.is_running() or threading.get_ident() != self.thread_id:
+            return _Caller.OUTSIDE
+        while _package_of(frame) in _WRAPPERS and frame.f_back is not None:
+            what = f"{_package_of(frame)}.{frame.f_code.co_qualname}".removesuffix(".__init__")
             frame = frame.f_back
-        where = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame is not None else ""
-        return self.loop.refusal(what, instead, where)
+        package = _package_of(frame)
+        if package in _TOOLS:
+            return _Caller.OUTSIDE
+        if package in sys.stdlib_module_names or package in self.allow or is_spared:
+            return _Caller.LIBRARY
+        raise self._refusal(what, instead, frame)
+
+    def _refusal(self, what: str, instead: str, frame: FrameType) -> SimulationUsageError:
+        while frame.f_back is not None and _package_of(frame) in sys.stdlib_module_names:
+            frame = frame.f_back  # the line to change is the user's
+        return self.loop.refusal(
+            f"{what}()", instead, f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        )
 
     def refuse_clock(self, what: str) -> None:
-        """Raise if the run is under way: the caller is known to be the user's."""
-        if self._is_inside():
-            raise self._refuse(f"{what}()", _CLOCK, sys._getframe(2))  # noqa: SLF001  who called
+        """Raise if the run is under way; for callers that are known to be the user's."""
+        self._judge(what, _CLOCK, _frame(2))
 
     # ---------------------------------------------------------------- the replacements
 
-    def _clock(self, name: str, factor: int, *, is_wall: bool) -> Callable[..., Any]:
-        real = getattr(time, name)
+    def _clock(self, name: str) -> Callable[[], float]:
+        real: Callable[[], float] = getattr(time, name)
+        read = self.loop.wall_time if name.startswith("time") else self.loop.time
 
         def guarded() -> float:
-            if not self._is_inside():
-                return float(real()) if factor == 1 else int(real())
-            what, frame = _caller(f"time.{name}", sys._getframe(1))  # noqa: SLF001  who called
-            if self._is_tool(frame):
-                return float(real()) if factor == 1 else int(real())
-            if not self._may_pretend(frame):
-                raise self._refuse(f"{what}()", _CLOCK, frame)
-            virtual = self.loop.wall_time() if is_wall else self.loop.time()
-            return virtual if factor == 1 else round(virtual * factor)
+            if self._judge(f"time.{name}", _CLOCK, _frame(1)) is _Caller.OUTSIDE:
+                return real()
+            return round(read() * 1_000_000_000) if name.endswith("_ns") else read()
 
         return guarded
 
-    def _calendar(self, name: str, arguments: int) -> Callable[..., Any]:
-        real = getattr(time, name)
+    def _calendar(self, name: str) -> Callable[..., Any]:
+        real, broken_down, place = getattr(time, name), time.localtime, _CALENDAR[name]
 
         def guarded(*given: Any) -> Any:  # noqa: ANN401  stands in for many signatures
-            if len(given) <= arguments and self._is_inside():
-                what, frame = _caller(f"time.{name}", sys._getframe(1))  # noqa: SLF001  who called
-                if self._may_pretend(frame):
-                    now = self.loop.wall_time()
-                    given += (now,) if name.endswith("time") and name[0] in "glc" and arguments == 0 and name != "asctime" else (_local(now),)
-                elif not self._is_tool(frame):
-                    raise self._refuse(f"{what}()", _CLOCK, frame)
-            return real(*given)
+            if len(given) > place and given[place] is not None:
+                return real(*given)
+            if self._judge(f"time.{name}", _CLOCK, _frame(1)) is _Caller.OUTSIDE:
+                return real(*given)
+            now = self.loop.wall_time()
+            return real(*given[:place], broken_down(now) if name in _TAKE_STRUCT_TIME else now)
 
         return guarded
 
-    def _outside(self, real: Callable[..., Any], what: str, instead: str) -> Callable[..., Any]:
+    def _outside(self, owner: Any, name: str, instead: str) -> Callable[..., Any]:  # noqa: ANN401  a module or a class
+        real = getattr(owner, name)
+        what = real.__qualname__.removesuffix(".__init__") if isinstance(owner, type) else name
+        module = owner.__module__ if isinstance(owner, type) else owner.__name__
+
         def guarded(*given: Any, **named: Any) -> Any:  # noqa: ANN401  stands in for many signatures
-            if self._is_inside():
-                frame = sys._getframe(1)  # noqa: SLF001  who called
-                if not self._is_tool(frame):
-                    raise self._refuse(f"{what}()", instead, frame)
+            frame = _frame(1)
+            if self._judge(f"{module}.{what}", instead, frame) is _Caller.LIBRARY:
+                raise self._refusal(f"{module}.{what}", instead, frame)  # no pretending here
             return real(*given, **named)
 
         return guarded
@@ -262,52 +267,49 @@ class _Guard:
         real, seeded = getattr(random, name), getattr(self.chance, name)
 
         def guarded(*given: Any, **named: Any) -> Any:  # noqa: ANN401  stands in for many signatures
-            if not self._is_inside():
+            seeds = name == "seed" and bool(given) and given[0] is not None
+            is_spared = seeds or self.is_seeded
+            judged = self._judge(f"random.{name}", _CHANCE, _frame(1), is_spared=is_spared)
+            if judged is _Caller.OUTSIDE:
                 return real(*given, **named)
-            what, frame = _caller(f"random.{name}", sys._getframe(1))  # noqa: SLF001  who called
-            if self._is_tool(frame):
-                return real(*given, **named)
-            if name == "seed" and given and given[0] is not None:
-                self.is_seeded = True
-            elif not self.is_seeded and not self._may_pretend(frame):
-                raise self._refuse(f"{what}()", _CHANCE, frame)
+            self.is_seeded = is_spared
             return seeded(*given, **named)
 
         return guarded
 
-    def _system_chance(self, real: Callable[[int], bytes]) -> Callable[[int], bytes]:
-        def urandom(size: int) -> bytes:
-            if not self._is_inside():
+    def _system_chance(self) -> Callable[[int], bytes]:
+        real = os.urandom
+
+        def urandom(size: int, /) -> bytes:
+            if self._judge("os.urandom", _CHANCE, _frame(1)) is _Caller.OUTSIDE:
                 return real(size)
-            what, frame = _caller("os.urandom", sys._getframe(1))  # noqa: SLF001  who called
-            if self._is_tool(frame):
-                return real(size)
-            if not self._may_pretend(frame):
-                raise self._refuse(f"{what}()", _CHANCE, frame)
             return self.chance.randbytes(size)
 
         return urandom
 
-    def _seed(self, real: Callable[..., None]) -> Callable[..., None]:
+    def _seed(self) -> Callable[..., None]:
+        real = random.Random.seed
+
         def seed(generator: random.Random, a: Any = None, version: int = 2) -> None:  # noqa: ANN401  random's signature
-            if a is None and self._is_inside():
-                _, frame = _caller("random.Random", sys._getframe(1))  # noqa: SLF001  who called
-                if self._may_pretend(frame):
-                    a = self.chance.getrandbits(64)
-                elif not self._is_tool(frame):
-                    raise self._refuse("random.Random() without a seed", _CHANCE, frame)
-            real(generator, a, version)
+            judged = _Caller.OUTSIDE
+            if a is None:
+                judged = self._judge("random.Random", _CHANCE, _frame(1))
+            real(
+                generator, self.chance.getrandbits(64) if judged is _Caller.LIBRARY else a, version
+            )
 
         return seed
+
+
+def _frame(depth: int) -> FrameType:
+    """The frame `depth` above the caller's."""
+    return sys._getframe(depth + 1)  # noqa: SLF001  the one way to know who calls
 
 
 def _package_of(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
-def _caller(what: str, frame: FrameType) -> tuple[str, FrameType]:
-    """What was called, and by whom, if wrappers such as uuid are looked through."""
-    while _package_of(frame) in _WRAPPERS and frame.f_back is not None:
-        what = f"{_package_of(frame)}.{frame.f_code.co_name}"
-        frame = frame.f_back
-    return what, frame
+def _is_installed(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _NETWORK = "talk to simulated nodes through the simulation's network"
-_THREAD = "call the function directly, or await asyncio.sleep(...) for the time that it takes"
+_THREAD = "call the function directly, and await asyncio.sleep(...) for the time that it would take"
 _PROCESS = "run it as a task, or as another simulated node"
 _SIGNAL = "have the scenario await node.close(), or cancel the task"
 _WAITERS_SHOWN = 20

@@ -1,9 +1,10 @@
 """One msgpack value at a time, out of bytes that anybody may have written.
 
 A hostile array header claims far more items than follow, nested a thousand
-deep, and the decoder sets room aside for all of them before it finds out: 5 KB
-cost 20 ms, 20 MB minutes. So what is not tiny is walked first, without building
-anything: then every claim is true, and the cost is bounded by the length.
+deep, and the decoder sets room aside at each before it finds out: 5 KB cost
+20 ms and 33 MB (msgpack 1.2). So what is not tiny is walked first, without
+building anything, at 10 µs for the same 5 KB: then every claim is true, and
+time and memory are bounded by the length.
 
 Invariant: only UnpackError comes out of bad bytes.
 """
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 WALK_FIRST_BYTES = 256
-"""Below this the claims of 50 nested arrays cost less than to walk (measured: 30 µs at most)."""
+"""Below this the claims of 50 nested arrays cost less than to walk first would."""
 
 
 class UnpackError(P2PMQError):

@@ -221,6 +221,15 @@ def test_the_load_follows_the_weight() -> None:
         assert statistics.mean(parts) == pytest.approx(weight / 40, rel=0.15)
 
 
+def test_a_peer_that_claims_a_huge_weight_counts_as_the_heaviest_allowed() -> None:
+    claims, heaviest = (
+        Ring([Place(b"claimant", weight=weight), Place(b"ordinary")])
+        for weight in (2**32 - 1, ring_module.WEIGHT_MAX)
+    )
+    assert owners(claims, "orders", 40) == owners(heaviest, "orders", 40)
+    assert claims.bound(b"claimant", 40) == heaviest.bound(b"claimant", 40)
+
+
 # -------------------------------------------------------------------------------- movement
 
 

@@ -1,14 +1,15 @@
 """A node in a process of its own, for tests: `echo PORT`, or `load ADDRESS PACKETS SINGLES`.
 
 `echo` listens and answers each packet with itself. `load` sends many packets at
-once, then single ones, each after the answer to the one before, and prints how
-many milliseconds each answer took, as JSON.
+once, then single ones, each after the answer to the one before, and noise all
+the while; it prints how many milliseconds each answer took, as JSON.
 """
 
 import asyncio
 import json
 import os
 import sys
+import time
 from time import monotonic
 
 from p2pmq.config import Limits
@@ -61,6 +62,14 @@ async def echo(port: str) -> None:
     await peer.transport.close()
 
 
+async def make_noise(peer: Peer, connection: Connection) -> None:
+    """Be busy, then send before the loop has a turn."""
+    while True:
+        time.sleep(0.001)  # noqa: ASYNC251  to be busy is the point
+        peer.transport.send(connection, [b"noise"])
+        await asyncio.sleep(0)
+
+
 async def load(address: str, packets: int, singles: int) -> None:
     peer = Peer()
     await peer.transport.open(peer)
@@ -70,6 +79,7 @@ async def load(address: str, packets: int, singles: int) -> None:
         await peer.send(connection, b"load-%d" % number, b"x" * 100)
         if number % 64 == 0:
             await asyncio.sleep(0)
+    noise = asyncio.create_task(make_noise(peer, connection))
     took_ms = []
     for number in range(singles):
         name, began = b"single-%d" % number, monotonic()
@@ -79,6 +89,7 @@ async def load(address: str, packets: int, singles: int) -> None:
                 peer.answered.clear()
                 await peer.answered.wait()
         took_ms.append((peer.answers[name] - began) * 1_000)
+    noise.cancel()
     print(json.dumps(took_ms), flush=True)  # noqa: T201  to who started it
     await peer.transport.close()
 

@@ -8,7 +8,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from p2pmq.net import Counter
+from p2pmq.net import Counter, options
 from p2pmq.net import dialled as dialled_module
 from tests.net.kit import Node, connected, running
 
@@ -63,16 +63,32 @@ async def test_bytes_that_are_no_zmtp_are_counted_and_the_listener_lives(
     await assert_lives(node)
 
 
-async def test_a_request_that_never_ends_is_cut_off_and_holds_up_nobody(node: Node) -> None:
-    host, port = node.address.split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(b"GET / HTTP/1.1\r\n")
-    await assert_lives(node)
-    async with asyncio.timeout(20):  # the handshake has 3 s
-        while await reader.read(100):
-            pass
-    await hang_up(writer)
-    await node.until_counted(Counter.ACCEPTED_UNUSED)
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(b"", id="silence"),
+        pytest.param(b"GET / HTTP/1.1\r\n", id="http"),
+        pytest.param(ZMTP_GREETING, id="greeting"),
+    ],
+)
+async def test_a_request_that_never_ends_is_cut_off_and_holds_up_nobody(
+    start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "HANDSHAKE_MS", 500)
+    node = Node(1)
+    async with running(node):
+        host, port = node.address.split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(start)
+            await assert_lives(node)
+            async with asyncio.timeout(20):
+                with contextlib.suppress(ConnectionError):
+                    while await reader.read(100):
+                        pass
+        finally:
+            await hang_up(writer)
+        await node.until_counted(Counter.ACCEPTED_UNUSED)
 
 
 @pytest.mark.parametrize("kind", [zmq.PUB, zmq.SUB, zmq.PUSH, zmq.PULL, zmq.REP])

@@ -18,9 +18,8 @@ from p2pmq.errors import (
     PortTakenError,
     UsageError,
 )
-from p2pmq.net import Connection, Counter, SendResult
+from p2pmq.net import Connection, Counter, SendResult, options
 from p2pmq.net import dialled as dialled_module
-from p2pmq.net import options
 from tests.net.kit import Node, Recorder, connected, running
 
 

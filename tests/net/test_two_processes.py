@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from statistics import median
 
@@ -22,7 +23,8 @@ async def test_no_packet_waits_for_the_next_one_to_be_seen_after_a_time_of_load(
     """A send or receive takes the descriptor's edge: single packets would then go unseen.
 
     Each single packet is sent after the answer to the one before, so an unseen one stays
-    unseen. We send all the time, on the socket that they come by, which takes edges.
+    unseen. Both ends are busy for a while, in which a packet may come, and then send, which
+    takes its edge, before the loop has a turn.
     """
     peer: Connection | None = None
 
@@ -35,20 +37,21 @@ async def test_no_packet_waits_for_the_next_one_to_be_seen_after_a_time_of_load(
     async def make_noise() -> None:
         while True:
             if peer is not None:
+                time.sleep(0.002)  # noqa: ASYNC251  to be busy is the point
                 node.transport.send(peer, [b"noise"])
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0)
 
     node.handler.answer = answer
-    process = start_peer("load", node.address, "20000", "300")
+    process = start_peer("load", node.address, "20000", "200")
     noise = asyncio.create_task(make_noise())
     try:
         took_ms = json.loads(await read_line(process))
     finally:
         noise.cancel()
         stop_peer(process)
-    assert len(took_ms) == 300
+    assert len(took_ms) == 200
     assert median(took_ms) < 100
-    assert sum(took > 100 for took in took_ms) <= 6  # the machine's noise, not ours
+    assert sum(took > 100 for took in took_ms) <= 10  # the machine's noise, not ours
     loads = [frames[0] for _, frames in node.handler.packets if frames[0].startswith(b"load")]
     assert loads == [b"load-%d" % number for number in range(20_000)]
 

@@ -206,4 +206,4 @@ def test_headers_that_a_blob_cannot_carry_are_refused_at_once() -> None:
     check_header({"a": [1, {"b": b"c"}]})
     for bad in ({1: 2}, {"a": {1: 2}}, {"a": object()}, {"a": 2**64}):
         with pytest.raises(NotSerializableError):
-            check_header(bad)  # type: ignore[arg-type]  # a user may not run mypy
+            check_header(bad)  # type: ignore[arg-type]  # not every user runs mypy

@@ -7,6 +7,9 @@ from typing import Annotated
 from p2pmq.core.packets.publishing import Batch, Runs
 from p2pmq.core.packets.registry import (
     ITEMS_MAX,
+    U16,
+    U32,
+    U64,
     Id,
     Milliseconds,
     NameText,
@@ -14,9 +17,6 @@ from p2pmq.core.packets.registry import (
     Seq,
     Size,
     Struct,
-    U16,
-    U32,
-    U64,
     packet,
     struct,
 )

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Annotated
 
 from p2pmq.core.packets.registry import (
+    U8,
+    U16,
+    U32,
+    U64,
     Id,
     LongText,
     NameText,
     Packet,
     Size,
-    U8,
-    U16,
-    U32,
-    U64,
     packet,
 )
 

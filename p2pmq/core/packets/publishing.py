@@ -8,6 +8,10 @@ from typing import Annotated, Protocol
 from p2pmq.core.ids import Run
 from p2pmq.core.packets.registry import (
     ITEMS_MAX,
+    U8,
+    U16,
+    U32,
+    U64,
     Id,
     NameText,
     Packet,
@@ -15,10 +19,6 @@ from p2pmq.core.packets.registry import (
     Seq,
     Size,
     Struct,
-    U8,
-    U16,
-    U32,
-    U64,
     packet,
     struct,
 )
@@ -148,7 +148,10 @@ class Moved(Packet):
 
 REFUSED_DISK_FULL = 1
 REFUSED_READ_ONLY = 2
-REFUSED = {REFUSED_DISK_FULL: "the owner's disk is full", REFUSED_READ_ONLY: "the owner's disk failed"}
+REFUSED = {
+    REFUSED_DISK_FULL: "the owner's disk is full",
+    REFUSED_READ_ONLY: "the owner's disk failed",
+}
 
 
 @packet(50)

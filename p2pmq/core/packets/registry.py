@@ -11,7 +11,7 @@ Invariant: a number is never used again for another packet.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeVar, cast, dataclass_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ P = TypeVar("P", bound=type[Packet])
 @dataclass_transform(frozen_default=True)
 def struct(cls: S) -> S:
     """Make a class a composite field of packets."""
-    return dataclass(frozen=True, slots=True)(cls)
+    return cast("S", dataclass(frozen=True, slots=True)(cls))
 
 
 @dataclass_transform(frozen_default=True)
@@ -86,7 +86,7 @@ def packet(number: int, *, bulk: bool = False) -> Callable[[P], P]:
     """
 
     def register(cls: P) -> P:
-        made = dataclass(frozen=True, slots=True)(cls)
+        made = cast("P", dataclass(frozen=True, slots=True)(cls))
         assert number not in PACKETS, f"packet number {number} is taken by {PACKETS[number]}"
         made.NUMBER = number
         made.BULK = bulk

@@ -1,0 +1,279 @@
+"""A simulated disk: what survives a crash, and a store on it for each run of a process.
+
+The store commits in groups as the real one does: writes that come while one is
+on its way go with the next. A crash loses every write whose completion was not
+called yet, and may lose none of the others, unless the disk is told to lie.
+
+Invariant: `records` are applied to the disk in the order of the writes, each
+write whole or not at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from p2pmq.core import records as rec
+from p2pmq.core.records import Recovered, RecoveredBatch, Space, StoredBodies
+from p2pmq.errors import StoreCorruptError, StoreError, StoreFullError
+from p2pmq.wire.bodies import PackedBodies
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from p2pmq.core.ids import PartitionKey, Session
+    from p2pmq.core.intervals import Interval
+    from p2pmq.core.packets.membership import Rumour
+    from p2pmq.core.packets.publishing import Batch
+    from p2pmq.core.records import Record
+    from p2pmq.sim.hostloop import HostLoop
+    from p2pmq.sim.trace import Trace
+    from p2pmq.store.base import WriteDone
+
+
+class BatchName(NamedTuple):
+    """Where a batch lies."""
+
+    space: Space
+    key: PartitionKey
+    number: int
+
+
+class Kept(NamedTuple):
+    """A batch on the disk: as it came, and which of its seqs are alive."""
+
+    batch: Batch
+    alive: tuple[Interval, ...]
+
+
+@dataclass(slots=True)
+class Contents:
+    """Everything on a disk. A copy of it is a snapshot."""
+
+    node_id: bytes = b""
+    store_id: bytes = b""
+    boot: int = 0
+    incarnation: int = 0
+    batches: dict[BatchName, Kept] = field(default_factory=dict)
+    seen: dict[tuple[PartitionKey, Session], tuple[Interval, ...]] = field(default_factory=dict)
+    members: dict[bytes, Rumour] = field(default_factory=dict)
+
+    def copy(self) -> Contents:
+        """A snapshot: entries are never changed in place."""
+        return replace(
+            self,
+            batches=dict(self.batches),
+            seen=dict(self.seen),
+            members=dict(self.members),
+        )
+
+    def apply(self, record: Record) -> None:
+        """Make one record part of the contents."""
+        match record:
+            case rec.BatchStored(space, key, number, batch):
+                alive = ((batch.first, batch.last),)
+                self.batches[BatchName(space, key, number)] = Kept(batch, alive)
+            case rec.BatchTrimmed(space, key, number, alive):
+                name = BatchName(space, key, number)
+                if name in self.batches:
+                    self.batches[name] = Kept(self.batches[name].batch, alive)
+            case rec.BatchRemoved(space, key, number):
+                self.batches.pop(BatchName(space, key, number), None)
+            case rec.SeenChanged(key, session, seqs):
+                self.seen[key, session] = seqs
+            case rec.PartitionRemoved(key):
+                for name in [
+                    n for n in self.batches if n.key == key and n.space is Space.PARTITION
+                ]:
+                    del self.batches[name]
+                for seen_key in [s for s in self.seen if s[0] == key]:
+                    del self.seen[seen_key]
+            case rec.MemberSaved(rumour):
+                self.members[rumour.node_id] = rumour
+            case rec.MemberRemoved(node_id):
+                self.members.pop(node_id, None)
+            case rec.IncarnationSaved(incarnation):
+                self.incarnation = incarnation
+
+
+class SimDisk:
+    """One host's disk, with its faults."""
+
+    def __init__(self, host: str, rng: random.Random, trace: Trace) -> None:
+        self.host = host
+        self.contents = Contents()
+        self.sync_ms: tuple[float, float] = (0.5, 3.0)
+        """How long a commit takes: uniform between these two."""
+        self.full = False
+        self.failing = False
+        self.lying = False
+        """Says that a write is durable before it is: only to show that somebody notices."""
+        self._rng = rng
+        self._trace = trace
+        self._snapshots: dict[str, Contents] = {}
+
+    def sync_s(self) -> float:
+        """How long the next commit takes."""
+        return self._rng.uniform(*self.sync_ms) / 1000
+
+    def boot(self) -> Recovered:
+        """A process opens the store; a new disk draws its ids."""
+        contents = self.contents
+        if not contents.node_id:
+            contents.node_id = self._rng.randbytes(8)
+            contents.store_id = self._rng.randbytes(8)
+        contents.boot += 1
+        return self._recovered()
+
+    def _recovered(self) -> Recovered:
+        contents = self.contents
+        found = []
+        for name in sorted(contents.batches):
+            batch, alive = contents.batches[name]
+            where = StoredBodies(name.space, name.key, name.number, 0, batch.count)
+            found.append(RecoveredBatch(*name, replace(batch, bodies=where), alive))
+        seen = tuple(rec.SeenChanged(*name, seqs) for name, seqs in sorted(contents.seen.items()))
+        members = tuple(contents.members[node_id] for node_id in sorted(contents.members))
+        return Recovered(
+            contents.node_id,
+            contents.store_id,
+            contents.boot,
+            contents.incarnation,
+            tuple(found),
+            seen,
+            members,
+        )
+
+    def apply(self, records: Sequence[Record]) -> None:
+        """Make one write durable."""
+        for record in records:
+            self.contents.apply(record)
+        self._trace.add("disk", self.host, str(len(records)))
+
+    # -- faults --
+
+    def wipe(self) -> None:
+        """A new, empty disk in its place."""
+        self.contents = Contents()
+
+    def snapshot(self, name: str = "") -> None:
+        """Remember the contents, to roll back to."""
+        self._snapshots[name] = self.contents.copy()
+
+    def roll_back(self, name: str = "") -> None:
+        """The contents are as at the snapshot again (a restored backup, a lost cache)."""
+        self.contents = self._snapshots[name].copy()
+
+    def flip_bit(self) -> bool:
+        """Flip one bit in one stored body; False if there is none."""
+        names = sorted(n for n, kept in self.contents.batches.items() if kept.batch.size)
+        if not names:
+            return False
+        name = self._rng.choice(names)
+        batch, alive = self.contents.batches[name]
+        packed = batch.bodies
+        assert isinstance(packed, PackedBodies)
+        blob = bytearray(packed.blob)
+        body = self._rng.choice([b for b in packed.bodies if b])
+        at = blob.index(body) + self._rng.randrange(len(body))
+        blob[at] ^= 1 << self._rng.randrange(8)
+        damaged = replace(batch, bodies=PackedBodies.from_blob(bytes(blob)))
+        self.contents.batches[name] = Kept(damaged, alive)
+        return True
+
+
+class SimStore:
+    """The store port on a simulated disk, for one run of a process."""
+
+    def __init__(self, disk: SimDisk, loop: HostLoop) -> None:
+        self._disk = disk
+        self._loop = loop
+        self._queued: list[tuple[Sequence[Record], WriteDone]] = []
+        self._writing: list[tuple[Sequence[Record], WriteDone]] = []
+        self._unwritten: dict[BatchName, PackedBodies] = {}
+        self._dead = False
+        self._error: StoreError | None = None
+
+    async def open(self) -> Recovered:
+        """What the disk holds."""
+        return self._disk.boot()
+
+    def write(self, records: Sequence[Record], done: WriteDone) -> None:
+        """Queue a write; it goes with the next commit."""
+        for record in records:
+            if isinstance(record, rec.BatchStored):
+                assert isinstance(record.batch.bodies, PackedBodies), "a batch is stored as it came"
+                name = BatchName(record.space, record.key, record.number)
+                self._unwritten[name] = record.batch.bodies
+        self._queued.append((records, done))
+        if not self._writing:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._writing, self._queued = self._queued, []
+        if not self._writing:
+            return
+        if self._disk.lying:
+            for _, done in self._writing:
+                self._loop.call_soon(done, None)
+        self._loop.call_later(self._disk.sync_s(), self._commit)
+
+    def _commit(self) -> None:
+        """The group is on the disk: say so, in order."""
+        if self._dead:
+            return
+        group, self._writing = self._writing, []
+        for records, done in group:
+            error = self._apply(records)
+            if not self._disk.lying:
+                done(error)
+            if self._dead:
+                return
+        self._begin()
+
+    def _apply(self, records: Sequence[Record]) -> StoreError | None:
+        if self._disk.failing:
+            self._error = self._error or StoreError(
+                f"the disk of {self._disk.host} failed to sync (EIO): the node stops; look at the "
+                "disk, then start it again"
+            )
+        if self._error is not None:
+            return self._error
+        stored = [record for record in records if isinstance(record, rec.BatchStored)]
+        for record in stored:
+            self._unwritten.pop(BatchName(record.space, record.key, record.number), None)
+        if self._disk.full and stored:
+            return StoreFullError(self._disk.host)
+        self._disk.apply(records)
+        return None
+
+    def read(self, where: StoredBodies) -> PackedBodies:
+        """Bodies, verified."""
+        name = BatchName(where.space, where.key, where.number)
+        packed = self._unwritten.get(name)
+        if packed is not None:
+            return packed.part(where.start, where.stop)
+        kept = self._disk.contents.batches[name]
+        assert isinstance(kept.batch.bodies, PackedBodies)
+        part = kept.batch.bodies.part(where.start, where.stop)
+        bad = part.verify()
+        if bad:
+            raise StoreCorruptError(self._disk.host, f"{len(bad)} bodies are damaged", bad)
+        return part
+
+    async def close(self) -> None:
+        """Finish the writes that were given."""
+        while (self._writing or self._queued) and not self._dead:
+            waiter = self._loop.create_future()
+            self._loop.call_later(0.001, _set, waiter)
+            await waiter
+        self._dead = True
+
+    def kill(self) -> None:
+        """The process is gone: what was not committed never was."""
+        self._dead = True
+
+
+def _set(waiter: object) -> None:
+    waiter.set_result(None)  # type: ignore[attr-defined]  # a future, by its maker above

@@ -1,0 +1,216 @@
+"""Rows of the LMDB store: how records become keys and values.
+
+Fixed binary rows, since a million of them are read at start; only members,
+which are few and gain fields with time, are JSON. LMDB checks no page, so that
+each row ends in a CRC-32 over its key and its value: a flipped bit in it is
+found when it is read, and a row moved under another key as well. Bodies have
+checksums of their own, one for each message (`wire.bodies`).
+
+Invariant: keys sort as (partition id, batch number), so that one partition lies
+together; what is unpacked here is what was packed, or LayoutError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from p2pmq.core.ids import PartitionKey
+from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.records import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from p2pmq.core.intervals import Interval
+    from p2pmq.core.packets.publishing import Batch
+
+FORMAT = 1
+"""Raised when an older p2pmq could not read what this one writes."""
+
+NUMBER_BYTES = 4
+_BATCH_KEY = struct.Struct(">IQ")
+_PARTITION_ID = struct.Struct(">I")
+_CRC = struct.Struct("<I")
+_META = struct.Struct("<8sQIQQQII")
+_PARTITION = struct.Struct("<BI")
+_ALL_ALIVE = 2**32 - 1
+
+
+class LayoutError(ValueError):
+    """A row is not what was written."""
+
+
+class Kept(NamedTuple):
+    """Positions start … stop - 1 of a batch, whose bodies are one blob of `size` bytes."""
+
+    start: int
+    stop: int
+    size: int
+
+
+class Meta(NamedTuple):
+    """What is known of a stored batch without its bodies.
+
+    `alive` None: all of it. `kept` are the blobs that lie one after another in
+    the bodies' row: one, until the batch was rewritten without its dead bodies.
+    """
+
+    session: bytes
+    first: int
+    count: int
+    size: int
+    stamp: int
+    alive: tuple[Interval, ...] | None
+    kept: tuple[Kept, ...]
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    """The value with a checksum over it and its key."""
+    return value + _CRC.pack(zlib.crc32(value, zlib.crc32(key)))
+
+
+def unseal(key: bytes, row: bytes) -> bytes:
+    """The value of a sealed row. Raises LayoutError."""
+    value = row[:-4]
+    if len(row) < _CRC.size or row[-4:] != _CRC.pack(zlib.crc32(value, zlib.crc32(key))):
+        raise LayoutError(f"the row of key {key.hex()} has a wrong checksum")
+    return value
+
+
+def batch_key(partition_id: int, number: int) -> bytes:
+    """The key of a batch in `meta` and `bodies`."""
+    return _BATCH_KEY.pack(partition_id, number)
+
+
+def split_batch_key(key: bytes) -> tuple[int, int]:
+    """(partition id, batch number). Raises LayoutError."""
+    if len(key) != _BATCH_KEY.size:
+        raise LayoutError(f"{key.hex()} is no batch's key")
+    partition_id, number = _BATCH_KEY.unpack(key)
+    return partition_id, number
+
+
+def id_key(partition_id: int) -> bytes:
+    """The key of a partition; also what all keys of its batches and sessions begin with."""
+    return _PARTITION_ID.pack(partition_id)
+
+
+def split_id_key(key: bytes) -> tuple[int, bytes]:
+    """(partition id, what follows it). Raises LayoutError."""
+    if len(key) < _PARTITION_ID.size:
+        raise LayoutError(f"{key.hex()} is too short for a key")
+    return _PARTITION_ID.unpack_from(key)[0], key[_PARTITION_ID.size :]
+
+
+def pack_partition(space: Space, key: PartitionKey) -> bytes:
+    """The value of a partition."""
+    return _PARTITION.pack(space, key.number) + key.queue.encode("utf-8", "surrogatepass")
+
+
+def unpack_partition(value: bytes) -> tuple[Space, PartitionKey]:
+    """What `pack_partition` packed. Raises LayoutError."""
+    try:
+        space, number = _PARTITION.unpack_from(value)
+        queue = value[_PARTITION.size :].decode("utf-8", "surrogatepass")
+        return Space(space), PartitionKey(queue, number)
+    except (struct.error, ValueError) as error:
+        raise LayoutError(f"a partition's row cannot be read: {error}") from error
+
+
+def pack_intervals(intervals: Sequence[Interval]) -> bytes:
+    """Intervals as unsigned 64-bit numbers."""
+    return struct.pack(f"<{2 * len(intervals)}Q", *(end for pair in intervals for end in pair))
+
+
+def unpack_intervals(value: bytes) -> tuple[Interval, ...]:
+    """What `pack_intervals` packed. Raises LayoutError."""
+    if len(value) % 16:
+        raise LayoutError("intervals are cut short")
+    return tuple(struct.iter_unpack("<QQ", value))
+
+
+def meta_of(batch: Batch, blob_bytes: int) -> Meta:
+    """The row of a batch that is stored now, all of it alive."""
+    kept = (Kept(0, batch.count, blob_bytes),)
+    return Meta(batch.session, batch.first, batch.count, batch.size, batch.stamp, None, kept)
+
+
+def pack_meta(meta: Meta) -> bytes:
+    """The value of a batch in `meta`."""
+    session, first, count, size, stamp, alive, kept = meta
+    plain = len(kept) == 1 and kept[0].start == 0 and kept[0].stop == count
+    blob_bytes = sum(part.size for part in kept)
+    head = _META.pack(
+        session,
+        first,
+        count,
+        size,
+        stamp,
+        blob_bytes,
+        _ALL_ALIVE if alive is None else len(alive),
+        0 if plain else len(kept),
+    )
+    if alive:
+        head += pack_intervals(alive)
+    if not plain:
+        head += struct.pack(f"<{3 * len(kept)}Q", *(n for part in kept for n in part))
+    return head
+
+
+def unpack_meta(value: bytes) -> Meta:
+    """What `pack_meta` packed. Raises LayoutError."""
+    try:
+        session, first, count, size, stamp, blob_bytes, alives, parts = _META.unpack_from(value)
+    except struct.error as error:
+        raise LayoutError(f"a batch's row cannot be read: {error}") from error
+    if alives == _ALL_ALIVE and not parts and len(value) == _META.size:
+        kept: tuple[Kept, ...] = (Kept(0, count, blob_bytes),)
+        return Meta(session, first, count, size, stamp, None, kept)
+    alive = None if alives == _ALL_ALIVE else alives
+    middle = _META.size + 16 * (alive or 0)
+    if len(value) != middle + 24 * parts:
+        raise LayoutError("a batch's row has a wrong length")
+    intervals = None if alive is None else unpack_intervals(value[_META.size : middle])
+    kept = tuple(Kept(*part) for part in struct.iter_unpack("<QQQ", value[middle:]))
+    return Meta(
+        session, first, count, size, stamp, intervals, kept or (Kept(0, count, blob_bytes),)
+    )
+
+
+def pack_rumour(rumour: Rumour) -> bytes:
+    """A member as JSON, by the names of its fields; ids in hex."""
+    fields = {
+        field.name: getattr(rumour, field.name) for field in dataclasses.fields(Rumour)
+    }
+    plain = {
+        name: {"hex": value.hex()} if isinstance(value, bytes) else value
+        for name, value in fields.items()
+    }
+    return json.dumps(plain).encode()
+
+
+def unpack_rumour(value: bytes) -> Rumour:
+    """What `pack_rumour` packed, by this or another version: unknown fields are left out.
+
+    Raises LayoutError.
+    """
+    try:
+        plain = json.loads(value)
+        fields = {
+            field.name: _unplain(plain[field.name])
+            for field in dataclasses.fields(Rumour)
+            if field.name in plain
+        }
+        return Rumour(**fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise LayoutError(f"a member's row cannot be read: {error}") from error
+
+
+def _unplain(value: object) -> object:
+    if isinstance(value, dict):
+        return bytes.fromhex(value["hex"])
+    return tuple(value) if isinstance(value, list) else value
