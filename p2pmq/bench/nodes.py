@@ -9,30 +9,23 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 from p2pmq.bench.bodies import Bodies, Tally
 from p2pmq.bench.plan import LATENCY_RATE, PHASE_TIMEOUT_S, BenchmarkError, Mode
 from p2pmq.node.node import Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
+
+    from p2pmq.bench.line import Line
+    from p2pmq.node.message import Message, MessageBatch
 
 PUBLISHING_TASKS = 512
 """How many tasks await `publish()` at once in mode SINGLE."""
 SINGLE_PREFETCH = 2_048
 TICK_S = 0.001
 """Loops round their timers to milliseconds; less would spin."""
-
-
-class Line(Protocol):
-    """What a role needs of its line to the parent."""
-
-    def receive(self) -> dict[str, Any] | None:
-        """The next command; None at the end. Blocks."""
-
-    def reply(self, **fields: object) -> None:
-        """Answer."""
 
 
 def run(role: str, options: dict[str, Any], line: Line) -> None:
@@ -119,7 +112,7 @@ async def publish_steadily(node: Node, queue: str, bodies: Bodies, count: int) -
     begin = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for number in range(count):
-            while time.monotonic() < begin + number / LATENCY_RATE:
+            while time.monotonic() < begin + number / LATENCY_RATE:  # noqa: ASYNC110  it paces
                 await asyncio.sleep(TICK_S)
             group.create_task(publish_one(number))
 
@@ -146,7 +139,8 @@ async def consume(node: Node, queue: str, command: dict[str, Any], line: Line) -
 
 async def read_batches(node: Node, queue: str, tally: Tally) -> None:
     """Mode BATCH: batch by batch."""
-    async with aclosing(node.consume_batches(queue)) as batches:
+    subscription = cast("AsyncGenerator[MessageBatch]", node.consume_batches(queue))
+    async with aclosing(subscription) as batches:
         async for batch in batches:
             for body in batch.bodies:
                 tally.handle(body)
@@ -157,7 +151,9 @@ async def read_batches(node: Node, queue: str, tally: Tally) -> None:
 
 async def read_messages(node: Node, queue: str, tally: Tally) -> None:
     """Modes SINGLE and LATENCY: message by message."""
-    async with aclosing(node.consume(queue, prefetch=SINGLE_PREFETCH)) as messages:
+    wanted = node.consume(queue, prefetch=SINGLE_PREFETCH)
+    subscription = cast("AsyncGenerator[Message]", wanted)
+    async with aclosing(subscription) as messages:
         async for message in messages:
             async with message:
                 tally.handle(message.body)

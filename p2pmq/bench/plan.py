@@ -16,6 +16,7 @@ from p2pmq.errors import P2PMQError, UsageError
 MOUNTS = Path("/proc/self/mounts")
 MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 
+SIZES = (1_024, 128)
 LATENCY_RATE = 1_000
 """Messages a second at which the latency is taken: steady, and far from saturation."""
 PHASE_TIMEOUT_S = 120.0
@@ -41,7 +42,7 @@ class Mode(enum.StrEnum):
 class Plan:
     """The settings of one run of the benchmark. Sizes are in bytes."""
 
-    sizes: tuple[int, ...] = (1024, 128)
+    sizes: tuple[int, ...] = SIZES
     modes: tuple[Mode, ...] = (Mode.BATCH, Mode.SINGLE, Mode.LATENCY)
     messages: int = 100_000
     seconds: float = 5.0

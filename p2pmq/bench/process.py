@@ -89,6 +89,11 @@ class Worker:
         reply: dict[str, Any] = json.loads(line)
         return reply
 
+    async def cpu_s(self) -> float:
+        """The CPU time that the process has used."""
+        usage = await self.ask("usage")
+        return float(usage["cpu_s"])
+
     async def stop(self) -> None:
         """End the process: the end of its input tells it to."""
         assert self._process.stdin is not None
@@ -124,7 +129,7 @@ class RedisServer:
         server = cls(process, port)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                while not await server._is_ready():
+                while not await server._is_ready():  # noqa: ASYNC110  a foreign process has no event
                     await asyncio.sleep(POLL_S)
         except BaseException as error:
             await server.stop()

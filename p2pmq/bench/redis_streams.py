@@ -17,7 +17,7 @@ from p2pmq.bench.plan import LATENCY_RATE, PHASE_TIMEOUT_S, BenchmarkError, Mode
 if TYPE_CHECKING:
     import redis
 
-    from p2pmq.bench.nodes import Line
+    from p2pmq.bench.line import Line
 
 GROUP = "bench"
 FIELD = b"b"
@@ -29,11 +29,13 @@ def run(role: str, options: dict[str, Any], line: Line) -> None:
     import redis  # noqa: PLC0415  an optional dependency
 
     assert role in {"redis-publisher", "redis-consumer"}
-    client = redis.Redis(host="127.0.0.1", port=options["port"])
+    client = redis.Redis(host="127.0.0.1", port=options["port"], protocol=2)
     line.reply()
     with client:
         while (command := line.receive()) is not None:
             match command["do"]:
+                case "usage":
+                    line.reply()
                 case "publish":
                     started_ns = time.monotonic_ns()
                     publish(client, command)

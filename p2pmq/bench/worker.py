@@ -12,53 +12,34 @@ from __future__ import annotations
 import contextlib
 import cProfile
 import json
-import os
-import resource
 import sys
+from pathlib import Path
 from typing import Any
 
-from p2pmq.bench import nodes, redis_streams
+from p2pmq.bench.line import Line
 
 
-def cpu_s() -> float:
-    """The CPU time that this process has used, all its threads, in user and kernel mode."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-class Control:
-    """The worker's end of the line to its parent."""
-
-    def receive(self) -> dict[str, Any] | None:
-        """The next command; None at the end. Blocks."""
-        line = sys.stdin.readline()
-        return json.loads(line) if line else None
-
-    def reply(self, **fields: object) -> None:
-        """Answer; the CPU time used so far goes with every reply."""
-        sys.stdout.write(json.dumps({**fields, "cpu_s": cpu_s()}) + "\n")
-        sys.stdout.flush()
-
-
-def run(role: str, options: dict[str, Any]) -> None:
-    """Play a role until the parent ends it."""
-    control = Control()
+def run(role: str, options: dict[str, Any], line: Line) -> None:
+    """Play a role until the parent ends it. Only its own side is loaded."""
     if role.startswith("redis-"):
-        redis_streams.run(role, options, control)
+        from p2pmq.bench import redis_streams  # noqa: PLC0415  as said
+
+        redis_streams.run(role, options, line)
     else:
-        nodes.run(role, options, control)
+        from p2pmq.bench import nodes  # noqa: PLC0415  as said
+
+        nodes.run(role, options, line)
 
 
 def main() -> None:
     """The entry point of the process."""
     role, options = sys.argv[1], json.loads(sys.argv[2])
-    profile = cProfile.Profile() if options.get("profile") else None
     with contextlib.ExitStack() as stack:
-        if profile is not None:
-            path = os.path.join(options["profile"], f"{role}.prof")  # noqa: PTH118  a file name
-            stack.callback(profile.dump_stats, path)
+        if options.get("profile"):
+            profile = cProfile.Profile()
+            stack.callback(profile.dump_stats, Path(options["profile"]) / f"{role}.prof")
             stack.enter_context(profile)
-        run(role, options)
+        run(role, options, Line())
 
 
 if __name__ == "__main__":

@@ -21,7 +21,12 @@ from p2pmq.core.packets.delivering import Delivery, Handover
 from p2pmq.core.packets.publishing import Publish
 from p2pmq.core.records import StoredBodies
 from p2pmq.errors import StoreCorruptError, StoreFullError
-from p2pmq.runtime.resolve import batches_of, resolved_packet, resolved_segments
+from p2pmq.runtime.resolve import (
+    batches_of,
+    resolved_packet,
+    resolved_records,
+    resolved_segments,
+)
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, TimerHandle
@@ -134,7 +139,8 @@ class Driver:
             case effects.Send(peer, packet):
                 self._links.send(peer, packet)
             case effects.Persist(records):
-                self._store.write(records, partial(self._on_written, effect))
+                at_hand = resolved_records(records, self._store)
+                self._store.write(at_hand, partial(self._on_written, effect))
             case effects.Deliver(consumer, key, segments):
                 self._deliver(consumer, key, segments)
             case effects.Resolve(token, outcome):

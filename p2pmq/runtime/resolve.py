@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core.packets.delivering import Delivery, Handover, Segment
 from p2pmq.core.packets.publishing import Publish
-from p2pmq.core.records import StoredBodies
+from p2pmq.core.records import BatchStored, StoredBodies
 
 if TYPE_CHECKING:
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registry import Packet
+    from p2pmq.core.records import Record
     from p2pmq.store.base import Store
 
 
@@ -30,6 +31,18 @@ def resolved_segments(segments: tuple[Segment, ...], store: Store) -> tuple[Segm
     """The segments with their bodies at hand."""
     return tuple(
         Segment(resolved_batch(segment.batch, store), segment.attempt) for segment in segments
+    )
+
+
+def resolved_records(records: tuple[Record, ...], store: Store) -> tuple[Record, ...]:
+    """The records with bodies at hand: a batch of our own outbox may go into a partition here."""
+    if not any(type(r) is BatchStored and type(r.batch.bodies) is StoredBodies for r in records):
+        return records
+    return tuple(
+        replace(record, batch=resolved_batch(record.batch, store))
+        if isinstance(record, BatchStored)
+        else record
+        for record in records
     )
 
 

@@ -192,6 +192,7 @@ class SimStore:
         self._queued: list[tuple[Sequence[Record], WriteDone]] = []
         self._writing: list[tuple[Sequence[Record], WriteDone]] = []
         self._unwritten: dict[BatchName, PackedBodies] = {}
+        self._committing = False
         self._dead = False
         self._error: StoreError | None = None
 
@@ -207,11 +208,12 @@ class SimStore:
                 name = BatchName(record.space, record.key, record.number)
                 self._unwritten[name] = record.batch.bodies
         self._queued.append((records, done))
-        if not self._writing:
+        if not self._committing:
             self._begin()
 
     def _begin(self) -> None:
         self._writing, self._queued = self._queued, []
+        self._committing = bool(self._writing)
         if not self._writing:
             return
         if self._disk.lying:
@@ -264,7 +266,7 @@ class SimStore:
 
     async def close(self) -> None:
         """Finish the writes that were given."""
-        while (self._writing or self._queued) and not self._dead:
+        while self._committing and not self._dead:
             waiter = self._loop.create_future()
             self._loop.call_later(0.001, _set, waiter)
             await waiter

@@ -26,24 +26,29 @@ class Store(Protocol):
     async def open(self) -> Recovered:
         """Open, lock, and give back what is there; a new store draws its ids.
 
-        Raises DataDirectoryError, DataDirectoryLockedError, StoreCorruptError.
+        Raises DataDirectoryError, DataDirectoryLockedError, StoreCorruptError, StoreFullError.
         """
         ...
 
     def write(self, records: Sequence[Record], done: WriteDone) -> None:
         """Make the records durable, then call `done` in the loop's thread.
 
-        `done(None)`: durable. `done(StoreFullError)`: nothing of it was written,
-        later writes may succeed. `done(another StoreError)`: the disk failed,
-        nothing later is written either.
+        `done(None)`: durable. `done(StoreFullError)`: the disk is full, nothing of
+        it was written, later writes may succeed; only writes that store a batch
+        are refused while the reserve lasts. `done(StoreCorruptError)` with `bad`:
+        bodies to be copied (a batch whose bodies are `StoredBodies`) cannot be
+        read, nothing of it was written, later writes go on. `done(another
+        StoreError)`: the disk failed, nothing later is written either.
         """
         ...
 
     def read(self, where: StoredBodies) -> PackedBodies:
-        """The bodies as they were written; those just written are there even before they are durable.
+        """The bodies as they were written; there from `write` on, before they are durable.
 
+        Positions are those of the batch as it was stored, whatever was trimmed since.
         Raises StoreCorruptError, with `bad` (positions within `where`) whose checksums are
-        wrong, and KeyError where there is no such batch.
+        wrong, and KeyError where there is no such batch, or where some of the bodies were
+        trimmed (not alive) and the batch was rewritten without them.
         """
         ...
 

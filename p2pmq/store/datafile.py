@@ -23,14 +23,18 @@ import lmdb
 
 from p2pmq.errors import DataDirectoryError, StoreCorruptError, StoreError, StoreFullError
 from p2pmq.store.cache import Segment
+from p2pmq.store.directory import sync_directory
 from p2pmq.store.layout import LayoutError, unpack_meta, unseal
+from p2pmq.store.recovery import recover, start
 from p2pmq.store.writes import PutBatch, Refusals, Tables, Work, Write, split
-from p2pmq.wire.bodies import BodiesError
+from p2pmq.wire.bodies import BodiesError, PackedBodies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from p2pmq.core.records import Recovered
+    from p2pmq.store.recovery import Identity, PartitionIds
     from p2pmq.store.writes import Group
 
 FILE_NAME = "data.mdb"
@@ -49,9 +53,12 @@ _NOT_LMDB = (lmdb.InvalidError, lmdb.CorruptedError, lmdb.VersionMismatchError)
 class DataFile:
     """An LMDB environment that grows by itself."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, node_id: bytes | None) -> None:
+        """Open the file, or make one; its directory is there and locked.
+
+        Raises DataDirectoryError, StoreCorruptError, StoreFullError.
+        """
         self.path = path
-        self.is_new = not (path / FILE_NAME).exists()
         self._map_lock = threading.Lock()
         """Held while somebody reads, or the map is replaced: LMDB allows only one of them."""
         self._refusals = Refusals()
@@ -65,7 +72,7 @@ class DataFile:
             self._env.close()
             raise
         try:
-            self.tables = self._open_tables()
+            self.tables, self.identity = self._open_tables(node_id)
         except BaseException:
             self.close()
             raise
@@ -79,8 +86,8 @@ class DataFile:
                 "use a 64-bit Python, or store='memory' if nothing needs to survive a restart"
             )
         file = self.path / FILE_NAME
-        size = 0 if self.is_new else file.stat().st_size
         try:
+            size = file.stat().st_size if file.exists() else 0
             # Durability is LMDB's default (sync, metasync, no writemap); nothing here loosens it.
             return lmdb.open(
                 str(self.path), map_size=max(_pages(size), STEP_BYTES_MIN), max_dbs=8, mode=0o600
@@ -97,21 +104,36 @@ class DataFile:
         self.bytes = (self.path / FILE_NAME).stat().st_size
         needed = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
         if self.bytes < needed:
-            reason = f"{FILE_NAME} has {self.bytes:,} bytes, at least {needed:,} are missing some"
             reason = f"{FILE_NAME} was cut: it has {self.bytes:,} of {needed:,} bytes"
             raise StoreCorruptError(str(self.path), reason)
 
-    def _open_tables(self) -> Tables:
+    def _open_tables(self, node_id: bytes | None) -> tuple[Tables, Identity]:
+        """All in one transaction, so that a store is there wholly or not at all."""
+        is_new = self._env.stat()["entries"] == 0
         try:
-            if self.bytes < STEP_BYTES_MIN and not self._allocate(STEP_BYTES_MIN):
-                self._full = True
-            self._set_map_bytes(self.bytes)
+            if self.bytes < STEP_BYTES_MIN:
+                self._full = not self._allocate(STEP_BYTES_MIN)
+            self._set_map_bytes(self.bytes)  # the reserve as well: a full store must open
             with self._env.begin(write=True) as txn:
                 names = Tables._fields
-                return Tables(*(self._env.open_db(name.encode(), txn=txn) for name in names))
+                tables = Tables(*(self._env.open_db(name.encode(), txn=txn) for name in names))
+                identity = start(txn, tables, self.path, node_id, is_new=is_new)
+            if is_new:
+                sync_directory(self.path)
+            if not self._full:
+                self._set_map_bytes(self.bytes - RESERVE_BYTES)
         except lmdb.MapFullError as error:
             raise StoreFullError(str(self.path)) from error
-        except (lmdb.Error, OSError) as error:
+        except (lmdb.Error, LayoutError, OSError) as error:
+            raise self._error_of(error) from error
+        return tables, identity
+
+    def recover(self) -> tuple[Recovered, PartitionIds]:
+        """All but the bodies, and the ids of the partitions in use. Raises StoreCorruptError."""
+        try:
+            with self._map_lock, self._env.begin(buffers=True) as txn:
+                return recover(txn, self.tables, self.identity)
+        except (lmdb.Error, LayoutError) as error:
             raise self._error_of(error) from error
 
     def close(self) -> None:
@@ -121,10 +143,6 @@ class DataFile:
             os.close(self._descriptor)
 
     # ------------------------------------------------------------------------------- reading
-
-    def begin(self) -> lmdb.Transaction:
-        """A transaction to read all tables at start, before anything is written."""
-        return self._env.begin(buffers=True)
 
     def read(self, key: bytes) -> tuple[Segment, ...]:
         """The bodies of a batch, with their checksums checked.
@@ -146,16 +164,8 @@ class DataFile:
             raise self._error_of(error) from error
         segments = []
         for part, bodies in split(meta, blob):
-            try:
-                bad = tuple(bodies.verify())
-                damaged = len(bodies) != part.stop - part.start
-            except BodiesError:
-                damaged = True
-            if damaged:
-                bad = tuple(range(part.stop - part.start))
-            segments.append(
-                Segment(part.start, part.stop, bodies, tuple(part.start + at for at in bad))
-            )
+            bad = tuple(part.start + at for at in _damaged(bodies, part.stop - part.start))
+            segments.append(Segment(part.start, part.stop, bodies, bad))
         return tuple(segments)
 
     # ------------------------------------------------------------------------------- writing
@@ -166,6 +176,7 @@ class DataFile:
         Raises another StoreError when the disk failed: nothing later may be written.
         """
         writes = group.writes
+        self._refusals.forget(writes[0].told)
         try:
             self._transact(writes, together=True)
         except StoreFullError as error:
@@ -190,15 +201,7 @@ class DataFile:
         while True:
             try:
                 with self._env.begin(write=True) as txn:
-                    work = Work(txn, self.tables, self._refusals, may_shrink=not self._full)
-                    for write in writes:
-                        self._refusals.forget(write.told)
-                        work.told = write.told
-                        for op in write.ops:
-                            if not (together and op.skip):
-                                op.apply(work)
-                    if self._full and any(self._is_refusable(write) for write in writes):
-                        self._keep_the_reserve(txn)
+                    self._apply(writes, txn, together=together)
             except lmdb.MapFullError as error:
                 if self._full or not self._grow():
                     raise StoreFullError(str(self.path)) from error
@@ -206,6 +209,16 @@ class DataFile:
                 raise self._error_of(error) from error
             else:
                 return
+
+    def _apply(self, writes: list[Write], txn: lmdb.Transaction, *, together: bool) -> None:
+        work = Work(txn, self.tables, self._refusals, may_shrink=not self._full)
+        for write in writes:
+            work.told = write.told
+            for op in write.ops:
+                if not (together and op.skip):
+                    op.apply(work)
+        if self._full and any(self._is_refusable(write) for write in writes):
+            self._keep_the_reserve(txn)
 
     def _is_refusable(self, write: Write) -> bool:
         return any(isinstance(op, PutBatch) for op in write.ops)
@@ -266,6 +279,14 @@ class DataFile:
             f"the disk under {self.path} failed ({error}): what was not confirmed may be lost; "
             "the node stops, and recovers what is there when it is started again; check the disk"
         )
+
+
+def _damaged(bodies: PackedBodies, wanted: int) -> Sequence[int]:
+    try:
+        bad = bodies.verify()
+        return bad if len(bodies) == wanted else range(wanted)
+    except BodiesError:
+        return range(wanted)
 
 
 def _pages(size: int) -> int:

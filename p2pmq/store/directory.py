@@ -1,4 +1,4 @@
-"""The data directory: where it is by default, who may use it, and for whom it is locked.
+"""The data directory: made when it is missing, and locked for one process.
 
 One process per directory: LMDB would let a second one in, and two nodes under
 one node id lose messages. The lock is a `flock` on a file that is never
@@ -10,45 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
-import string
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from p2pmq.errors import DataDirectoryError, DataDirectoryLockedError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 LOCK_NAME = "lock"
-_SAFE = frozenset((string.ascii_letters + string.digits + "-_.").encode())
-_COMPONENT_BYTES_MAX = 200
-"""File systems take 255 bytes; some room for what tools append to a name."""
-
-
-def default_data_dir(mesh: str, name: str) -> Path:
-    """The directory of node `name` of `mesh`: below XDG_DATA_HOME, or ~/.local/share.
-
-    Different nodes get different directories, whatever characters their names have.
-    """
-    home = Path(os.environ.get("XDG_DATA_HOME", ""))
-    if not home.is_absolute():  # the XDG base directory specification: ignore a relative one
-        home = Path.home() / ".local" / "share"
-    return home / "p2pmq" / path_component(mesh) / path_component(name)
-
-
-def path_component(name: str) -> str:
-    """The name as one component of a path; different names give different components.
-
-    Letters, digits, "-", "_" and "." that is not the first stay; other bytes become
-    %XX, and a name that is too long becomes its beginning, "~" and its BLAKE2 digest.
-    """
-    raw = name.encode("utf-8", "surrogatepass")
-    quoted = "".join(
-        chr(byte) if byte in _SAFE and (at or byte != ord(".")) else f"%{byte:02X}"
-        for at, byte in enumerate(raw)
-    )
-    if len(quoted) > _COMPONENT_BYTES_MAX:
-        digest = hashlib.blake2b(raw, digest_size=20).hexdigest()
-        return f"{quoted[:100]}~{digest}"
-    return quoted or "%"
 
 
 def make_directory(path: Path) -> bool:

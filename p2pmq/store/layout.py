@@ -55,13 +55,14 @@ class Kept(NamedTuple):
 class Meta(NamedTuple):
     """What is known of a stored batch without its bodies.
 
-    `alive` None: all of it. `kept` are the blobs that lie one after another in
-    the bodies' row: one, until the batch was rewritten without its dead bodies.
+    `length` is how many messages it had. `alive` None: all of it. `kept` are the blobs
+    that lie one after another in the bodies' row: one, until the batch was
+    rewritten without its dead bodies.
     """
 
     session: bytes
     first: int
-    count: int
+    length: int
     size: int
     stamp: int
     alive: tuple[Interval, ...] | None
@@ -183,9 +184,7 @@ def unpack_meta(value: bytes) -> Meta:
 
 def pack_rumour(rumour: Rumour) -> bytes:
     """A member as JSON, by the names of its fields; ids in hex."""
-    fields = {
-        field.name: getattr(rumour, field.name) for field in dataclasses.fields(Rumour)
-    }
+    fields = {field.name: getattr(rumour, field.name) for field in dataclasses.fields(Rumour)}
     plain = {
         name: {"hex": value.hex()} if isinstance(value, bytes) else value
         for name, value in fields.items()
@@ -205,7 +204,7 @@ def unpack_rumour(value: bytes) -> Rumour:
             for field in dataclasses.fields(Rumour)
             if field.name in plain
         }
-        return Rumour(**fields)
+        return Rumour(**fields)  # type: ignore[arg-type]  # the checksum vouches for the types
     except (ValueError, TypeError, KeyError) as error:
         raise LayoutError(f"a member's row cannot be read: {error}") from error
 

@@ -13,10 +13,11 @@ loop's thread, and with None only after the commit that holds it returned.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from p2pmq.core.records import (
     BatchRemoved,
@@ -50,7 +51,7 @@ from p2pmq.store.writes import (
 from p2pmq.wire.bodies import PackedBodies
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from p2pmq.core.ids import PartitionKey
     from p2pmq.core.records import Record, Recovered
@@ -75,7 +76,7 @@ class LmdbStore:
         self._node_id = node_id
         self._cache = BodiesCache(cache_bytes_max)
         self._ids: dict[tuple[Space, PartitionKey], int] = {}
-        """Ids stay for the life of the process, after PartitionRemoved as well."""
+        """They stay for the life of the process, after PartitionRemoved as well."""
         self._durable_ids: set[int] = set()
         self._next_id = 0
         self._told = 0
@@ -119,11 +120,11 @@ class LmdbStore:
         try:
             for record in records:
                 self._encode(record, write)
-        except StoreCorruptError as error:
-            # Bodies to be copied cannot be read. In its turn: nothing of it is written.
+        except StoreCorruptError as error:  # bodies to be copied: nothing of it is written
             for key in write.batches:
                 self._cache.drop(key)
-            write = Write([], lambda _: done(error), self._told)
+            unreadable = error
+            write = Write([], lambda failed: done(failed or unreadable), self._told)
         with self._lock:
             assert not self._closing, "a closed store is written to"
             if not self._groups or self._groups[-1].size > GROUP_BYTES_MAX:
@@ -186,10 +187,9 @@ class LmdbStore:
                 partition = self._id_for(Space.PARTITION, key, write)
                 ops.append(PutSeen(id_key(partition) + session, seqs))
             case PartitionRemoved(key):
-                partition = self._id_of(Space.PARTITION, key)
-                self._durable_ids.discard(partition)
-                ops.append(Forget(id_key(partition)))
-                self._cache.drop_prefix(id_key(partition))
+                prefix = id_key(self._id_of(Space.PARTITION, key))
+                ops.append(Forget(prefix))
+                self._cache.drop_prefix(prefix)
             case MemberSaved(rumour):
                 ops.append(Put(self._file.tables.members, rumour.node_id, pack_rumour(rumour)))
             case MemberRemoved(node_id):
@@ -212,6 +212,7 @@ class LmdbStore:
         if found not in self._durable_ids:
             row = id_key(found)
             write.ops.append(Put(self._file.tables.partitions, row, pack_partition(space, key)))
+            write.ids += (found,)
         return found
 
     def _finish(self, finished: deque[tuple[Write, StoreError | None]]) -> None:
@@ -223,6 +224,8 @@ class LmdbStore:
                         self._cache.unpin(key)
                     else:
                         self._cache.drop(key)
+                if error is None and write.ids:
+                    self._durable_ids.update(write.ids)
                 if isinstance(error, StoreFullError):
                     self._told += 1
                 write.done(error)
@@ -237,18 +240,66 @@ class LmdbStore:
         try:
             make_directory(self.path)
             lock = DirectoryLock(self.path)
-            file = self._file = DataFile(self.path, self._node_id)
+            self._file = DataFile(self.path, self._node_id)
             try:
-                recovered, self._ids = file.recover()
+                recovered, self._ids = self._file.recover()
                 self._durable_ids = set(self._ids.values())
                 self._next_id = max(self._durable_ids, default=-1) + 1
-                self._tell(opened.set_result, recovered)
-                self._commit_until_closed(file)
+                self._call(_settle, opened, recovered)
+                self._commit_until_closed()
             finally:
-                file.close()
-        except Exception as error:  # noqa: BLE001 - whoever opens is told; a thread has no caller
-            self._tell(opened.set_exception, error)
+                self._file.close()
+        except Exception as error:  # noqa: BLE001 - a thread has no caller: who opens is told
+            self._call(_fail, opened, error)
         finally:
             if lock is not None:
                 lock.release()
-            self._tell(self._closed.set_result, None)
+            self._call(_settle, self._closed, None)
+
+    def _commit_until_closed(self) -> None:
+        failed: StoreError | None = None
+        while True:
+            with self._lock:
+                group = self._groups.popleft() if self._groups else None
+                if group is None:
+                    if self._closing:
+                        return
+                    self._idle = True
+                    self._wake.clear()
+            if group is None:
+                self._wake.wait()
+                continue
+            errors: list[StoreError | None] = []
+            if failed is None:
+                failed = self._commit(group, errors)
+            if failed is not None:
+                errors = [failed] * len(group.writes)
+            self._call(self._finish, deque(zip(group.writes, errors, strict=True)))
+
+    def _commit(self, group: Group, errors: list[StoreError | None]) -> StoreError | None:
+        """Commit the group and say how each write went; or why nothing is written any more."""
+        try:
+            errors += self._file.commit(group)
+        except StoreError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever it is, every write must be answered
+            return StoreError(
+                f"the store under {self.path} failed ({error!r}): the node stops, and recovers "
+                "what is there when it is started again"
+            )
+        return None
+
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        """Have the loop's thread call it; a loop that was closed meanwhile wants no answer."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *args)
+
+
+def _settle(future: asyncio.Future[Any], result: object) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

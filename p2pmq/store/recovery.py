@@ -74,7 +74,7 @@ def start(
         put(STORE_KEY, os.urandom(ID_BYTES))
         put(BOOT_KEY, _number(0))
         put(INCARNATION_KEY, _number(0))
-    values = {bytes(key): unseal(bytes(key), bytes(row)) for key, row in _rows(txn, tables.identity)}
+    values = {key: unseal(key, row) for key, row in _rows(txn, tables.identity)}
     if FORMAT_KEY not in values:
         raise DataDirectoryError(str(path), "it holds an LMDB database of something else")
     found = _to_int(values[FORMAT_KEY])
@@ -98,6 +98,7 @@ def start(
             str(path), f"it belongs to node {identity.node_id.hex()}, not to {node_id.hex()}"
         )
     put(BOOT_KEY, _number(identity.boot))
+    _drop_unused(txn, tables)
     return identity
 
 
@@ -112,40 +113,53 @@ def recover(
     """What is there, and the ids of the partitions. Raises LayoutError."""
     partitions: dict[int, tuple[Space, PartitionKey]] = {}
     for key, row in _rows(txn, tables.partitions):
-        partition_id, rest = split_id_key(bytes(key))
+        partition_id, rest = split_id_key(key)
         if rest:
-            raise LayoutError(f"{bytes(key).hex()} is no partition's key")
-        partitions[partition_id] = unpack_partition(unseal(bytes(key), bytes(row)))
+            raise LayoutError(f"{key.hex()} is no partition's key")
+        partitions[partition_id] = unpack_partition(unseal(key, row))
+    batches = _batches(txn, tables, partitions)
+    seen = _seen(txn, tables, partitions)
     recovered = Recovered(
         node_id=identity.node_id,
         store_id=identity.store_id,
         boot=identity.boot,
         incarnation=identity.incarnation,
-        batches=_batches(txn, tables, partitions),
-        seen=_seen(txn, tables, partitions),
+        batches=batches,
+        seen=seen,
         members=_members(txn, tables),
     )
     return recovered, {where: partition_id for partition_id, where in partitions.items()}
+
+
+def _drop_unused(txn: lmdb.Transaction, tables: Tables) -> None:
+    """Delete the rows of partitions that hold nothing."""
+    for prefix, _ in list(_rows(txn, tables.partitions)):
+        if not any(_holds(txn, table, prefix) for table in (tables.meta, tables.seen)):
+            txn.delete(prefix, db=tables.partitions)
+
+
+def _holds(txn: lmdb.Transaction, table: Table, prefix: bytes) -> bool:
+    with txn.cursor(db=table) as cursor:
+        return bool(cursor.set_range(prefix)) and bytes(cursor.key()).startswith(prefix)
 
 
 def _batches(
     txn: lmdb.Transaction, tables: Tables, partitions: dict[int, tuple[Space, PartitionKey]]
 ) -> tuple[RecoveredBatch, ...]:
     found: dict[int, list[RecoveredBatch]] = {}
-    for raw_key, row in _rows(txn, tables.meta):
-        stored_key = bytes(raw_key)
+    for stored_key, row in _rows(txn, tables.meta):
         partition_id, number = split_batch_key(stored_key)
         try:
             space, key = partitions[partition_id]
         except KeyError:
             raise LayoutError(f"partition {partition_id} of batch {number} is missing") from None
-        meta = unpack_meta(unseal(stored_key, bytes(row)))
+        meta = unpack_meta(unseal(stored_key, row))
         batch = Batch(
             session=meta.session,
             first=meta.first,
-            count=meta.count,
+            count=meta.length,
             size=meta.size,
-            bodies=StoredBodies(space, key, number, 0, meta.count),
+            bodies=StoredBodies(space, key, number, 0, meta.length),
             stamp=meta.stamp,
         )
         alive = ((meta.first, batch.last),) if meta.alive is None else meta.alive
@@ -158,28 +172,26 @@ def _seen(
     txn: lmdb.Transaction, tables: Tables, partitions: dict[int, tuple[Space, PartitionKey]]
 ) -> tuple[SeenChanged, ...]:
     found = []
-    for raw_key, row in _rows(txn, tables.seen):
-        stored_key = bytes(raw_key)
+    for stored_key, row in _rows(txn, tables.seen):
         partition_id, session = split_id_key(stored_key)
         try:
             _, key = partitions[partition_id]
         except KeyError:
             raise LayoutError(f"partition {partition_id} of a session is missing") from None
-        seqs = unpack_intervals(unseal(stored_key, bytes(row)))
+        seqs = unpack_intervals(unseal(stored_key, row))
         found.append(SeenChanged(key, session, seqs))
     found.sort(key=lambda seen: (seen.key, seen.session))
     return tuple(found)
 
 
 def _members(txn: lmdb.Transaction, tables: Tables) -> tuple[Rumour, ...]:
-    return tuple(
-        unpack_rumour(unseal(bytes(key), bytes(row))) for key, row in _rows(txn, tables.members)
-    )
+    return tuple(unpack_rumour(unseal(key, row)) for key, row in _rows(txn, tables.members))
 
 
 def _rows(txn: lmdb.Transaction, table: Table) -> Iterator[tuple[bytes, bytes]]:
     with txn.cursor(db=table) as cursor:
-        yield from cursor
+        for key, row in cursor:
+            yield bytes(key), bytes(row)
 
 
 def _number(value: int) -> bytes:

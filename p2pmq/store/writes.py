@@ -175,7 +175,10 @@ class PutSeen:
 
 @dataclass(slots=True, eq=False)
 class Forget:
-    """A partition goes, with its batches and what it has seen."""
+    """A partition's batches go, and what it has seen; its row stays until the next start.
+
+    So an id that was durable once stays so, whatever is still on its way.
+    """
 
     prefix: bytes
     skip: bool = False
@@ -188,7 +191,6 @@ class Forget:
             for key in self._keys(txn, listed):
                 for table in (listed, *others):
                     txn.delete(key, db=table)
-        txn.delete(self.prefix, db=tables.partitions)
 
     def _keys(self, txn: lmdb.Transaction, table: Table) -> list[bytes]:
         keys = []
@@ -275,12 +277,10 @@ class Refusals:
             if isinstance(op, PutBatch):
                 meta = op.meta
                 seen = op.key[:4] + meta.session
-                last = meta.first + meta.count - 1
+                last = meta.first + meta.length - 1
                 self._refused.append(Refused(self.count, op.key, seen, meta.first, last))
 
-    def without(
-        self, seen: bytes, seqs: tuple[Interval, ...], told: int
-    ) -> tuple[Interval, ...]:
+    def without(self, seen: bytes, seqs: tuple[Interval, ...], told: int) -> tuple[Interval, ...]:
         """The seqs without those refused that the core took for stored when it gave the write."""
         left: IntervalSet | None = None
         for refused in self._refused:
@@ -301,13 +301,17 @@ class Refusals:
 
 @dataclass(slots=True, eq=False)
 class Write:
-    """One atomic write. `told`: of how many refused writes the core knew when it gave it."""
+    """One atomic write. `told`: of how many refused writes the core knew when it gave it.
+
+    `batches` are the keys of the batches that it stores, `ids` the partitions
+    whose rows it writes, `size` the bytes of the bodies.
+    """
 
     ops: list[Op]
     done: WriteDone
     told: int
     batches: tuple[bytes, ...] = ()
-    rows: tuple[bytes, ...] = ()
+    ids: tuple[int, ...] = ()
     size: int = 0
 
 
@@ -338,4 +342,3 @@ class Group:
                 if earlier is not None:
                     earlier.skip = True
                 self._seen[op.key] = op
-

@@ -688,7 +688,7 @@ trace = hashlib.sha256()
 loop = SimLoop()
 loop.on_event = lambda at_s, name: trace.update(f"{at_s!r} {name}\\n".encode())
 chance = random.Random(7)
-ballast = [bytearray(number * 37) for number in range(int(sys.argv[1]))]
+ballast = [[bytearray(number * 37)] for number in range(int(sys.argv[1]))]
 
 class Dropped:  # in a cycle, so that only the collector frees it
     def __init__(self):

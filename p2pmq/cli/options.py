@@ -1,0 +1,210 @@
+"""Options that several commands share, as dataclasses that a command takes whole.
+
+typer reads the options of a command from its signature. `flattened` puts the
+fields of such dataclasses into it, and hands the command the dataclasses.
+
+What says who a node is (`P2PMQ_NAME`, `P2PMQ_LISTEN`, `P2PMQ_DATA_DIR`) holds
+for `run` alone: `pub` and its like are nodes beside it, often in its very
+environment, and must not take its name, its port or its directory.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
+
+MESH_PANEL = "Which mesh"
+NODE_PANEL = "This node"
+
+
+@dataclass(frozen=True, slots=True)
+class MeshOptions:
+    """Which mesh, and how it is found."""
+
+    mesh: Annotated[
+        str,
+        typer.Option(envvar="P2PMQ_MESH", help="Name of the mesh.", rich_help_panel=MESH_PANEL),
+    ] = "default"
+    seed: Annotated[
+        list[str],
+        typer.Option(
+            envvar="P2PMQ_SEEDS",
+            metavar="HOST:PORT",
+            help="Address of a node to meet; may be given several times.",
+            rich_help_panel=MESH_PANEL,
+        ),
+    ] = field(default_factory=list)
+    no_mdns: Annotated[
+        bool,
+        typer.Option(
+            "--no-mdns",
+            envvar="P2PMQ_NO_MDNS",
+            help="Do not look for nodes by multicast DNS.",
+            rich_help_panel=MESH_PANEL,
+        ),
+    ] = False
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            envvar="P2PMQ_INSECURE",
+            help="Go off the loopback interface without mesh credentials.",
+            rich_help_panel=MESH_PANEL,
+        ),
+    ] = False
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Log everything, and show tracebacks.")
+    ] = False
+
+    @property
+    def seeds(self) -> tuple[str, ...]:
+        """The seeds one by one: a variable may part them by commas as well as by blanks."""
+        return tuple(" ".join(self.seed).replace(",", " ").split())
+
+
+@dataclass(frozen=True, slots=True)
+class VisitOptions:
+    """The node that a command runs for its own time: a leaf, which never owns a queue."""
+
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of this node in the mesh; by default a random one.",
+            rich_help_panel=NODE_PANEL,
+        ),
+    ] = None
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="Address to listen on.", rich_help_panel=NODE_PANEL
+        ),
+    ] = "127.0.0.1:0"
+    zone: Annotated[
+        str,
+        typer.Option(
+            envvar="P2PMQ_ZONE",
+            help="What fails together with this node: a rack, a site.",
+            rich_help_panel=NODE_PANEL,
+        ),
+    ] = ""
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="How long to look for a full node of the mesh.",
+            rich_help_panel=MESH_PANEL,
+        ),
+    ] = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions:
+    """The node that `run` is."""
+
+    name: Annotated[
+        str | None,
+        typer.Option(
+            envvar="P2PMQ_NAME",
+            help="Name of this node in the mesh; by default the host's.",
+            rich_help_panel=NODE_PANEL,
+        ),
+    ] = None
+    listen: Annotated[
+        str,
+        typer.Option(
+            envvar="P2PMQ_LISTEN",
+            metavar="HOST:PORT",
+            help="Address to listen on; port 0 takes any that is free.",
+            rich_help_panel=NODE_PANEL,
+        ),
+    ] = "127.0.0.1:0"
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="P2PMQ_DATA_DIR",
+            help="Where messages are kept; by default ~/.local/share/p2pmq/MESH/NAME.",
+            rich_help_panel=NODE_PANEL,
+        ),
+    ] = None
+    memory: Annotated[
+        bool,
+        typer.Option(
+            "--memory",
+            envvar="P2PMQ_MEMORY",
+            help="Keep messages in memory only: they end with this process.",
+            rich_help_panel=NODE_PANEL,
+        ),
+    ] = False
+    zone: Annotated[
+        str,
+        typer.Option(
+            envvar="P2PMQ_ZONE",
+            help="What fails together with this node: a rack, a site.",
+            rich_help_panel=NODE_PANEL,
+        ),
+    ] = ""
+    leaf: Annotated[
+        bool,
+        typer.Option(
+            "--leaf",
+            envvar="P2PMQ_LEAF",
+            help="Never own a queue: keep only what waits to be sent.",
+            rich_help_panel=NODE_PANEL,
+        ),
+    ] = False
+    weight: Annotated[
+        int,
+        typer.Option(
+            envvar="P2PMQ_WEIGHT",
+            min=1,
+            max=32,
+            help="Part of the load: 2 owns twice as many queues as 1.",
+            rich_help_panel=NODE_PANEL,
+        ),
+    ] = 1
+
+    @property
+    def store(self) -> Literal["disk", "memory"]:
+        """Which store the node has."""
+        return "memory" if self.memory else "disk"
+
+
+def flattened(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for typer: its parameters that are dataclasses are replaced by their fields."""
+    signature = inspect.signature(command, eval_str=True)
+    shared = {p.name: p.annotation for p in signature.parameters.values() if _is_shared(p)}
+    parameters = [p for p in signature.parameters.values() if p.name not in shared]
+    for kind in shared.values():
+        hints = get_type_hints(kind, include_extras=True)
+        parameters += [_parameter(f, hints[f.name]) for f in fields(kind)]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:  # noqa: ANN401  whatever the options hold
+        for name, kind in shared.items():
+            given[name] = kind(**{f.name: given.pop(f.name) for f in fields(kind)})
+        command(**given)
+
+    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    run.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]  # a function may bear one
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _is_shared(parameter: inspect.Parameter) -> bool:
+    return isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation)
+
+
+def _parameter(found: Field[Any], annotation: object) -> inspect.Parameter:
+    default = found.default
+    if found.default_factory is not MISSING:
+        default = found.default_factory()
+    return inspect.Parameter(
+        found.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
