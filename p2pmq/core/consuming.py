@@ -153,13 +153,13 @@ class Consuming:
         subscription = self._subscriptions.get(packet.consumer)
         if subscription is None or subscription.closing:
             detach = Detach(packet.queue, packet.partition, packet.consumer, packet.attachment)
-            return [Notify(Counted("delivery-unwanted")), Send(peer, detach)]
+            return [Notify(Counted("delivery_unwanted")), Send(peer, detach)]
         if peer != subscription.owner:
-            return [Notify(Counted("delivery-stale"))]
+            return [Notify(Counted("delivery_stale"))]
         if packet.attachment != subscription.attachment or packet.number < subscription.expected:
-            return [Notify(Counted("delivery-stale"))]
+            return [Notify(Counted("delivery_stale"))]
         if packet.number > subscription.expected:
-            return [Notify(Counted("delivery-gap")), *self._attach(subscription, now)]
+            return [Notify(Counted("delivery_gap")), *self._attach(subscription, now)]
         subscription.expected += 1
         subscription.attached = True
         segments = self._take_in(subscription, packet.segments)

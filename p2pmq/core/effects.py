@@ -125,11 +125,12 @@ class MemberNotice:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """Something worth a metric and a log line happened, `count` times."""
+    """Something worth a metric happened, `count` times; if `alarming`, a person should read it."""
 
     what: str
     count: int = 1
     text: str = ""
+    alarming: bool = False
 
 
 Notice = MemberNotice | Counted | OutboxChanged

@@ -90,7 +90,7 @@ class Handovers:
         if transfer.last and not partition.batches:
             self._owner.drop(key)
             self._timers.clear(key)
-            notice = Notify(Counted("handed-over", text=f"queue {key.queue!r} handed over"))
+            notice = Notify(Counted("handed_over", text=f"queue {key.queue!r} handed over"))
             return [Persist((PartitionRemoved(key),)), notice]
         return [Persist(tuple(records)), *self._send_next(key, now)]
 
@@ -185,4 +185,4 @@ class Handovers:
         partition = self._owner.partitions[event.key]
         for number in event.numbers:
             partition.on_write_refused(number)
-        return [Notify(Counted("disk-full"))]
+        return [Notify(Counted("disk_full"))]

@@ -176,7 +176,7 @@ class Machine:
     def _on_packet_received(self, event: events.PacketReceived, now: int) -> list[Effect]:
         handler = self._on_packet.get(type(event.packet))
         if handler is None:
-            return [Notify(Counted("packet-unhandled"))]
+            return [Notify(Counted("packet_unhandled"))]
         effects: list[Effect] = []
         if event.peer != self.node_id:
             effects = self.swim.on_contact(event.peer, now)
@@ -227,7 +227,7 @@ class Machine:
             case events.SettleDurable(key=key):
                 return self.owner.on_settle_refused(key, event.records)
             case None:
-                return [Notify(Counted("disk-full"))]
+                return [Notify(Counted("disk_full"))]
 
     # -- the roster --
 

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.publishing import Confirm, PublishRefused
     from p2pmq.core.records import RecoveredBatch
 
+OUTBOX_DISK_FULL = "no room on this node's disk for its outbox: messages wait in memory"
 REFUSED_RETRY_MS = 1_000
 """How long after an owner refused a batch (its disk is full) it is tried again."""
 MOVED_RETRY_MS = 100
@@ -172,7 +173,7 @@ class Outbox:
         stream = self._streams.get((key, session))
         if stream is None or not stream.sent:
             return []
-        return [Notify(Counted("publish-gap")), *self._resend(stream, now)]
+        return [Notify(Counted("publish_gap")), *self._resend(stream, now)]
 
     def on_refused(
         self, packet: PublishRefused, key: PartitionKey, now: int, reason: str
@@ -183,7 +184,7 @@ class Outbox:
             return []
         stream.reason = reason
         return [
-            Notify(Counted("publish-refused", text=reason)),
+            Notify(Counted("publish_refused", text=reason, alarming=True)),
             *self._hold_back(stream, now, REFUSED_RETRY_MS),
         ]
 
@@ -237,7 +238,7 @@ class Outbox:
         entry.writing = False
         stream.reason = "the disk under this node is full"
         self._timers.set_if_earlier((stream.key, stream.session), now + REFUSED_RETRY_MS)
-        return [Notify(Counted("outbox-disk-full"))]
+        return [Notify(Counted("outbox_disk_full", text=OUTBOX_DISK_FULL, alarming=True))]
 
     def next_deadline(self) -> int | None:
         """When something here is due."""

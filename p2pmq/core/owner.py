@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from p2pmq.core.records import Record, Recovered, RecoveredBatch, SeenChanged
 
 NOBODY = b"\0" * 8
+DISK_FULL = "no room on this node's disk: new messages are refused, old ones are served"
 REATTACH_GRACE_MS = 1_000
 """After a restart consumers first say what they hold of the old messages; then those go out."""
 
@@ -180,7 +181,7 @@ class Owner:
     def on_batch_refused(self, event: BatchDurable) -> list[Effect]:
         """The disk is full: the batch stays with its publisher."""
         stored = self.partitions[event.key].on_write_refused(event.number)
-        effects: list[Effect] = [Notify(Counted("disk-full"))]
+        effects: list[Effect] = [Notify(Counted("disk_full", text=DISK_FULL, alarming=True))]
         if stored.publisher is not None:
             refused = PublishRefused(
                 event.key.queue, event.key.number, stored.session, stored.first, REFUSED_DISK_FULL
@@ -191,7 +192,7 @@ class Owner:
     def on_settle_refused(self, key: PartitionKey, records: tuple[Record, ...]) -> list[Effect]:
         """The disk is full even for acks: owe them, until the consumer's repeat tries again."""
         self._owed.setdefault(key, []).extend(records)
-        return [Notify(Counted("disk-full"))]
+        return [Notify(Counted("disk_full", text=DISK_FULL, alarming=True))]
 
     def on_unreadable(self, key: PartitionKey, run: Run, now: int) -> list[Effect]:
         """Bodies of the only copy are damaged: they are gone; say so, and go on with the rest."""
@@ -203,7 +204,7 @@ class Owner:
             self.deliveries[key].forget(removed)
         count = sum(part.length for part in removed)
         text = f"queue {key.queue!r}: {count} bodies do not match their checksums"
-        notice = Notify(Counted("body-unreadable", count, text))
+        notice = Notify(Counted("body_unreadable", count, text, alarming=True))
         return [notice, Persist(tuple(records)), *self._pump(key, now)]
 
     # -- the world changes --
@@ -243,7 +244,7 @@ class Owner:
             expired = delivery.on_timeout(now)
             if expired:
                 text = f"queue {key.queue!r}: {expired} messages were not settled in time"
-                effects.append(Notify(Counted("visibility-timeout", expired, text)))
+                effects.append(Notify(Counted("visibility_timeout", expired, text, alarming=True)))
             effects += self._pump(key, now)
         return effects
 

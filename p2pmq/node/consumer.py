@@ -45,6 +45,7 @@ class Consumer:
         self._extends: list[tuple[Run, int]] = []
         self._flushing = False
         self._error: BaseException | None = None
+        self._ended = False
         self.closed = False
 
     @property
@@ -64,13 +65,17 @@ class Consumer:
         self._error = error
         self._wake()
 
+    def end(self) -> None:
+        """The node has closed in good order: the iteration is over."""
+        self._ended = True
+        self._wake()
+
     # -- to the user --
 
     async def messages(self) -> AsyncIterator[Message]:
         """Messages one by one, for ever."""
         try:
-            while True:
-                segment = await self._next()
+            while (segment := await self._next()) is not None:
                 for position in range(segment.batch.count):
                     yield Message(self, segment, position)
         finally:
@@ -79,15 +84,18 @@ class Consumer:
     async def batches(self) -> AsyncIterator[MessageBatch]:
         """Batches as they were delivered, for ever."""
         try:
-            while True:
-                yield MessageBatch(self, await self._next())
+            while (segment := await self._next()) is not None:
+                yield MessageBatch(self, segment)
         finally:
             self.close()
 
-    async def _next(self) -> Segment:
+    async def _next(self) -> Segment | None:
+        """The next messages; None when there will be no more."""
         while not self._segments:
             if self._error is not None:
                 raise self._error
+            if self._ended:
+                return None
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter

@@ -239,6 +239,7 @@ class Node:
         self._state = "closing"
         for consumer in list(self._consumers.values()):
             consumer.close()
+            consumer.end()
         if self._error is None:
             await self._drain(timeout)
         await self._shut("closed")
@@ -471,22 +472,24 @@ class Node:
     def on_notice(self, notice: effects.Notice) -> None:
         """Count it, and log what a person should know."""
         match notice:
-            case effects.Counted(what, count, text):
+            case effects.Counted(what, count, text, alarming):
                 self.counters.add(what, count)
-                if text:
+                if alarming:
                     self._calm_log.warning(what, text)
+                elif text:
+                    log.debug("%s: %s: %s", self.settings.name, what, text)
             case effects.OutboxChanged(bytes_held):
                 self._publisher.on_outbox_changed(bytes_held)
             case effects.MemberNotice(node_id, name, state, address):
                 shown = MemberState(state).name.lower()
-                self.counters.add(f"member-{shown}")
+                self.counters.add(f"member_{shown}")
                 log.info("%s: member %s (%s) is %s", self.settings.name, name, address, shown)
                 if node_id != self.node_id and state == MemberState.ALIVE:
                     self._met.set()
 
     def on_refused(self, reason: int, text: str, address: str) -> None:
         """A peer does not want us."""
-        self.counters.add("hello-was-refused")
+        self.counters.add("hello_was_refused")
         if reason == REFUSED_NAME_TAKEN:
             self._refusal = (reason, text, address)
         self._calm_log.warning("refused", f"the node at {address} refused this one: {text}")
@@ -514,7 +517,7 @@ class Node:
         )
 
     def _on_sighting(self, sighting: Sighting) -> None:
-        self.counters.add(f"sighting-{sighting.source}")
+        self.counters.add(f"sighting_{sighting.source}")
         self._links.try_address(sighting.address)
 
     def _name_of(self, node_id: NodeId | None) -> str | None:

@@ -161,13 +161,13 @@ class Links:
         """Send or queue a packet; without any way to the peer it is dropped and counted."""
         link = self._links.get(peer)
         if link is None or (not link.connections and not link.addresses):
-            self._events.counted("packet-dropped-no-address")
+            self._events.counted("packet_dropped_no_address")
             return
         lane = link.bulk if packet.BULK else link.control
         lane.append(packet)
         if len(link.control) > CONTROL_QUEUE_MAX:
             link.control.popleft()
-            self._events.counted("packet-dropped-queue-full")
+            self._events.counted("packet_dropped_queue_full")
         if link.connections:
             self._flush(link)
         else:
@@ -229,7 +229,7 @@ class Links:
         try:
             packet = decode(frames)
         except PacketError as error:
-            self._events.counted(f"packet-malformed-{error.reason}")
+            self._events.counted(f"packet_malformed_{error.reason.replace('-', '_')}")
             return
         kind = type(packet)
         if kind is Hello:
@@ -253,7 +253,7 @@ class Links:
         refused = self._refusal(hello)
         if refused is not None:
             text = REFUSALS[refused]
-            self._events.counted(f"hello-refused-{text.replace(' ', '-')}")
+            self._events.counted(f"hello_refused_{text.replace(' ', '_')}")
             if not hello.answer:
                 self._send_raw(connection, HelloRefused(refused, text))
             if state.address is not None:
@@ -379,7 +379,7 @@ class Links:
                 link.control.clear()
                 link.bulk.clear()
                 if dropped:
-                    self._events.counted("packet-dropped-unreachable", dropped)
+                    self._events.counted("packet_dropped_unreachable", dropped)
 
     def _drop_connections(self, link: Link, but: Connection | None) -> None:
         for connection in list(link.connections):
@@ -414,7 +414,7 @@ class Links:
 
     def _send_raw(self, connection: Connection, packet: Packet) -> None:
         if self._transport.send(connection, encode(packet)) is not SendResult.SENT:
-            self._events.counted("packet-dropped-greeting")
+            self._events.counted("packet_dropped_greeting")
 
     def _flush(self, link: Link) -> None:
         """Send what may go: control first, then bulk within the window."""
@@ -473,7 +473,7 @@ class Links:
 
     def _on_stall(self, link: Link) -> None:
         link.stall = None
-        self._events.counted("link-window-stalled")
+        self._events.counted("link_window_stalled")
         for connection in link.connections:
             state = self._connections[connection]
             state.bulk_taken = state.bulk_sent

@@ -7,6 +7,7 @@ import sys
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from time import monotonic
 
 from p2pmq.config import Limits
 from p2pmq.net import Connection, SendResult, ZmqTransport
@@ -57,6 +58,21 @@ class Recorder:
             while not condition():
                 self._news.clear()
                 await self._news.wait()
+
+    async def until_packets(self, number: int) -> None:
+        """Wait until so many packets have come."""
+        await self.until(lambda: len(self.packets) >= number)
+
+    async def until_writable(self, number: int) -> None:
+        """Wait until on_writable has been called so often."""
+        await self.until(lambda: len(self.writable) >= number)
+
+
+def be_busy(seconds: float) -> None:
+    """Keep the loop from its turn, as a slow handler does."""
+    until = monotonic() + seconds
+    while monotonic() < until:
+        pass
 
 
 class Node:
@@ -114,7 +130,7 @@ class Node:
             if result is SendResult.SENT:
                 return
             assert result is SendResult.FULL
-            await self.handler.until(lambda: len(self.handler.writable) > told)  # noqa: B023
+            await self.handler.until_writable(told + 1)
 
 
 class Pair:

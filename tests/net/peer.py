@@ -9,11 +9,11 @@ import asyncio
 import json
 import os
 import sys
-import time
 from time import monotonic
 
 from p2pmq.config import Limits
 from p2pmq.net import Connection, SendResult, ZmqTransport
+from tests.net.kit import be_busy
 
 GIVE_UP_SECONDS = 10.0
 
@@ -65,7 +65,7 @@ async def echo(port: str) -> None:
 async def make_noise(peer: Peer, connection: Connection) -> None:
     """Be busy, then send before the loop has a turn."""
     while True:
-        time.sleep(0.001)  # noqa: ASYNC251  to be busy is the point
+        be_busy(0.001)
         peer.transport.send(connection, [b"noise"])
         await asyncio.sleep(0)
 

@@ -1,12 +1,11 @@
 """The loop keeps its turns, whatever comes in and whatever a handler does."""
 
 import asyncio
-import time
 from typing import Any
 
 from p2pmq.net import Connection
 from p2pmq.net.reactor import LOOK_PACKETS_MAX
-from tests.net.kit import Node, connected
+from tests.net.kit import Node, be_busy, connected
 
 
 async def test_slow_handlers_of_many_packets_do_not_keep_the_loop_from_its_turns() -> None:
@@ -15,7 +14,7 @@ async def test_slow_handlers_of_many_packets_do_not_keep_the_loop_from_its_turns
         turn_of_packet: list[int] = []
 
         def take_long(_connection: Connection, _frames: list[bytes]) -> None:
-            time.sleep(0.003)  # more than a turn may have
+            be_busy(0.003)  # more than a turn may have
             turn_of_packet.append(turns)
 
         pair.listener.handler.answer = take_long
@@ -61,7 +60,6 @@ async def test_a_handler_that_raises_loses_its_packet_and_no_other() -> None:
             await pair.dialler.send(pair.dialled, frame)
             await pair.listener.send(pair.accepted, frame)
         for node in (pair.dialler, pair.listener):
-            packets = node.handler.packets
-            await node.handler.until(lambda packets=packets: len(packets) == 3)  # type: ignore[misc]  # a lambda's default has no type
-            assert packets[-1][1] == [b"two"]
+            await node.handler.until_packets(3)
+            assert node.handler.packets[-1][1] == [b"two"]
     assert [type(report["exception"]) for report in reports] == [RuntimeError] * 2

@@ -59,9 +59,8 @@ async def test_ten_thousand_packets_arrive_in_order_each_way() -> None:
             send_all(pair.dialler, pair.dialled), send_all(pair.listener, pair.accepted)
         )
         for node in (pair.dialler, pair.listener):
-            packets = node.handler.packets
-            await node.handler.until(lambda packets=packets: len(packets) == len(numbers))  # type: ignore[misc]  # a lambda's default has no type
-            assert [frames[0] for _, frames in packets] == numbers
+            await node.handler.until_packets(len(numbers))
+            assert [frames[0] for _, frames in node.handler.packets] == numbers
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 1_000_000])
@@ -76,25 +75,24 @@ async def test_a_frame_arrives_as_it_was_sent_whatever_its_size(size: int) -> No
         assert pair.dialler.handler.packets[0][1] == [body]
 
 
-async def test_a_full_pipe_says_so_and_tells_when_it_takes_packets_again() -> None:
+@pytest.mark.parametrize("by_dialler", [True, False])
+async def test_a_full_pipe_says_so_and_tells_when_it_takes_packets_again(by_dialler: bool) -> None:
     async with connected() as pair:
-        for node, connection in ((pair.dialler, pair.dialled), (pair.listener, pair.accepted)):
-            sent = 0
-            while node.transport.send(connection, [bytes(50_000)]) is SendResult.SENT:
-                sent += 1  # nobody reads: the loop has no turn
-                assert sent < 10_000
-            assert node.transport.send(connection, [b"too much"]) is SendResult.FULL
-            assert not node.handler.writable
-            other = pair.listener if node is pair.dialler else pair.dialler
-            await node.handler.until(lambda node=node: bool(node.handler.writable))  # type: ignore[misc]  # a lambda's default has no type
-            assert node.handler.writable[0] == connection
-            await node.send(connection, b"after")
-            packets = other.handler.packets
-            await other.handler.until(
-                lambda packets=packets: bool(packets) and packets[-1][1] == [b"after"]  # type: ignore[misc]  # a lambda's default has no type
-            )
-            assert len(packets) == sent + 1
-            assert node.counts[Counter.FULL] >= 1
+        node, connection, other = pair.listener, pair.accepted, pair.dialler
+        if by_dialler:
+            node, connection, other = pair.dialler, pair.dialled, pair.listener
+        sent = 0
+        while node.transport.send(connection, [bytes(50_000)]) is SendResult.SENT:
+            sent += 1  # nobody reads: the loop has no turn
+            assert sent < 10_000
+        assert node.transport.send(connection, [b"too much"]) is SendResult.FULL
+        assert not node.handler.writable
+        await node.handler.until_writable(1)
+        assert node.handler.writable[0] == connection
+        await node.send(connection, b"after")
+        await other.handler.until_packets(sent + 1)
+        assert [len(frames[0]) for _, frames in other.handler.packets] == [50_000] * sent + [5]
+        assert node.counts[Counter.FULL] >= 1
 
 
 async def test_after_hanging_up_a_dialled_connection_only_the_other_end_is_told() -> None:

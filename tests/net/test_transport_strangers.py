@@ -155,9 +155,7 @@ async def test_a_peer_that_comes_back_under_its_routing_id_keeps_its_place() -> 
                 socket.set(zmq.ROUTING_ID, b"n" + bytes(16))
                 socket.connect(f"tcp://{node.address}")
                 await socket.send(b"%d" % number)
-                await node.handler.until(
-                    lambda number=number: len(node.handler.packets) == number + 1  # type: ignore[misc]  # a lambda's default has no type
-                )
+                await node.handler.until_packets(number + 1)
             (first, _), (second, _) = node.handler.packets
             assert first == second
             sockets[0].close(0)  # the end of the old one is not the end of the new one
@@ -179,9 +177,8 @@ async def test_two_sockets_under_one_routing_id_shut_each_other_out() -> None:
                 socket.set(zmq.ROUTING_ID, b"n" + bytes(16))
                 socket.connect(f"tcp://{pair.listener.address}")
                 await socket.send(b"here")
-                packets = pair.listener.handler.packets
-                await pair.listener.handler.until(lambda: bool(packets))  # noqa: B023
-                packets.clear()
+                await pair.listener.handler.until_packets(1)
+                pair.listener.handler.packets.clear()
             await first.send(b"lost")  # sent, as far as the sender can know
             for _ in range(50):
                 await second.send(b"heard")

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from statistics import median
 
 import pytest
 
 from p2pmq.net import Connection, SendResult
-from tests.net.kit import Node, read_line, running, start_peer, stop_peer
+from tests.net.kit import Node, be_busy, read_line, running, start_peer, stop_peer
 
 
 @pytest.fixture
@@ -37,7 +36,7 @@ async def test_no_packet_waits_for_the_next_one_to_be_seen_after_a_time_of_load(
     async def make_noise() -> None:
         while True:
             if peer is not None:
-                time.sleep(0.002)  # noqa: ASYNC251  to be busy is the point
+                be_busy(0.002)
                 node.transport.send(peer, [b"noise"])
             await asyncio.sleep(0)
 
@@ -95,7 +94,7 @@ async def test_large_packets_are_echoed_whole_and_in_order(node: Node) -> None:
         for number, body in enumerate(bodies):
             await node.send(connection, b"head", body)
             # The echo drops what does not fit; so no more on the way than fits.
-            await node.handler.until(lambda number=number: len(node.handler.packets) > number - 50)  # type: ignore[misc]  # a lambda's default has no type
+            await node.handler.until_packets(number - 49)
         await node.handler.until(lambda: len(node.handler.packets) == len(bodies))
     finally:
         stop_peer(process)

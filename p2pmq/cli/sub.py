@@ -1,0 +1,221 @@
+"""`p2pmq sub`: messages as lines, each acked once its line is written.
+
+At least once: what was written and whose ack then got lost, with this process
+or with the owner, is delivered and written again.
+
+Invariant: nothing is acked before it is written; into a file, durably.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from p2pmq.cli.offloop import OffLoop, write_whole
+from p2pmq.cli.output import Meter, metered, rate, say
+from p2pmq.cli.session import visiting
+from p2pmq.errors import RequestTimeoutError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from p2pmq.cli.options import MeshOptions, VisitOptions
+    from p2pmq.node.message import Message, MessageBatch
+    from p2pmq.node.node import Node
+
+PREFETCH = 4_096
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """When to stop: after `count` messages, or when none came for `idle_s` and none is left."""
+
+    count: int | None
+    idle_s: float | None
+
+
+async def consume_lines(
+    queue: str,
+    mesh: MeshOptions,
+    visit: VisitOptions,
+    *,
+    out: Path | None,
+    ending: Ending,
+    as_json: bool,
+) -> int:
+    """Write messages until `ending`, a signal, or until nobody reads any more; the exit code."""
+    with _opened(out) as descriptor:
+        async with visiting(mesh, visit, "sub") as node:
+            with _metered(queue, ending, descriptor) as meter:
+                consuming = Consuming(node, queue, descriptor, meter, as_json=as_json)
+                try:
+                    await consuming.run(ending)
+                except (asyncio.CancelledError, BrokenPipeError):
+                    pass  # the ways in which a person ends it
+    consuming.report()
+    return 0
+
+
+@contextmanager
+def _opened(out: Path | None) -> Iterator[int]:
+    """The descriptor to write to. A file is appended to: what it holds was acked."""
+    if out is None:
+        yield sys.stdout.fileno()
+        return
+    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _metered(queue: str, ending: Ending, descriptor: int) -> Iterator[Meter]:
+    """A progress bar, unless the lines themselves go to the terminal."""
+    if os.isatty(descriptor):
+        yield Meter(None, None)
+        return
+    with metered(f"consuming {queue}", ending.count) as meter:
+        yield meter
+
+
+class Consuming:
+    """One run of `sub`."""
+
+    def __init__(
+        self, node: Node, queue: str, descriptor: int, meter: Meter, *, as_json: bool
+    ) -> None:
+        self._node = node
+        self._queue = queue
+        self._descriptor = descriptor
+        self._meter = meter
+        self._as_json = as_json
+        self._writer = OffLoop()
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._ended = self._began
+        self.written = 0
+        self.redelivered = 0
+
+    async def run(self, ending: Ending) -> None:
+        """Write batches until it is to end."""
+        prefetch = min(PREFETCH, ending.count or PREFETCH)
+        batches = self._node.consume_batches(self._queue, prefetch=prefetch)
+        try:
+            while ending.count is None or self.written < ending.count:
+                batch = await self._next(batches, ending.idle_s)
+                if batch is None:
+                    return
+                wanted = len(batch) if ending.count is None else ending.count - self.written
+                await self._write(batch, wanted)
+        finally:
+            await batches.aclose()  # type: ignore[attr-defined]  # an async generator, typed as less
+
+    def report(self) -> None:
+        """Say on stderr what was done."""
+        seconds = self._ended - self._began
+        again = f", {self.redelivered:,} of them redelivered" if self.redelivered else ""
+        say(
+            f"{self.written:,} messages{again} in {seconds:.1f} s "
+            f"({rate(self.written, seconds):,} messages/s)"
+        )
+
+    async def _next(
+        self, batches: AsyncIterator[MessageBatch], idle_s: float | None
+    ) -> MessageBatch | None:
+        """The next batch; None when the queue is drained.
+
+        An owner that is away tells no depth: it may hold messages, so this waits on.
+        """
+        arriving = asyncio.ensure_future(anext(batches))
+        told = False
+        try:
+            while True:
+                done, _ = await asyncio.wait((arriving,), timeout=idle_s)
+                if done:
+                    return arriving.result()
+                left = await self._depth()
+                if left == 0 and not arriving.done():
+                    return None
+                if left is None and not told:
+                    told = True
+                    say(f"p2pmq: waiting: the owner of {self._queue!r} is away")
+        finally:
+            if not arriving.done():
+                arriving.cancel()
+                await asyncio.wait((arriving,))
+
+    async def _depth(self) -> int | None:
+        try:
+            return (await self._node.depth(self._queue)).total
+        except RequestTimeoutError:
+            return None
+
+    async def _write(self, batch: MessageBatch, wanted: int) -> None:
+        """Write up to `wanted` messages of the batch, then ack them; the rest goes back."""
+        data = b"".join(self._lines(batch, wanted))
+        await self._writer.call(lambda: write_whole(self._descriptor, data))
+        count = min(wanted, len(batch))
+        if count == len(batch):
+            batch.ack()
+        else:
+            for message in islice(batch, count):
+                message.ack()
+        self.written += count
+        self.redelivered += count if batch.redelivered else 0
+        self._ended = self._loop.time()
+        self._meter.show(self.written)
+
+    def _lines(self, batch: MessageBatch, wanted: int) -> Iterator[bytes]:
+        if self._as_json:
+            for message in islice(batch, wanted):
+                yield json.dumps(as_record(message), ensure_ascii=False).encode() + b"\n"
+            return
+        for body in islice(batch.bodies, wanted):
+            yield as_line(body)
+            yield b"\n"
+
+
+def as_line(body: object) -> bytes:
+    """A body as it is, if it is bytes; else as JSON."""
+    return body if isinstance(body, bytes) else json.dumps(plain(body), ensure_ascii=False).encode()
+
+
+def as_record(message: Message) -> dict[str, Any]:
+    """A message as a JSON object; `body_base64` in place of `body` for bytes that are no UTF-8."""
+    record: dict[str, Any] = {
+        "queue": message.queue,
+        "message_id": message.message_id,
+        "attempt": message.attempt,
+        "enqueued_at": message.enqueued_at,
+    }
+    body = message.body
+    if not isinstance(body, bytes):
+        return record | {"body": plain(body)}
+    try:
+        return record | {"body": body.decode()}
+    except UnicodeDecodeError:
+        return record | {"body_base64": base64.b64encode(body).decode()}
+
+
+def plain(value: object) -> object:
+    """`value` with what JSON cannot hold (bytes, odd keys) made text."""
+    match value:
+        case dict():
+            return {key if isinstance(key, str) else str(plain(key)): plain(v) for key, v in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case bytes():
+            return value.decode(errors="backslashreplace")
+        case None | bool() | int() | float() | str():
+            return value
+        case _:
+            return str(value)
