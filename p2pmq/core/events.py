@@ -150,6 +150,13 @@ class LeaveRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The process ends, and may come back: say so, that nobody waits for our probes' answers."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetRequested:
     """Take a member that is gone for good off the roster."""
 
@@ -227,6 +234,7 @@ Event = (
     | StatsRequested
     | FlushRequested
     | LeaveRequested
+    | StopRequested
     | ForgetRequested
     | BatchDurable
     | SettleDurable

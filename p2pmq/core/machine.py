@@ -108,6 +108,7 @@ class Machine:
             events.StatsRequested: self._on_stats_requested,
             events.FlushRequested: self.requests.on_flush,
             events.LeaveRequested: self._on_leave_requested,
+            events.StopRequested: lambda e, now: [*self.swim.stop(now), Resolve(e.token, Done())],
             events.ForgetRequested: self._on_forget_requested,
             events.BatchDurable: self.owner.on_batch_durable,
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 OUTBOX_DISK_FULL = "no room on this node's disk for its outbox: messages wait in memory"
 REFUSED_RETRY_MS = 1_000
 """How long after an owner refused a batch (its disk is full) it is tried again."""
+GAP_QUIET_MS = 200
+"""After a resend for a gap, further gaps are echoes of the same loss for this long."""
 MOVED_RETRY_MS = 100
 """How long after `Moved` the stream is tried again: views of the ring converge by gossip."""
 
@@ -56,16 +58,30 @@ class Entry:
     number: int
     token: int | None
     wanted: Confirmation
-    deadline: int | None
     writing: bool = False
     durable: bool = False
     in_memory: int = 0
 
 
 class Stream:
-    """The batches of one session for one partition. `sent` counts how many of them are out."""
+    """The batches of one session for one partition.
 
-    __slots__ = ("entries", "key", "next_seq", "progress_at", "reason", "sent", "session", "window")
+    `sent` counts how many of them are out, `volatile` how many are neither on
+    disk nor on their way there.
+    """
+
+    __slots__ = (
+        "entries",
+        "gap_at",
+        "key",
+        "next_seq",
+        "progress_at",
+        "reason",
+        "sent",
+        "session",
+        "volatile",
+        "window",
+    )
 
     def __init__(self, key: PartitionKey, session: Session) -> None:
         self.key = key
@@ -75,6 +91,8 @@ class Stream:
         self.window = 0
         self.next_seq = 1
         self.progress_at = 0
+        self.gap_at = -GAP_QUIET_MS
+        self.volatile = 0
         self.reason = ""
 
 
@@ -99,6 +117,8 @@ class Outbox:
         self._by_key: dict[PartitionKey, list[Stream]] = {}
         self._timers: Timers[StreamName] = Timers()
         self._writing: dict[int, tuple[Stream, Entry]] = {}
+        self._waiting: dict[int, tuple[Stream, Entry]] = {}
+        self._deadlines: Timers[int] = Timers()
         self._next_number = 1
         self.bytes_in_memory = 0
         self.messages = 0
@@ -113,7 +133,6 @@ class Outbox:
                     number=found.number,
                     token=None,
                     wanted=Confirmation.NONE,
-                    deadline=None,
                     durable=True,
                 )
             )
@@ -133,7 +152,6 @@ class Outbox:
             number=self._next_number,
             token=request.token if waits else None,
             wanted=request.wanted,
-            deadline=now + request.timeout_ms if waits else None,
             in_memory=request.size,
         )
         self._next_number += 1
@@ -142,14 +160,18 @@ class Outbox:
         if not stream.entries:
             stream.progress_at = now
         stream.entries.append(entry)
+        stream.volatile += 1
+        if waits:
+            self._waiting[entry.number] = (stream, entry)
+            self._deadlines.set(entry.number, now + request.timeout_ms)
         effects: list[Effect] = []
         if request.wanted is Confirmation.STORED:
             effects += self._spill(stream, entry)
         effects += self._pump(stream, now)
         due = stream.progress_at + self._timing.spill_ms
-        if entry.deadline is not None:
-            due = min(due, entry.deadline)
         self._timers.set_if_earlier((stream.key, stream.session), due)
+        if self.bytes_in_memory > self._limits.outbox_bytes_max // 2:
+            effects.append(Notify(OutboxChanged(self.bytes_in_memory)))
         return effects
 
     def on_confirm(
@@ -171,8 +193,9 @@ class Outbox:
     def on_gap(self, key: PartitionKey, session: Session, now: int) -> list[Effect]:
         """The owner misses an earlier batch: send from the first unconfirmed again."""
         stream = self._streams.get((key, session))
-        if stream is None or not stream.sent:
+        if stream is None or not stream.sent or now - stream.gap_at < GAP_QUIET_MS:
             return []
+        stream.gap_at = now
         return [Notify(Counted("publish_gap")), *self._resend(stream, now)]
 
     def on_refused(
@@ -236,22 +259,27 @@ class Outbox:
             return []
         stream, entry = found
         entry.writing = False
+        stream.volatile += 1
         stream.reason = "the disk under this node is full"
         self._timers.set_if_earlier((stream.key, stream.session), now + REFUSED_RETRY_MS)
         return [Notify(Counted("outbox_disk_full", text=OUTBOX_DISK_FULL, alarming=True))]
 
     def next_deadline(self) -> int | None:
         """When something here is due."""
-        return self._timers.next_deadline()
+        stream_at, wait_at = self._timers.next_deadline(), self._deadlines.next_deadline()
+        if stream_at is None or wait_at is None:
+            return wait_at if stream_at is None else stream_at
+        return min(stream_at, wait_at)
 
     def on_timeout(self, now: int) -> list[Effect]:
         """Time out waits, spill slow batches, and resend where no confirm comes."""
         effects: list[Effect] = []
+        while (number := self._deadlines.pop_due(now)) is not None:
+            effects += self._time_out(*self._waiting[number])
         while (name := self._timers.pop_due(now)) is not None:
             stream = self._streams.get(name)
             if stream is None or not stream.entries:
                 continue
-            effects += self._time_out(stream, now)
             if now - stream.progress_at >= self._timing.spill_ms:
                 effects += self._spill_stream(stream)
             if stream.sent == 0 or now - stream.progress_at >= self._timing.resend_ms:
@@ -353,11 +381,14 @@ class Outbox:
             if entry.token is not None:
                 outcome = self._outcome(stream, entry, copies=copies, timed_out=False)
                 effects.append(Resolve(entry.token, replace(outcome, owner=peer)))
+                self._stop_waiting(entry)
         entries.extendleft(reversed(kept))
         return effects
 
     def _forget(self, stream: Stream, entry: Entry, *, sent: bool) -> None:
         self._writing.pop(entry.number, None)
+        if not entry.durable and not entry.writing:
+            stream.volatile -= 1
         self.messages -= entry.batch.count
         self.bytes_in_memory -= entry.in_memory
         if sent:
@@ -365,6 +396,8 @@ class Outbox:
             stream.window -= entry.batch.size
 
     def _spill_stream(self, stream: Stream) -> list[Effect]:
+        if not stream.volatile:
+            return []
         return [effect for entry in stream.entries for effect in self._spill(stream, entry)]
 
     def _spill(self, stream: Stream, entry: Entry) -> list[Effect]:
@@ -372,23 +405,26 @@ class Outbox:
         if entry.durable or entry.writing:
             return []
         entry.writing = True
+        stream.volatile -= 1
         self._writing[entry.number] = (stream, entry)
         stored = BatchStored(Space.OUTBOX, stream.key, entry.number, entry.batch)
         return [Persist((stored,), then=OutboxDurable(stream.key, entry.number))]
 
-    def _time_out(self, stream: Stream, now: int) -> list[Effect]:
-        """End the waits whose time is up; the messages stay."""
-        effects: list[Effect] = []
-        for entry in stream.entries:
-            if entry.token is not None and entry.deadline is not None and entry.deadline <= now:
-                effects += self._spill(stream, entry)
-                effects.append(self._resolve(stream, entry, copies=0, timed_out=True))
-        return effects
+    def _time_out(self, stream: Stream, entry: Entry) -> list[Effect]:
+        """End a wait whose time is up; the messages stay."""
+        spilled = self._spill(stream, entry)
+        return [*spilled, self._resolve(stream, entry, copies=0, timed_out=True)]
 
     def _resolve(self, stream: Stream, entry: Entry, *, copies: int, timed_out: bool) -> Effect:
-        token, entry.token, entry.deadline = entry.token, None, None
+        token = entry.token
         assert token is not None
+        self._stop_waiting(entry)
         return Resolve(token, self._outcome(stream, entry, copies=copies, timed_out=timed_out))
+
+    def _stop_waiting(self, entry: Entry) -> None:
+        entry.token = None
+        del self._waiting[entry.number]
+        self._deadlines.clear(entry.number)
 
     def _outcome(self, stream: Stream, entry: Entry, *, copies: int, timed_out: bool) -> Published:
         return Published(
@@ -406,11 +442,7 @@ class Outbox:
         """Arm the stream's timer for whatever of it is due first."""
         if not stream.entries:
             return
-        due = [entry.deadline for entry in stream.entries if entry.deadline is not None]
-        if stream.sent:
-            due.append(stream.progress_at + self._timing.resend_ms)
-        else:
-            due.append(now + REFUSED_RETRY_MS)
-        if any(not entry.durable and not entry.writing for entry in stream.entries):
-            due.append(max(now, stream.progress_at) + self._timing.spill_ms)
-        self._timers.set_if_earlier((stream.key, stream.session), min(due))
+        due = stream.progress_at + self._timing.resend_ms if stream.sent else now + REFUSED_RETRY_MS
+        if stream.volatile:
+            due = min(due, max(now, stream.progress_at) + self._timing.spill_ms)
+        self._timers.set_if_earlier((stream.key, stream.session), due)

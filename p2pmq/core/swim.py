@@ -173,6 +173,16 @@ class Swim:
         out.extend(Send(member.node_id, Gossip((farewell,))) for member in told)
         return self._done(now, out)
 
+    def stop(self, now: int) -> list[Effect]:
+        """The process ends, and may come back: say that this member is dead for now.
+
+        The next boot has a higher incarnation, which refutes it.
+        """
+        own = self._own
+        rumour = Rumour(own.node_id, MemberState.DEAD, own.incarnation, accuser=own.node_id)
+        told = self._order.sample(FAREWELL_FANOUT, now)
+        return [Send(member.node_id, Gossip((rumour,))) for member in told]
+
     def forget(self, node_id: NodeId, now: int) -> list[Effect]:
         """Take a member that is gone for good off the roster; if it lives, it will object."""
         out: list[Effect] = []

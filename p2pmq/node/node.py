@@ -18,7 +18,7 @@ from p2pmq.core.ids import ID_BYTES, PartitionKey
 from p2pmq.core.machine import Machine
 from p2pmq.core.membership import MemberState
 from p2pmq.core.names import check_queue_name
-from p2pmq.core.packets.link import REFUSED_NAME_TAKEN, Hello
+from p2pmq.core.packets.link import ADDRESSES_MAX, REFUSED_NAME_TAKEN, Hello
 from p2pmq.core.packets.membership import Rumour
 from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmq.discovery.base import Announcement
@@ -53,6 +53,8 @@ PREFETCH = 100
 """Messages that a consumer may hold unsettled, unless it says otherwise."""
 BATCH_PREFETCH = 4_096
 NAME_BYTES_MAX = 255
+GOODBYE_S = 0.05
+"""How long the last packets have to leave; whoever misses them finds out by probing."""
 
 CONFIRMATIONS = {
     "committed": Confirmation.COMMITTED,
@@ -171,7 +173,7 @@ class Node:
         self._driver = Driver(self._store, self, self._loop, self._world.wall_clock)
         self._links = Links(self._transport, self._driver, limits, self._loop, self._hello)
         self._publisher = Publisher(self._driver.feed, self._loop, limits, self._name_of)
-        self.addresses = await self._transport.open(self._links)
+        self.addresses = (await self._transport.open(self._links))[:ADDRESSES_MAX]
         self._links.renew_hello()
         own = Rumour(
             recovered.node_id,
@@ -242,6 +244,8 @@ class Node:
             consumer.end()
         if self._error is None:
             await self._drain(timeout)
+        if self._error is None:
+            await self._say_goodbye()
         await self._shut("closed")
 
     def abort(self) -> None:
@@ -271,6 +275,20 @@ class Node:
                     self.settings.name,
                     flushed.messages_left,
                 )
+
+    async def _say_goodbye(self) -> None:
+        """Tell the others, and give the packets a moment: sockets close without lingering.
+
+        A leaf holds nothing that it could come back to, so that it leaves; a
+        full node keeps its place, and is only said to be away.
+        """
+        token, future = self._wait_token()
+        if self.settings.leaf:
+            self._driver.feed(events.LeaveRequested(0, token))
+        else:
+            self._driver.feed(events.StopRequested(token))
+        await future
+        await asyncio.sleep(GOODBYE_S)
 
     async def _shut(self, state: str) -> None:
         """Close every port that is open, in the order opposite to opening."""

@@ -250,8 +250,8 @@ class SimLoop(RefusingLoop):
 
     def on_timer_cancelled(self) -> None:
         """Count a cancelled timer, and forget such timers once they are half of all."""
-        self._timers_cancelled += 1
-        if self._timers_cancelled >= max(_CANCELLED_TIMERS_MIN, self._timers_set // 2):
+        self._timers_cancelled = cancelled = self._timers_cancelled + 1
+        if cancelled >= _CANCELLED_TIMERS_MIN and cancelled * 2 >= self._timers_set:
             self._forget_cancelled()
 
     def _forget_cancelled(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -85,7 +86,7 @@ async def test_done_is_called_in_order_and_never_inside_write(store: Store) -> N
 
     for number in range(100):
         records = [stored(number, 1 + number, 1)] if number % 3 else []
-        store.write(records, lambda error, number=number: done(number, error))
+        store.write(records, partial(done, number))
         assert number not in called
     await all_called.wait()
     assert called == list(range(100))

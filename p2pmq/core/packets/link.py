@@ -17,7 +17,8 @@ from p2pmq.core.packets.registry import (
     packet,
 )
 
-Addresses = Annotated[tuple[NameText, ...], Size(0, 16)]
+ADDRESSES_MAX = 16
+Addresses = Annotated[tuple[NameText, ...], Size(0, ADDRESSES_MAX)]
 """`host:port` each, best first."""
 
 

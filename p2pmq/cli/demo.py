@@ -1,0 +1,260 @@
+"""`p2pmq demo`: three services, one queue, a kill -9, and a count of what was lost.
+
+"shop" publishes the lines of a real file, "bank" and "depot" process them. One
+of these two owns the queue; under way it is killed, and run again. What it had
+taken and not acked comes again: these are the duplicates. Nothing may be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from p2pmq.cli.demo_process import Service
+from p2pmq.cli.demo_service import ServicePlan
+from p2pmq.cli.demo_tally import Tally, count_in, entries_in, numbered
+from p2pmq.cli.demo_text import demo_lines
+from p2pmq.cli.output import put_json, say
+from p2pmq.errors import UsageError
+
+SERVICES = ("shop", "bank", "depot")
+MDNS_PATIENCE_S = 6.0
+MEET_TIMEOUT_S = 15.0
+MESSAGES_PER_S = 3_000
+PUBLISH_S = (2.0, 6.0)
+"""The pace: so many messages a second, but at least and at most so many seconds for all."""
+KILL_AT = 0.4
+"""The part of all lines that has been processed when the owner is killed."""
+DOWN_S = 2.0
+LOOK_INTERVAL_S = 0.1
+SAY_INTERVAL_S = 1.0
+QUIET_S = 1.0
+"""No new entry for so long: no duplicate is under way any more."""
+GIVE_UP_S = 20.0
+"""No new entry for so long while lines are missing: they do not come."""
+
+
+class View:
+    """What is seen while it runs: bars on a terminal, lines elsewhere."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._bars = (
+            [progress.add_task(what, total=total) for what in ("published", "processed")]
+            if progress
+            else []
+        )
+        self._said = (0.0, 0, 0)
+
+    def tell(self, text: str) -> None:
+        """Something has happened."""
+        say(text)
+
+    def show(self, published: int, processed: int, now: float) -> None:
+        """How far it is."""
+        if self._progress is not None:
+            for bar, done in zip(self._bars, (published, processed), strict=True):
+                self._progress.update(bar, completed=done)
+        elif now - self._said[0] >= SAY_INTERVAL_S and self._said[1:] != (published, processed):
+            self._said = (now, published, processed)
+            say(f"  {published:,} published, {processed:,} processed")
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(
+        self, file: Path | None, messages: int, *, mdns: bool, as_json: bool, debug: bool
+    ) -> None:
+        self._file = file
+        self._wanted = messages
+        self._mdns = mdns
+        self._as_json = as_json
+        self._debug = debug
+        self._services: dict[str, Service] = {}
+
+    async def play(self) -> int:
+        """The whole story; the exit code is 1 if a line was lost."""
+        lines, source = demo_lines(self._file, self._wanted)
+        if not lines:
+            raise UsageError(f"{source} has no lines: name a text file that has some with --file")
+        async with AsyncExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="p2pmq-demo-"))
+            stack.push_async_callback(self._stop_all)
+            view = stack.enter_context(_viewed(len(lines)))
+            view.tell(f"{len(lines):,} lines of {source}")
+            tally, owner = await self._run(Path(folder), lines, view)
+        self._report(tally, owner, len(lines))
+        return 0 if tally.lost == 0 and tally.damaged == 0 and tally.published == len(lines) else 1
+
+    async def _run(self, folder: Path, lines: list[bytes], view: View) -> tuple[Tally, str]:
+        messages = folder / "messages"
+        messages.write_bytes(b"\n".join(numbered(n, line) for n, line in enumerate(lines, 1)))
+        queue, owner = await self._meet(folder, view)
+        view.tell(f"the queue {queue!r} is owned by {owner}; bank and depot consume it")
+        consume = {"do": "consume", "queue": queue}
+        for name in SERVICES[1:]:
+            self._services[name].tell(consume)
+        seconds = min(max(len(lines) / MESSAGES_PER_S, PUBLISH_S[0]), PUBLISH_S[1])
+        shop = self._services["shop"]
+        shop.tell({"do": "publish", "queue": queue, "file": str(messages), "seconds": seconds})
+        await self._until_processed(int(len(lines) * KILL_AT), view)
+        await self._kill_and_restart(self._services[owner], consume, view)
+        await self._until_processed(len(lines), view)
+        return self._tally(), owner
+
+    # -- the mesh ---------------------------------------------------------------------------------
+
+    async def _meet(self, folder: Path, view: View) -> tuple[str, str]:
+        """Start the services; the queue's name and its owner once all three know each other."""
+        began = asyncio.get_running_loop().time()
+        if self._mdns:
+            try:
+                async with asyncio.timeout(MDNS_PATIENCE_S):
+                    met = await self._start_all(folder / "mdns", (), view)
+            except TimeoutError:
+                view.tell("no multicast here: they did not meet by mDNS, so they get seeds")
+                self._mdns = False
+                await self._stop_all()
+                began = asyncio.get_running_loop().time()
+        if not self._mdns:
+            try:
+                async with asyncio.timeout(MEET_TIMEOUT_S):
+                    met = await self._start_all(folder / "seeds", SERVICES[:1], view)
+            except TimeoutError:
+                raise UsageError(
+                    f"the services did not meet within {MEET_TIMEOUT_S:g} s, not by a seed on "
+                    "the loopback interface either: run the demo with --debug to see why"
+                ) from None
+        took_s = asyncio.get_running_loop().time() - began
+        way = "by mDNS" if self._mdns else "by a seed"
+        view.tell(f"they found each other {way}, {took_s:.1f} s after the start")
+        return met
+
+    async def _start_all(
+        self, folder: Path, seeds: tuple[str, ...], view: View
+    ) -> tuple[str, str]:
+        """Start them; `seeds` names those whose addresses the later ones are told."""
+        folder.mkdir()
+        known: list[str] = []
+        for name in SERVICES:
+            plan = ServicePlan(
+                name=name,
+                mesh=f"demo-{secrets.token_hex(4)}" if not self._services else self._mesh,
+                folder=str(folder),
+                services=SERVICES,
+                seeds=tuple(known),
+                mdns=self._mdns,
+                debug=self._debug,
+            )
+            self._mesh = plan.mesh
+            service = self._services[name] = Service(plan)
+            address = await service.start()
+            view.tell(f"{name} runs as process {service.pid}, listening on {address}")
+            if name in seeds:
+                known.append(address)
+        met = [await service.heard("met") for service in self._services.values()]
+        return met[0]["queue"], met[0]["owner"]
+
+    async def _kill_and_restart(
+        self, service: Service, consume: dict[str, str], view: View
+    ) -> None:
+        name = service.plan.name
+        await service.kill()
+        view.tell(f"{name}, the owner, is killed with -9")
+        await self._watch(view, DOWN_S)
+        await service.start()
+        service.tell(consume)
+        view.tell(f"{name} runs again, as process {service.pid}")
+
+    async def _stop_all(self) -> None:
+        services = list(self._services.values())
+        self._services = {}
+        await asyncio.gather(*(service.stop() for service in services))
+
+    # -- counting ---------------------------------------------------------------------------------
+
+    def _counts(self) -> tuple[int, int]:
+        """About how many lines were confirmed and processed, by the sizes of the ledgers."""
+        counts = [count_in(self._services[name].ledger) for name in SERVICES]
+        return counts[0], sum(counts[1:])
+
+    def _tally(self) -> Tally:
+        shop, *consumers = (entries_in(self._services[name].ledger) for name in SERVICES)
+        return Tally.of(shop, [entry for entries in consumers for entry in entries])
+
+    async def _watch(self, view: View, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while loop.time() < until:
+            view.show(*self._counts(), loop.time())
+            await asyncio.sleep(LOOK_INTERVAL_S)
+
+    async def _until_processed(self, wanted: int, view: View) -> None:
+        """Wait for `wanted` different lines; at the end of all, also for late duplicates."""
+        loop = asyncio.get_running_loop()
+        counts, since = self._counts(), loop.time()
+        while loop.time() - since < GIVE_UP_S:
+            await self._watch(view, LOOK_INTERVAL_S)
+            found = self._counts()
+            if found != counts:
+                counts, since = found, loop.time()
+            if found[1] < wanted:
+                continue
+            if wanted < self._wanted and not self._is_last(wanted):
+                return
+            if loop.time() - since >= QUIET_S and self._tally().processed >= wanted:
+                return
+
+    def _is_last(self, wanted: int) -> bool:
+        return self._counts()[0] <= wanted
+
+    # -- the result -------------------------------------------------------------------------------
+
+    def _report(self, tally: Tally, owner: str, lines: int) -> None:
+        if self._as_json:
+            found = asdict(tally) | {"lines": lines, "killed": owner}
+            put_json(found | {"discovery": "mdns" if self._mdns else "seeds"})
+            return
+        table = Table(header_style="bold")
+        for heading in ("published", "processed", "lost", "duplicated"):
+            table.add_column(heading, justify="right")
+        lost = tally.lost + tally.damaged
+        style = "bold red" if lost else "bold green"
+        table.add_row(
+            f"{tally.published:,}",
+            f"{tally.processed:,}",
+            f"[{style}]{lost:,}[/]",
+            f"{tally.duplicated:,}",
+        )
+        Console(file=sys.stdout).print(table)
+        if tally.duplicated:
+            say(
+                f"duplicated: lines that {owner} had processed, and whose acks the kill cut off; "
+                "at least once means that they come again."
+            )
+
+
+@contextmanager
+def _viewed(total: int) -> Iterator[View]:
+    if not sys.stderr.isatty():
+        yield View(None, total)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as progress:
+        yield View(progress, total)

@@ -1,0 +1,192 @@
+"""Recovery: any history of records is found again, compared with a model of dicts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p2pmq.core.ids import PartitionKey
+from p2pmq.core.intervals import IntervalSet
+from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.records import (
+    BatchRemoved,
+    BatchStored,
+    BatchTrimmed,
+    IncarnationSaved,
+    MemberRemoved,
+    MemberSaved,
+    PartitionRemoved,
+    Record,
+    Recovered,
+    SeenChanged,
+    Space,
+)
+from p2pmq.store.lmdb_store import LmdbStore
+from tests.store.scene import batch_of, body_of, give
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+KEYS = [PartitionKey("a", 0), PartitionKey("a", 1), PartitionKey("b", 0)]
+SESSIONS = [b"session1", b"session2"]
+MEMBERS = [
+    Rumour(
+        node_id=b"member-%d" % at,
+        state=at,
+        incarnation=at,
+        name=f"née {at}",
+        addresses=("10.0.0.1:1", "h:2")[:at],
+        boot=7,
+        store_id=b"\xff" * 8,
+        zone="z",
+        weight=3,
+    )
+    for at in range(3)
+]
+
+
+class Model:
+    """What a store holds, in dicts."""
+
+    def __init__(self) -> None:
+        self.batches: dict[tuple[Space, PartitionKey, int], tuple[tuple[int, int], ...]] = {}
+        self.stored: dict[tuple[Space, PartitionKey, int], BatchStored] = {}
+        self.seen: dict[tuple[PartitionKey, bytes], tuple[tuple[int, int], ...]] = {}
+        self.members: dict[bytes, Rumour] = {}
+        self.incarnation = 0
+
+    def apply(self, record: Record) -> None:  # noqa: C901 - one case for each record
+        """Do what the store should do."""
+        match record:
+            case BatchStored(space, key, number, batch):
+                self.batches[space, key, number] = ((batch.first, batch.last),)
+                self.stored[space, key, number] = record
+            case BatchTrimmed(space, key, number, alive):
+                if (space, key, number) in self.batches:
+                    self.batches[space, key, number] = alive
+            case BatchRemoved(space, key, number):
+                self.batches.pop((space, key, number), None)
+            case SeenChanged(key, session, seqs):
+                self.seen[key, session] = seqs
+            case PartitionRemoved(gone):
+                for where in [where for where in self.batches if where[:2] == (0, gone)]:
+                    del self.batches[where]
+                for row in [row for row in self.seen if row[0] == gone]:
+                    del self.seen[row]
+            case MemberSaved(rumour):
+                self.members[rumour.node_id] = rumour
+            case MemberRemoved(node_id):
+                self.members.pop(node_id, None)
+            case IncarnationSaved(incarnation):
+                self.incarnation = incarnation
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[list[Record]]:  # noqa: C901 - one case for each record
+    """Writes whose records refer to batches that were stored before, and to some never stored."""
+    model = Model()
+    number = 0
+    writes: list[list[Record]] = []
+    for _ in range(draw(st.integers(1, 25))):
+        records: list[Record] = []
+        for _ in range(draw(st.integers(0, 3))):
+            kind = draw(st.sampled_from("ssssttrrenmdi"))
+            key = draw(st.sampled_from(KEYS))
+            session = draw(st.sampled_from(SESSIONS))
+            known = sorted(model.batches)
+            where = draw(st.sampled_from(known)) if known else (Space.OUTBOX, key, 10**6)
+            record: Record
+            if kind == "s":
+                number += 1
+                size = draw(st.sampled_from([10, 20_000]))
+                batch = batch_of(1 + 100 * number, draw(st.integers(1, 8)), size, session)
+                space = draw(st.sampled_from(list(Space)))
+                record = BatchStored(space, key, number, batch)
+            elif kind == "t" and where in model.batches:
+                left = IntervalSet(model.batches[where])
+                for _ in range(draw(st.integers(1, 7))):
+                    if left.count > 1:
+                        gone = draw(st.sampled_from([low for low, _ in left]))
+                        left.remove(gone, gone)
+                record = BatchTrimmed(*where, left.pairs())
+            elif kind in "tr":
+                record = BatchRemoved(*where)
+            elif kind == "e":
+                record = SeenChanged(key, session, ((1, draw(st.integers(1, 2**63 - 1))),))
+            elif kind == "n":
+                record = PartitionRemoved(key)
+            elif kind == "m":
+                record = MemberSaved(draw(st.sampled_from(MEMBERS)))
+            elif kind == "d":
+                record = MemberRemoved(draw(st.sampled_from(MEMBERS)).node_id)
+            else:
+                record = IncarnationSaved(draw(st.integers(0, 2**32 - 1)))
+            model.apply(record)
+            records.append(record)
+        writes.append(records)
+    return writes
+
+
+async def again_opened(path: Path) -> Recovered:
+    """What another start of the node finds."""
+    store = LmdbStore(path)
+    recovered = await store.open()
+    await store.close()
+    return recovered
+
+
+async def replay(
+    path: Path, writes: list[list[Record]], waits: list[bool]
+) -> tuple[Recovered, Recovered]:
+    """Write the history, in groups as `waits` cuts it; what two more starts find."""
+    store = LmdbStore(path)
+    await store.open()
+    answers = []
+    for records, wait in zip(writes, waits, strict=True):
+        answers.append(give(store, *records))
+        if wait:
+            await answers[-1]
+    await store.close()
+    assert {await answer for answer in answers} == {None}
+    store = LmdbStore(path)
+    recovered = await store.open()
+    for found in recovered.batches:
+        for low, high in found.alive:
+            where = found.batch.part(low, high).bodies
+            size = found.batch.size // found.batch.count
+            bodies = store.read(where).bodies  # type: ignore[arg-type]  # bodies are StoredBodies
+            assert bodies == [body_of(seq, size) for seq in range(low, high + 1)]
+    await store.close()
+    return recovered, await again_opened(path)
+
+
+@settings(max_examples=40)
+@given(writes=histories(), data=st.data())
+def test_any_history_is_found_again_as_a_simple_model_has_it(
+    writes: list[list[Record]], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    waits = data.draw(st.lists(st.booleans(), min_size=len(writes), max_size=len(writes)))
+    path = tmp_path_factory.mktemp("store")
+    recovered, again = asyncio.run(replay(path, writes, waits))
+    model = Model()
+    for records in writes:
+        for record in records:
+            model.apply(record)
+    found = {(one.space, one.key, one.number): one for one in recovered.batches}
+    assert [*found] == sorted(model.batches)
+    assert {where: one.alive for where, one in found.items()} == model.batches
+    for where, one in found.items():
+        batch = model.stored[where].batch
+        assert (one.batch.run, one.batch.size) == (batch.run, batch.size)
+    assert {(one.key, one.session): one.seqs for one in recovered.seen} == model.seen
+    assert {one.node_id: one for one in recovered.members} == model.members
+    assert recovered.incarnation == model.incarnation
+    assert (again.batches, again.seen, again.members) == (
+        recovered.batches,
+        recovered.seen,
+        recovered.members,
+    )
