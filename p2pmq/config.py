@@ -26,7 +26,7 @@ class SwimConfig:
     push_pull_interval_ms: int = 30_000
     awareness_max: int = 8
     healing_interval_ms: int = 15_000
-    """How often a node tries some dead or once-known members: two tries fit into the 60 s
+    """How often a node tries some dead or once-known members: three turns fit into the 60 s
     within which a split heals."""
     healing_fanout: int = 3
     leaf_reap_ms: int = 600_000

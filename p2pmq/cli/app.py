@@ -36,7 +36,7 @@ def _queue_name(name: str) -> str:
     return name
 
 
-QueueName = Annotated[str, typer.Argument(metavar="QUEUE", callback=_queue_name)]
+QueueName = Annotated[str, typer.Argument(callback=_queue_name, show_default=False)]
 
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001  typer passes an option by position
@@ -48,7 +48,7 @@ def _show_version(asked: bool) -> None:  # noqa: FBT001  typer passes an option 
 @app.callback()
 def _root(
     *,
-    version: Annotated[  # noqa: ARG001  its callback does the work
+    version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
@@ -160,13 +160,13 @@ def queues(mesh: MeshOptions, visit: VisitOptions, *, as_json: AsJson = False) -
 @app.command("forget")
 @flattened
 def forget(
-    name: Annotated[str, typer.Argument(metavar="NAME")], mesh: MeshOptions, visit: VisitOptions
+    member: Annotated[str, typer.Argument(metavar="NAME")], mesh: MeshOptions, visit: VisitOptions
 ) -> None:
     """Take a dead member off the roster for good: its queues get new owners, what it held is lost.
 
     A member that only sleeps or is cut off comes back by itself: forget none of those.
     """
-    run_async(forget_member(name, mesh, visit), debug=mesh.debug)
+    run_async(forget_member(member, mesh, visit), debug=mesh.debug)
 
 
 @app.command("demo")

@@ -8,10 +8,11 @@ taken and not acked comes again: these are the duplicates. Nothing may be lost.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,11 +26,11 @@ from p2pmq.cli.demo_service import ServicePlan
 from p2pmq.cli.demo_tally import Tally, count_in, entries_in, numbered
 from p2pmq.cli.demo_text import demo_lines
 from p2pmq.cli.output import put_json, say
-from p2pmq.errors import UsageError
+from p2pmq.errors import RequestTimeoutError, UsageError
 
 SERVICES = ("shop", "bank", "depot")
 MDNS_PATIENCE_S = 6.0
-MEET_TIMEOUT_S = 15.0
+SEED_PATIENCE_S = 15.0
 MESSAGES_PER_S = 3_000
 PUBLISH_S = (2.0, 6.0)
 """The pace: so many messages a second, but at least and at most so many seconds for all."""
@@ -82,6 +83,7 @@ class Demo:
         self._as_json = as_json
         self._debug = debug
         self._services: dict[str, Service] = {}
+        self._mesh = f"demo-{secrets.token_hex(4)}"
 
     async def play(self) -> int:
         """The whole story; the exit code is 1 if a line was lost."""
@@ -110,54 +112,56 @@ class Demo:
         shop.tell({"do": "publish", "queue": queue, "file": str(messages), "seconds": seconds})
         await self._until_processed(int(len(lines) * KILL_AT), view)
         await self._kill_and_restart(self._services[owner], consume, view)
-        await self._until_processed(len(lines), view)
+        await self._until_all(len(lines), view)
         return self._tally(), owner
 
     # -- the mesh ---------------------------------------------------------------------------------
 
     async def _meet(self, folder: Path, view: View) -> tuple[str, str]:
         """Start the services; the queue's name and its owner once all three know each other."""
-        began = asyncio.get_running_loop().time()
         if self._mdns:
-            try:
-                async with asyncio.timeout(MDNS_PATIENCE_S):
-                    met = await self._start_all(folder / "mdns", (), view)
-            except TimeoutError:
-                view.tell("no multicast here: they did not meet by mDNS, so they get seeds")
-                self._mdns = False
-                await self._stop_all()
-                began = asyncio.get_running_loop().time()
-        if not self._mdns:
-            try:
-                async with asyncio.timeout(MEET_TIMEOUT_S):
-                    met = await self._start_all(folder / "seeds", SERVICES[:1], view)
-            except TimeoutError:
-                raise UsageError(
-                    f"the services did not meet within {MEET_TIMEOUT_S:g} s, not by a seed on "
-                    "the loopback interface either: run the demo with --debug to see why"
-                ) from None
-        took_s = asyncio.get_running_loop().time() - began
-        way = "by mDNS" if self._mdns else "by a seed"
-        view.tell(f"they found each other {way}, {took_s:.1f} s after the start")
+            met = await self._try_to_meet(folder / "mdns", (), MDNS_PATIENCE_S, view)
+            if met is not None:
+                return met
+            view.tell("no multicast here: they did not meet by mDNS, so they get a seed")
+            await self._stop_all()
+            self._mdns = False
+        met = await self._try_to_meet(folder / "seeds", SERVICES[:1], SEED_PATIENCE_S, view)
+        if met is None:
+            raise RequestTimeoutError(
+                f"the services did not meet within {SEED_PATIENCE_S:g} s, though they had a seed "
+                "on the loopback interface: run the demo with --debug to see why"
+            )
         return met
 
-    async def _start_all(
-        self, folder: Path, seeds: tuple[str, ...], view: View
-    ) -> tuple[str, str]:
+    async def _try_to_meet(
+        self, folder: Path, seeds: tuple[str, ...], patience_s: float, view: View
+    ) -> tuple[str, str] | None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(patience_s):
+                met = await self._start_all(folder, seeds, view)
+        except TimeoutError:
+            return None
+        way = "by a seed" if seeds else "by mDNS"
+        view.tell(f"they found each other {way}, {loop.time() - began:.1f} s after the start")
+        return met
+
+    async def _start_all(self, folder: Path, seeds: tuple[str, ...], view: View) -> tuple[str, str]:
         """Start them; `seeds` names those whose addresses the later ones are told."""
-        folder.mkdir()
+        os.mkdir(folder)  # noqa: PTH102  no work for another thread
         known: list[str] = []
         for name in SERVICES:
             plan = ServicePlan(
                 name=name,
-                mesh=f"demo-{secrets.token_hex(4)}" if not self._services else self._mesh,
+                mesh=self._mesh,
                 folder=str(folder),
                 services=SERVICES,
                 seeds=tuple(known),
                 mdns=self._mdns,
                 debug=self._debug,
             )
-            self._mesh = plan.mesh
             service = self._services[name] = Service(plan)
             address = await service.start()
             view.tell(f"{name} runs as process {service.pid}, listening on {address}")
@@ -201,23 +205,28 @@ class Demo:
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     async def _until_processed(self, wanted: int, view: View) -> None:
-        """Wait for `wanted` different lines; at the end of all, also for late duplicates."""
+        """Wait until about so many lines have been processed, or until nothing goes on."""
+        await self._until(lambda: self._counts()[1] >= wanted, view)
+
+    async def _until_all(self, lines: int, view: View) -> None:
+        """Wait until every line has been processed, and no duplicate is under way any more."""
+        await self._until(lambda: self._counts()[1] >= lines and self._is_whole(lines), view)
+        counts = None
+        while counts != self._counts():
+            counts = self._counts()
+            await self._watch(view, QUIET_S)
+
+    async def _until(self, is_so: Callable[[], bool], view: View) -> None:
         loop = asyncio.get_running_loop()
         counts, since = self._counts(), loop.time()
-        while loop.time() - since < GIVE_UP_S:
+        while not is_so() and loop.time() - since < GIVE_UP_S:
             await self._watch(view, LOOK_INTERVAL_S)
-            found = self._counts()
-            if found != counts:
-                counts, since = found, loop.time()
-            if found[1] < wanted:
-                continue
-            if wanted < self._wanted and not self._is_last(wanted):
-                return
-            if loop.time() - since >= QUIET_S and self._tally().processed >= wanted:
-                return
+            if self._counts() != counts:
+                counts, since = self._counts(), loop.time()
 
-    def _is_last(self, wanted: int) -> bool:
-        return self._counts()[0] <= wanted
+    def _is_whole(self, lines: int) -> bool:
+        tally = self._tally()
+        return tally.processed == tally.published == lines
 
     # -- the result -------------------------------------------------------------------------------
 

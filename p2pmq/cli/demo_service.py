@@ -20,7 +20,7 @@ from p2pmq.cli.demo_tally import Ledger
 from p2pmq.cli.lines import LineSplitter, read_block
 from p2pmq.cli.offloop import OffLoop
 from p2pmq.cli.output import put_json, set_up_logging
-from p2pmq.cli.session import run_async
+from p2pmq.cli.session import run_loop
 from p2pmq.node.node import Node
 
 PUBLISH_TIMEOUT_S = 600.0
@@ -86,8 +86,9 @@ async def _watch(node: Node, plan: ServicePlan) -> None:
 
     A consumer is to own it: then the kill takes the queue and one who works on it at once.
     """
-    while {m.name for m in node.members() if m.state == "alive"} < set(plan.services):
-        await asyncio.sleep(TICK_S)
+    wanted = set(plan.services)
+    while wanted - {m.name for m in node.members() if m.state == "alive"}:
+        await asyncio.sleep(TICK_S)  # noqa: ASYNC110  the node has no event for it
     names = ("orders" if number == 1 else f"orders-{number}" for number in count(1))
     queue = next(name for name in names if node.owner_of(name) != plan.services[0])
     put_json({"event": "met", "queue": queue, "owner": node.owner_of(queue)})
@@ -95,7 +96,7 @@ async def _watch(node: Node, plan: ServicePlan) -> None:
 
 async def _publish(node: Node, plan: ServicePlan, command: dict[str, Any]) -> None:
     """Publish the demo's messages at a steady pace; what is confirmed goes into the ledger."""
-    messages = Path(command["file"]).read_bytes().split(b"\n")
+    messages = _messages_in(command["file"])
     ledger = Ledger(Path(plan.folder) / f"{plan.name}.ledger")
     loop = asyncio.get_running_loop()
     began, at = loop.time(), 0
@@ -108,6 +109,10 @@ async def _publish(node: Node, plan: ServicePlan, command: dict[str, Any]) -> No
                 at = until
             await asyncio.sleep(TICK_S)
     put_json({"event": "published"})
+
+
+def _messages_in(file: str) -> list[bytes]:
+    return Path(file).read_bytes().split(b"\n")
 
 
 async def _publish_some(node: Node, queue: str, messages: Sequence[bytes], ledger: Ledger) -> None:
@@ -124,4 +129,4 @@ async def _consume(node: Node, plan: ServicePlan, command: dict[str, Any]) -> No
 
 
 if __name__ == "__main__":
-    run_async(serve(ServicePlan.from_json(sys.argv[1])), debug=True)
+    sys.exit(run_loop(serve(ServicePlan.from_json(sys.argv[1]))))

@@ -67,8 +67,11 @@ def count_in(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Counts of lines. `duplicated` counts the second and later times; `damaged` are lines that
-    were processed with another text than was published, or never published."""
+    """Counts of lines.
+
+    `duplicated` counts the second and later times; `damaged` are lines that
+    were processed with another text than was published, or never published.
+    """
 
     published: int
     processed: int

@@ -58,9 +58,9 @@ class MeshOptions:
             rich_help_panel=MESH_PANEL,
         ),
     ] = False
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Log everything, and show tracebacks.")
-    ] = False
+    debug: Annotated[bool, typer.Option("--debug", help="Log everything, and show tracebacks.")] = (
+        False
+    )
 
     @property
     def seeds(self) -> tuple[str, ...]:
@@ -81,9 +81,7 @@ class VisitOptions:
     ] = None
     listen: Annotated[
         str,
-        typer.Option(
-            metavar="HOST:PORT", help="Address to listen on.", rich_help_panel=NODE_PANEL
-        ),
+        typer.Option(metavar="HOST:PORT", help="Address to listen on.", rich_help_panel=NODE_PANEL),
     ] = "127.0.0.1:0"
     zone: Annotated[
         str,

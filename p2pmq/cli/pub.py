@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Literal
 from p2pmq.cli.lines import LineSplitter, read_block
 from p2pmq.cli.offloop import OffLoop
 from p2pmq.cli.output import Meter, metered, put_json, rate, say
-from p2pmq.cli.session import EXIT_INTERRUPTED, visiting
-from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError, P2PMQError
+from p2pmq.cli.session import EXIT_INTERRUPTED, part, visiting
+from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,10 +66,15 @@ async def publish_lines(
 ) -> int:
     """Publish every line; the exit code tells whether all were confirmed."""
     with _opened(file) as (descriptor, size):
-        async with visiting(mesh, visit, "pub", data_dir=data_dir) as node:
+        drain_s = timeout_s if confirm == "none" else None
+        async with visiting(mesh, visit, "pub", data_dir=data_dir, drain_s=drain_s) as node:
             with metered(f"publishing to {queue}", size) as meter:
-                publishing = Publishing(node, queue, confirm, timeout_s, meter, counts_bytes=size)
+                publishing = Publishing(
+                    node, queue, confirm, timeout_s, meter, counts_bytes=size is not None
+                )
                 code = await publishing.run(descriptor)
+            if code:
+                await part(node, 0.0, for_good=data_dir is None)
     publishing.report(as_json=as_json)
     return code
 
@@ -98,14 +103,15 @@ class Publishing:
         timeout_s: float,
         meter: Meter,
         *,
-        counts_bytes: int | None,
+        counts_bytes: bool,
     ) -> None:
         self._node = node
         self._queue = queue
         self._confirm: Confirm = confirm
         self._timeout_s = timeout_s
         self._meter = meter
-        self._counts_bytes = counts_bytes is not None
+        self._counts_bytes = counts_bytes
+        self._blocks_max = 1 if confirm == "none" else IN_FLIGHT_BLOCKS_MAX
         self._loop = asyncio.get_running_loop()
         self._splitter = LineSplitter(node.settings.config.limits.body_bytes_max)
         self._blocks: deque[Block] = deque()
@@ -113,7 +119,6 @@ class Publishing:
         self._bytes_confirmed = 0
         self._ended = False
         self._stalled = False
-        self._failure: P2PMQError | None = None
         self._began = self._loop.time()
         self.published = 0
         self.confirmed = 0
@@ -124,16 +129,10 @@ class Publishing:
             await self._pump(descriptor)
         except asyncio.CancelledError:
             return await self._give_up(EXIT_INTERRUPTED)
-        except (NotCommittedError, OutboxFullError) as error:
-            self._failure = error
-        except BodyTooLargeError as error:
-            self._failure = error
-            with suppress(NotCommittedError, OutboxFullError):
-                await self._confirm_all()
-        if self._failure is None:
-            return 0
-        say(f"p2pmq: {self._failure}")
-        return await self._give_up(1)
+        except (NotCommittedError, OutboxFullError, BodyTooLargeError) as error:
+            say(f"p2pmq: {error}")
+            return await self._give_up(1)
+        return 0
 
     def report(self, *, as_json: bool) -> None:
         """Say what became of the lines: on stderr, as JSON on stdout."""
@@ -157,7 +156,7 @@ class Publishing:
 
     @property
     def _confirmed_word(self) -> str:
-        return "stored" if self._confirm == "stored" else "committed"
+        return "sent" if self._confirm == "none" else self._confirm
 
     # -- reading and handing over -----------------------------------------------------------------
 
@@ -179,10 +178,7 @@ class Publishing:
                 reading.cancel()
 
     def _has_room(self) -> bool:
-        return (
-            self._bytes_in_flight < IN_FLIGHT_BYTES_MAX
-            and len(self._blocks) < IN_FLIGHT_BLOCKS_MAX
-        )
+        return self._bytes_in_flight < IN_FLIGHT_BYTES_MAX and len(self._blocks) < self._blocks_max
 
     def _hand_over(self, data: bytes) -> None:
         """Give what was read to the outbox; nothing is awaited before all of it is there."""
@@ -191,14 +187,14 @@ class Publishing:
         if not lines:
             return
         size = sum(map(len, lines)) + len(lines)
-        confirm = self._confirm if self._confirm == "stored" else "committed"
-        timeout_s = self._timeout_s
-        publish = self._node.publish_many(self._queue, lines, confirm=confirm, timeout=timeout_s)
+        publish = self._node.publish_many(
+            self._queue, lines, confirm=self._confirm, timeout=self._timeout_s
+        )
         self._blocks.append(Block(asyncio.create_task(publish), len(lines), size))
         self._bytes_in_flight += size
         self.published += len(lines)
 
-    # -- waiting for confirms -----------------------------------------------------------------------
+    # -- waiting for confirms ---------------------------------------------------------------------
 
     async def _wait_for_something(self, waited: set[asyncio.Task[bytes]]) -> None:
         tasks: set[asyncio.Task[bytes] | asyncio.Task[BulkReceipt]] = {*waited}
@@ -206,9 +202,7 @@ class Publishing:
         if self._blocks:
             tasks.add(self._blocks[0].task)
             timeout_s = STALL_S
-        done, _ = await asyncio.wait(
-            tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-        )
+        done, _ = await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not done and not self._stalled:
             self._stalled = True
             say(f"p2pmq: waiting: {self._what_is_missing()}")
@@ -248,10 +242,11 @@ class Publishing:
         for block in self._blocks:
             block.task.cancel()
         unsure = self.published - self.confirmed
+        text = f"p2pmq: the first {self.confirmed:,} lines are {self._confirmed_word}"
         if unsure:
-            say(
-                f"p2pmq: {unsure:,} lines are not known to be {self._confirmed_word}, and are "
-                f"given up: publish again from line {self.confirmed + 1:,} on (a line of these "
-                "that arrived all the same then comes twice)"
+            text += (
+                f"; {unsure:,} more were read, and of these it is not known: publish again from "
+                f"line {self.confirmed + 1:,} on, and those that did arrive come twice"
             )
+        say(text)
         return code

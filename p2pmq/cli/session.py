@@ -40,22 +40,30 @@ FAREWELL_S = 0.3
 
 
 def run_async(main: Coroutine[Any, Any, int], *, debug: bool) -> None:
-    """Run `main`, on uvloop where it is installed; its result is the exit code.
+    """Run `main` as a command: its result is the exit code.
 
-    SIGINT and SIGTERM cancel it once; the second time the process ends there and then.
     A P2PMQError or an OSError becomes one line on stderr and exit code 1.
     """
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            code = runner.run(_until_signal(main))
+        code = run_loop(main)
     except (P2PMQError, OSError) as error:
         if debug:
             raise
         say(f"p2pmq: {error}")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        code = 1
     raise typer.Exit(code)
+
+
+def run_loop(main: Coroutine[Any, Any, int]) -> int:
+    """Run `main`, on uvloop where it is installed.
+
+    SIGINT and SIGTERM cancel it once; the second time the process ends there and then.
+    """
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_until_signal(main))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 async def _until_signal(main: Coroutine[Any, Any, int]) -> int:
@@ -91,10 +99,17 @@ def on_signals(stop: Callable[[], object]) -> Iterator[None]:
 
 @asynccontextmanager
 async def visiting(
-    mesh: MeshOptions, visit: VisitOptions, kind: str, *, data_dir: Path | None = None
+    mesh: MeshOptions,
+    visit: VisitOptions,
+    kind: str,
+    *,
+    data_dir: Path | None = None,
+    drain_s: float | None = None,
 ) -> AsyncIterator[Node]:
     """A leaf that is part of the mesh, and leaves it at the end.
 
+    At the end its outbox is given `drain_s` seconds (by default the node's
+    own) to empty. With `data_dir` it may come back for the rest, and only stops.
     Raises NoOwnerError if no full node is found in the time that `visit` gives.
     """
     set_up_logging(logging.DEBUG if mesh.debug else logging.WARNING)
@@ -115,7 +130,7 @@ async def visiting(
         await _until_full_node(node, mesh, visit.wait)
         yield node
     finally:
-        await _part(node)
+        await part(node, drain_s, for_good=data_dir is None)
 
 
 async def _until_full_node(node: Node, mesh: MeshOptions, wait_s: float) -> None:
@@ -142,11 +157,12 @@ def _nobody(mesh: MeshOptions, wait_s: float) -> str:
     )
 
 
-async def _part(node: Node) -> None:
-    """Leave, so that nobody goes on looking for this node; then stop."""
-    with suppress(P2PMQError):
-        await node.leave()
-    await node.close()
+async def part(node: Node, drain_s: float | None, *, for_good: bool = True) -> None:
+    """Leave, so that nobody goes on looking for this node; then stop. Twice does no harm."""
+    if for_good:
+        with suppress(P2PMQError):
+            await node.leave()
+    await node.close(drain_s)
 
 
 async def steady_members(node: Node, wait_s: float) -> list[MemberInfo]:

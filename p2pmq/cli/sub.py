@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -56,10 +56,9 @@ async def consume_lines(
         async with visiting(mesh, visit, "sub") as node:
             with _metered(queue, ending, descriptor) as meter:
                 consuming = Consuming(node, queue, descriptor, meter, as_json=as_json)
-                try:
+                # The ways in which a person ends it: Ctrl-C, and closing the pipe.
+                with suppress(asyncio.CancelledError, BrokenPipeError):
                     await consuming.run(ending)
-                except (asyncio.CancelledError, BrokenPipeError):
-                    pass  # the ways in which a person ends it
     consuming.report()
     return 0
 
@@ -210,7 +209,10 @@ def plain(value: object) -> object:
     """`value` with what JSON cannot hold (bytes, odd keys) made text."""
     match value:
         case dict():
-            return {key if isinstance(key, str) else str(plain(key)): plain(v) for key, v in value.items()}
+            return {
+                key if isinstance(key, str) else str(plain(key)): plain(v)
+                for key, v in value.items()
+            }
         case list() | tuple():
             return [plain(item) for item in value]
         case bytes():

@@ -70,6 +70,7 @@ class Hearsay:
         "_roster",
         "_timers",
         "disbelieved",
+        "silent",
     )
 
     def __init__(
@@ -88,6 +89,8 @@ class Hearsay:
         self._timers = timers
         self._awareness = awareness
         self.disbelieved = 0
+        self.silent = False
+        """This node has said goodbye: it contradicts nothing that is said of it any more."""
 
     # ---------------------------------------------------------------------------------- rumours
 
@@ -187,7 +190,7 @@ class Hearsay:
 
     def _on_self(self, rumour: Rumour, out: list[Effect]) -> None:
         own = self._roster.own
-        if own.state is MemberState.LEFT:
+        if self.silent:
             return
         if rumour.incarnation > INCARNATION_MAX:
             out.append(Notify(Counted("swim_rumours_absurd")))

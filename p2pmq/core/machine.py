@@ -205,12 +205,13 @@ class Machine:
         return self.requests.on_stats(event, owners, now)
 
     def _on_leave_requested(self, event: events.LeaveRequested, now: int) -> list[Effect]:
-        effects = self.swim.leave(now)
+        effects = self._membership(self.swim.leave(now), now)
         effects += self._replace(now)
         return effects + self.requests.on_leave(event, now)
 
     def _on_forget_requested(self, event: events.ForgetRequested, now: int) -> list[Effect]:
-        return [*self.swim.forget(event.node_id, now), Resolve(event.token, Done())]
+        effects = self._membership(self.swim.forget(event.node_id, now), now)
+        return [*effects, Resolve(event.token, Done())]
 
     def _on_moved(self, key: PartitionKey, now: int) -> list[Effect]:
         effects = self.outbox.on_moved(key, now)
@@ -239,9 +240,10 @@ class Machine:
             for effect in effects
             if type(effect) is Notify
             and type(effect.notice) is MemberNotice
-            and effect.notice.state in (MemberState.DEAD, MemberState.LEFT)
+            and effect.notice.state in (MemberState.DEAD, MemberState.LEFT, MemberState.FORGOTTEN)
         ]
         for node_id in gone:
+            self._boots.pop(node_id, None)
             effects += self.owner.on_node_gone(node_id, now)
         return effects
 

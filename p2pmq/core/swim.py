@@ -163,6 +163,7 @@ class Swim:
         own = self._own
         if own.state is MemberState.LEFT:
             return out
+        self._hearsay.silent = True
         self._prober.forgive()
         for timer in (PROBE, PUSH_PULL, HEALING):
             self._timers.clear(timer)
@@ -179,6 +180,7 @@ class Swim:
         The next boot has a higher incarnation, which refutes it.
         """
         own = self._own
+        self._hearsay.silent = True  # the others gossip it back, and it would refute itself
         rumour = Rumour(own.node_id, MemberState.DEAD, own.incarnation, accuser=own.node_id)
         told = self._order.sample(FAREWELL_FANOUT, now)
         return [Send(member.node_id, Gossip((rumour,))) for member in told]

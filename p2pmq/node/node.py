@@ -15,7 +15,6 @@ from p2pmq.config import Config, NodeSettings
 from p2pmq.core import effects, events
 from p2pmq.core.events import Confirmation
 from p2pmq.core.ids import ID_BYTES, PartitionKey
-from p2pmq.core.machine import Machine
 from p2pmq.core.membership import MemberState
 from p2pmq.core.names import check_queue_name
 from p2pmq.core.packets.link import ADDRESSES_MAX, REFUSED_NAME_TAKEN, Hello
@@ -24,6 +23,7 @@ from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmq.discovery.base import Announcement
 from p2pmq.errors import ClosedNodeError, NameTakenError, RequestTimeoutError, UsageError
 from p2pmq.node.consumer import Consumer
+from p2pmq.node.drain import drained
 from p2pmq.node.publisher import Publisher
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import BulkReceipt, MemberInfo, QueueDepth, Receipt
@@ -187,7 +187,7 @@ class Node:
             weight=settings.weight,
         )
         session = self._world.random_bytes(ID_BYTES)
-        self._machine = Machine(own, settings.mesh, session, settings.config, self._world.random())
+        self._machine = self._world.machine(own, settings.mesh, session, settings.config)
         started = events.Started(recovered, self.addresses, self._driver.wall_offset_ms())
         self._driver.start(self._machine, self._links, started)
         self._discovery: Discovery = self._world.discovery(settings)
@@ -394,6 +394,16 @@ class Node:
     def _drop(self, consumer: Consumer) -> None:
         consumer.close()
         self._consumers.pop(consumer.consumer_id, None)
+
+    def drain(
+        self, queue: str, *, prefetch: int = BATCH_PREFETCH, patience: float = 30.0
+    ) -> AsyncIterator[Message]:
+        """The queue's messages until it is empty, each acked as the next is asked for.
+
+        It waits for what others hold. Raises RequestTimeoutError after `patience`
+        seconds in which nothing came and the queue was not known to be empty.
+        """
+        return drained(self, queue, prefetch, patience)
 
     def queue(self, name: str) -> Queue:
         """A handle on one queue."""

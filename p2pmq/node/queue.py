@@ -50,6 +50,10 @@ class Queue:
         """Messages in batches: see `Node.consume_batches`."""
         return self._node.consume_batches(self.name, prefetch=prefetch)
 
+    def drain(self, *, prefetch: int = 4_096, patience: float = 30.0) -> AsyncIterator[Message]:
+        """Messages until the queue is empty, each acked as the next is asked for: `Node.drain`."""
+        return self._node.drain(self.name, prefetch=prefetch, patience=patience)
+
     async def depth(self) -> QueueDepth:
         """How many messages the queue holds, by its owner's count.
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from p2pmq.core.machine import Machine
 from p2pmq.discovery.combined import CombinedDiscovery
 from p2pmq.discovery.mdns import MdnsDiscovery
 from p2pmq.discovery.seeds import SeedDiscovery
@@ -20,8 +21,9 @@ from p2pmq.store.paths import default_data_dir
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from p2pmq.config import NodeSettings
-    from p2pmq.core.ids import NodeId
+    from p2pmq.config import Config, NodeSettings
+    from p2pmq.core.ids import NodeId, Session
+    from p2pmq.core.packets.membership import Rumour
     from p2pmq.discovery.base import Discovery
     from p2pmq.net.base import Transport
     from p2pmq.store.base import Store
@@ -34,9 +36,9 @@ class RealWorld:
         """The running loop."""
         return asyncio.get_running_loop()
 
-    def random(self) -> random.Random:
-        """A source of chance for one node, seeded by the kernel."""
-        return random.Random(secrets.randbits(128))
+    def machine(self, own: Rumour, mesh: str, session: Session, config: Config) -> Machine:
+        """The protocol, with chance that the kernel seeds."""
+        return Machine(own, mesh, session, config, self._random())
 
     def random_bytes(self, count: int) -> bytes:
         """Bytes from the kernel."""
@@ -71,12 +73,16 @@ class RealWorld:
     def discovery(self, settings: NodeSettings) -> Discovery:
         """Seeds and names if there are any, and mDNS unless it is off."""
         sources: list[Discovery] = []
-        rng = self.random()
+        rng = self._random()
         if settings.seeds:
             sources.append(SeedDiscovery(settings.seeds, rng=rng))
         if settings.mdns:
             sources.append(MdnsDiscovery(rng=rng))
         return CombinedDiscovery(sources)
+
+    def _random(self) -> random.Random:
+        return random.Random(secrets.randbits(128))
+
 
 
 def data_dir_of(settings: NodeSettings) -> Path:

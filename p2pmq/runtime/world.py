@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from p2pmq.config import NodeSettings
-    from p2pmq.core.ids import NodeId
+    from p2pmq.config import Config, NodeSettings
+    from p2pmq.core.ids import NodeId, Session
+    from p2pmq.core.machine import Machine
+    from p2pmq.core.packets.membership import Rumour
     from p2pmq.discovery.base import Discovery
     from p2pmq.net.base import Transport
     from p2pmq.store.base import Store
@@ -27,8 +29,8 @@ class World(Protocol):
         """The loop that the node runs on."""
         ...
 
-    def random(self) -> random.Random:
-        """A source of chance for one node."""
+    def machine(self, own: Rumour, mesh: str, session: Session, config: Config) -> Machine:
+        """The protocol of one node, with a source of chance of its own; a simulation listens in."""
         ...
 
     def random_bytes(self, count: int) -> bytes:

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from p2pmq.core import records as rec
+from p2pmq.core.ids import Run
 from p2pmq.core.records import Recovered, RecoveredBatch, Space, StoredBodies
 from p2pmq.errors import StoreCorruptError, StoreError, StoreFullError
 from p2pmq.wire.bodies import PackedBodies
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from p2pmq.core.ids import PartitionKey, Session
     from p2pmq.core.intervals import Interval
@@ -117,6 +118,17 @@ class SimDisk:
         """How long the next commit takes."""
         return self._rng.uniform(*self.sync_ms) / 1000
 
+    def torn_at(self, writes: int) -> int:
+        """How many writes of a commit of so many had reached the platter when the process died."""
+        return self._rng.randint(0, writes) if writes else 0
+
+    def alive(self) -> Iterator[tuple[Space, PartitionKey, Run]]:
+        """The dots whose bodies are here, in the order of the batches' names."""
+        for name in sorted(self.contents.batches):
+            batch, alive = self.contents.batches[name]
+            for low, high in alive:
+                yield name.space, name.key, Run(batch.session, low, high)
+
     def boot(self) -> Recovered:
         """A process opens the store; a new disk draws its ids."""
         contents = self.contents
@@ -165,22 +177,28 @@ class SimDisk:
         """The contents are as at the snapshot again (a restored backup, a lost cache)."""
         self.contents = self._snapshots[name].copy()
 
-    def flip_bit(self) -> bool:
-        """Flip one bit in one stored body; False if there is none."""
+    def flip_bit(self) -> tuple[PartitionKey, Run] | None:
+        """Flip one bit in one stored body; which message's, or None if there is none."""
         names = sorted(n for n, kept in self.contents.batches.items() if kept.batch.size)
         if not names:
-            return False
+            return None
         name = self._rng.choice(names)
         batch, alive = self.contents.batches[name]
         packed = batch.bodies
         assert isinstance(packed, PackedBodies)
         blob = bytearray(packed.blob)
-        body = self._rng.choice([b for b in packed.bodies if b])
-        at = blob.index(body) + self._rng.randrange(len(body))
+        position = self._rng.choice([at for at, body in enumerate(packed.bodies) if body])
+        body = packed.bodies[position]
+        # Bodies lie in the blob in order: look for this one behind those before it.
+        start = 0
+        for before in packed.bodies[:position]:
+            start = blob.index(before, start) + len(before)
+        at = blob.index(body, start) + self._rng.randrange(len(body))
         blob[at] ^= 1 << self._rng.randrange(8)
         damaged = replace(batch, bodies=PackedBodies.from_blob(bytes(blob)))
         self.contents.batches[name] = Kept(damaged, alive)
-        return True
+        seq = batch.first + position
+        return name.key, Run(batch.session, seq, seq)
 
 
 class SimStore:
@@ -272,8 +290,15 @@ class SimStore:
             await waiter
         self._dead = True
 
-    def kill(self) -> None:
-        """The process is gone: what was not committed never was."""
+    def kill(self, *, unsynced_may_survive: bool) -> None:
+        """The process is gone, and what it had not synced.
+
+        After a crash of the process alone, some of the commit that was under way may be
+        found on the disk (its first writes, each whole), though nobody was told so.
+        """
+        if unsynced_may_survive and not self._dead and not self._disk.lying:
+            for records, _ in self._writing[: self._disk.torn_at(len(self._writing))]:
+                self._apply(records)
         self._dead = True
 
 

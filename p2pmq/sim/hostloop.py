@@ -1,18 +1,64 @@
-"""One host's view of the loop: it can be paused, as SIGSTOP or a suspended laptop does.
+"""Hosts on one loop: each can be paused, as SIGSTOP or a suspended laptop does.
 
-While a host is paused, its callbacks gather; on resume they all run at once,
-late, as a real process would find them.
+While a host is paused, what it would run gathers; on resume it all runs at
+once, late, as a real process would find it. Two ways lead into a host. Its
+tasks (the node's and the user's) bear its name in a context variable, which
+the loop looks at. What comes from outside (packets, disks) and the node's
+timers go through its `HostLoop`.
+
+Invariant: nothing of a paused host runs, and nothing that it would have run is lost.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextvars
+from typing import TYPE_CHECKING, Any, TypeVarTuple, Unpack
+
+from p2pmq.sim.loop import SimHandle, SimLoop
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine
 
-    from p2pmq.sim.loop import SimLoop
+_Ts = TypeVarTuple("_Ts")
+
+HOST: contextvars.ContextVar[str] = contextvars.ContextVar("p2pmq_sim_host", default="")
+"""The host that a task runs on; empty: the test itself."""
+
+
+class MeshLoop(SimLoop):
+    """The simulation's loop; it knows which hosts are paused."""
+
+    def __init__(self, *, events_max: int | None = None) -> None:
+        super().__init__(events_max=events_max)
+        self._paused: dict[str, list[SimHandle]] = {}
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: contextvars.Context | None = None,
+    ) -> SimHandle:
+        """Run `callback` at this instant, or when its host is resumed.
+
+        Every step of a task comes this way, those after a timer or a future too.
+        """
+        if not self._paused:
+            return super().call_soon(callback, *args, context=context)
+        handle = super().call_soon(callback, *args, context=context)
+        held = self._paused.get(handle.context.get(HOST, ""))
+        if held is not None:
+            self._ready.pop()
+            held.append(handle)
+        return handle
+
+    def pause_host(self, host: str) -> None:
+        """Hold the tasks of a host."""
+        self._paused.setdefault(host, [])
+
+    def resume_host(self, host: str) -> None:
+        """Let them go on, in order."""
+        self._ready.extend(self._paused.pop(host, ()))
 
 
 class HostLoop:
@@ -51,7 +97,7 @@ class HostLoop:
         return self._loop.create_future()
 
     def create_task(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """A task of the simulation's loop; it is not paused, only what it calls of the node."""
+        """A task of the simulation's loop; it is paused by what its context says."""
         return self._loop.create_task(coroutine)
 
     def call_now(self, callback: Callable[..., object], *args: Any) -> None:  # noqa: ANN401  as above
@@ -64,6 +110,11 @@ class HostLoop:
     def pause(self) -> None:
         """Hold everything."""
         self.paused = True
+
+    def drop(self) -> None:
+        """The process is gone: what was held never runs."""
+        self._held.clear()
+        self.paused = False
 
     def resume(self) -> None:
         """Run what was held, in order, and go on."""

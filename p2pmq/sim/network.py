@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
     from p2pmq.sim.loop import SimLoop
     from p2pmq.sim.trace import Trace
@@ -100,11 +100,20 @@ class SimNetwork:
         changed = replace(self.conditions(source, target), **changes)  # type: ignore[arg-type]  # checked by the dataclass's own fields
         self.set_conditions(source, target, changed)
 
+    def cut(self, source: str, target: str) -> None:
+        """Let nothing through in one direction."""
+        self.change(source, target, cut=True)
+
+    def mend(self, source: str, target: str) -> None:
+        """Let packets through in one direction again; its other conditions stay."""
+        self.change(source, target, cut=False)
+
     def heal(self) -> None:
         """Every direction is as the default again."""
         self._directions.clear()
 
-    def _is_cut(self, a: str, b: str) -> bool:
+    def is_cut(self, a: str, b: str) -> bool:
+        """Whether the path between two hosts is cut in one direction or both."""
         return self.conditions(a, b).cut or self.conditions(b, a).cut
 
     def _notice_silence(self, source: str, target: str) -> None:
@@ -132,7 +141,7 @@ class SimNetwork:
     def connect(self, dialler: SimTransport, name: int, address: str) -> bool:
         """Open a connection now, if somebody listens there and both directions are open."""
         target = self._listening.get(address)
-        if target is None or self._is_cut(dialler.host, target.host):
+        if target is None or self.is_cut(dialler.host, target.host):
             return False
         pipe = Pipe((dialler, target), [name, target.new_name()])
         number = self._next_pipe
@@ -213,21 +222,3 @@ class SimNetwork:
         if pipe.full[end] and not pipe.closed:
             pipe.full[end] = False
             pipe.ends[end].writable(pipe.names[end])
-
-    def partition(self, groups: Iterable[Iterable[str]]) -> None:
-        """Cut every path between hosts of different groups; hosts in none are alone."""
-        group_of: dict[str, int] = {}
-        for number, group in enumerate(groups):
-            for host in group:
-                group_of[host] = number
-        hosts = list(self.traffic)
-        for a in hosts:
-            for b in hosts:
-                if a == b:
-                    continue
-                together = a in group_of and group_of.get(a) == group_of.get(b)
-                self.change(a, b, cut=not together)
-
-    def later(self, seconds: float, callback: Callable[..., object], *args: object) -> None:
-        """Run something later in virtual time."""
-        self.loop.call_later(seconds, callback, *args)

@@ -114,8 +114,10 @@ class PutBatch:
 
     def apply(self, work: Work) -> None:
         """Make the change."""
-        key = self.key
-        work.txn.put(key, self.blob, db=work.tables.bodies)
+        key, bodies = self.key, work.tables.bodies
+        # Appended where it is the last key: else LMDB leaves pages of few large rows half empty.
+        if not work.txn.put(key, self.blob, db=bodies, append=True):
+            work.txn.put(key, self.blob, db=bodies)
         work.txn.put(key, seal(key, pack_meta(self.meta)), db=work.tables.meta)
 
 

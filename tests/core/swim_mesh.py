@@ -139,6 +139,12 @@ class SwimMesh:
         self._carry_out(number, node.swim.leave(self.now))
         self._at(self.now + 2_000, lambda: self._stop(number, node))
 
+    def stop(self, number: int) -> None:
+        """Let a node say goodbye for now, and end its process a moment later."""
+        node = self.nodes[number]
+        self._carry_out(number, node.swim.stop(self.now))
+        self._at(self.now + 1_000, lambda: self._stop(number, node))
+
     def forget(self, by: int, number: int) -> None:
         """Take a member off the roster at one node."""
         effects = self.nodes[by].swim.forget(node_id_of(number), self.now)

@@ -19,7 +19,7 @@ from p2pmq.core.packets.membership import (
     StateExchange,
 )
 from p2pmq.core.swim import Swim
-from tests.core.swim_mesh import MESH, Disk, SwimMesh, node_id_of, rumour_of
+from tests.core.swim_mesh import MESH, SwimMesh, node_id_of, rumour_of
 
 MINUTE = 60_000
 
@@ -247,6 +247,19 @@ def test_a_leaving_member_is_off_every_roster_and_not_held_dead() -> None:
     mesh.run(5 * MINUTE)
     assert mesh.agreed()
     assert mesh.deaths() == []
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_a_stopping_node_is_known_to_be_away_at_once_and_welcome_back(count: int) -> None:
+    mesh = joined(count)
+    mesh.stop(1)
+    mesh.run(900)
+    heard = [n for n in mesh.up() if n != 1 and not mesh.nodes[n].swim.is_alive(node_id_of(1))]
+    assert len(heard) >= min(count - 1, 16)
+    assert mesh.run_until(lambda: mesh.none_holds_alive(1), 5_000) is not None
+    assert mesh.counted("swim_refutations") == 0
+    mesh.restart(1)
+    assert mesh.run_until(mesh.agreed, 30_000) is not None
 
 
 def test_a_left_member_does_not_come_back_through_a_peer_that_was_away() -> None:
@@ -520,7 +533,3 @@ def test_the_roster_on_disk_is_unmet_at_first() -> None:
     assert swim.members[node_id_of(0)].incarnation == 5
     pings = [ping for now in range(0, 400, 10) for ping in sent(swim.on_timeout(now), Ping)]
     assert [ping.peer for ping in pings] == [node_id_of(1)]
-
-
-def test_the_harness_starts_with_an_empty_disk() -> None:
-    assert Disk().incarnation == 0

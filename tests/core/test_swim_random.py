@@ -110,4 +110,4 @@ class SwimMachine(RuleBasedStateMachine):
 
 
 TestSwimMachine = SwimMachine.TestCase
-TestSwimMachine.settings = settings(max_examples=40, stateful_step_count=25)
+TestSwimMachine.settings = settings(max_examples=100, stateful_step_count=30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from typing import TYPE_CHECKING
 
 import lmdb
@@ -15,7 +16,6 @@ from p2pmq.errors import (
     StoreError,
     StoreFullError,
 )
-from p2pmq.store import datafile
 from p2pmq.store.datafile import FILE_NAME
 from p2pmq.store.layout import seal
 from p2pmq.store.lmdb_store import LmdbStore
@@ -162,7 +162,7 @@ async def test_anothers_lmdb_database_is_left_alone(tmp_path: Path) -> None:
 
 
 async def test_a_32_bit_python_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datafile.sys, "maxsize", 2**31 - 1)
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
     with pytest.raises(StoreError, match="64-bit"):
         await LmdbStore(tmp_path).open()
 
@@ -264,6 +264,23 @@ async def test_seen_claims_no_message_that_a_full_disk_refused(disk: Path) -> No
     store = LmdbStore(disk)
     recovered = await store.open()
     assert recovered.seen == (SeenChanged(ORDERS, SESSION, ((1, count), (5011, 5020))),)
+    await store.close()
+
+
+async def test_what_a_refused_write_would_have_removed_stays(disk: Path) -> None:
+    store = LmdbStore(disk)
+    await store.open()
+    await fill(store)
+    await write(store, *(BatchRemoved(Space.PARTITION, ORDERS, gone) for gone in range(1, 9)))
+    too_large = give(store, stored(20_000, 20_000, 1, 2_000_000))
+    fits = give(store, stored(20_001, 20_001, 1))
+    moved = give(
+        store, BatchRemoved(Space.PARTITION, ORDERS, 20_001), stored(20_002, 20_002, 1, 2_000_000)
+    )
+    assert isinstance(await too_large, StoreFullError)
+    assert await fits is None
+    assert isinstance(await moved, StoreFullError)
+    assert store.read(at(20_001, 0, 1)).bodies == [body_of(20_001)]
     await store.close()
 
 

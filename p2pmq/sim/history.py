@@ -1,0 +1,241 @@
+"""The history of a simulation: what was published, pushed, delivered and settled, and the faults.
+
+It is written by `watch`, from within every node, and by the mesh, which makes
+the faults; it is read by `checks` and reports. Messages are named by their
+dots, in runs, as everywhere.
+
+Invariant: every list is in the order of virtual time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from p2pmq.core.ids import ConsumerId, PartitionKey, Run, Session
+
+
+class Process(NamedTuple):
+    """One run of a host's node: it ends at a stop or a crash, and the next has another boot."""
+
+    host: str
+    boot: int
+
+
+class Dot(NamedTuple):
+    """One message's name for ever."""
+
+    key: PartitionKey
+    session: Session
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.key.queue}/{self.session.hex()}-{self.seq}"
+
+
+class Outcome(Enum):
+    """What a publisher was told."""
+
+    NOTHING = "nothing"
+    """Not yet, or it asked for nothing, or it died before."""
+    STORED = "stored"
+    COMMITTED = "committed"
+    TIMED_OUT = "timed out"
+
+
+@dataclass(slots=True)
+class Publication:
+    """One batch as it was published. `digests` are CRC-32s of the bodies; `wanted` the confirm."""
+
+    at_s: float
+    process: Process
+    key: PartitionKey
+    run: Run
+    wanted: str
+    digests: tuple[int, ...]
+    token: int
+    outcome: Outcome = Outcome.NOTHING
+    stored: bool = False
+    told_at_s: float | None = None
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether the publisher was told that it is kept."""
+        return self.stored or self.outcome in (Outcome.STORED, Outcome.COMMITTED)
+
+
+class Subscription(NamedTuple):
+    """A `consume()` begins."""
+
+    at_s: float
+    process: Process
+    consumer: ConsumerId
+    key: PartitionKey
+    prefetch: int
+    visibility_timeout_s: float
+
+
+class Delivered(NamedTuple):
+    """Messages came to a consumer."""
+
+    at_s: float
+    process: Process
+    consumer: ConsumerId
+    key: PartitionKey
+    run: Run
+    attempt: int
+    digests: tuple[int, ...]
+
+
+class Pushed(NamedTuple):
+    """An owner sent messages to a consumer."""
+
+    at_s: float
+    owner: Process
+    key: PartitionKey
+    run: Run
+    attempt: int
+
+
+class Taken(NamedTuple):
+    """An owner took messages: from a publisher, or from its own disk at its start."""
+
+    at_s: float
+    owner: Process
+    key: PartitionKey
+    run: Run
+
+
+class Acked(NamedTuple):
+    """A consumer's code acked messages."""
+
+    at_s: float
+    process: Process
+    consumer: ConsumerId
+    key: PartitionKey
+    run: Run
+
+
+class Nacked(NamedTuple):
+    """A consumer's code gave messages back."""
+
+    at_s: float
+    process: Process
+    consumer: ConsumerId
+    key: PartitionKey
+    run: Run
+
+
+class AckConfirmed(NamedTuple):
+    """An owner has told the consumer that the ack is durable. `by` is the owner's host."""
+
+    at_s: float
+    consumer: ConsumerId
+    key: PartitionKey
+    run: Run
+    by: str
+
+
+class ConsumerEnded(NamedTuple):
+    """A consumer was closed; what it held goes back."""
+
+    at_s: float
+    consumer: ConsumerId
+
+
+class Dropped(NamedTuple):
+    """A node gave messages up, and said why."""
+
+    at_s: float
+    process: Process
+    key: PartitionKey
+    run: Run
+    reason: str
+
+
+class Excused(NamedTuple):
+    """A fault has destroyed these messages, or what was known of them."""
+
+    at_s: float
+    key: PartitionKey
+    run: Run
+    reason: str
+
+
+class Held(NamedTuple):
+    """At the time of the check these messages lie on a host's disk."""
+
+    host: str
+    space: str
+    key: PartitionKey
+    run: Run
+
+
+@dataclass(slots=True)
+class Fault:
+    """Something that the simulation broke, until it was mended (None: not yet)."""
+
+    at_s: float
+    kind: str
+    hosts: tuple[str, ...]
+    text: str
+    until_s: float | None = None
+
+
+@dataclass(slots=True)
+class Heal:
+    """After the last fault had ended: when all views were equal (None: not seen).
+
+    `disturbed` is set when the next fault came before that, so that nothing follows.
+    """
+
+    at_s: float
+    equal_at_s: float | None = None
+    disturbed: bool = False
+    differing: str = ""
+
+
+@dataclass
+class History:
+    """Everything that happened, in lists."""
+
+    publications: list[Publication] = field(default_factory=list)
+    subscriptions: list[Subscription] = field(default_factory=list)
+    deliveries: list[Delivered] = field(default_factory=list)
+    pushes: list[Pushed] = field(default_factory=list)
+    taken: list[Taken] = field(default_factory=list)
+    acks: list[Acked] = field(default_factory=list)
+    nacks: list[Nacked] = field(default_factory=list)
+    confirmed_acks: list[AckConfirmed] = field(default_factory=list)
+    ended: list[ConsumerEnded] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    excused: list[Excused] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    heals: list[Heal] = field(default_factory=list)
+    process_ends: list[tuple[float, Process]] = field(default_factory=list)
+    """When processes ended, in whatever way."""
+    held: list[Held] = field(default_factory=list)
+    """Set when the history is checked."""
+    outboxes: dict[Process, int] = field(default_factory=dict)
+    """Likewise: how many messages each living process holds in its outbox."""
+    overfull: list[tuple[float, str]] = field(default_factory=list)
+    """Buffers that were found above their bound, and by how much."""
+    now_s: float = 0.0
+    """Likewise: when that was."""
+
+
+def dots(entries: Iterable[_WithRun]) -> Iterator[Dot]:
+    """Every message that the entries name, one by one."""
+    for entry in entries:
+        key, (session, first, last) = entry.key, entry.run
+        for seq in range(first, last + 1):
+            yield Dot(key, session, seq)
+
+
+_WithRun = (
+    Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Dropped
+) | (Excused | Held)

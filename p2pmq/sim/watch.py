@@ -1,0 +1,266 @@
+"""A node's protocol that is watched from within: the real machine, and a witness beside it.
+
+The witness sees what the machine is asked and what comes of it, packets of
+the node to itself included. It changes nothing, so that a node runs the same
+with it and without.
+
+Invariant: the machine's own result is returned, untouched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from p2pmq.core import events
+from p2pmq.core.effects import Deliver, Persist, Published, Resolve, Send
+from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.machine import Machine
+from p2pmq.core.packets.delivering import Delivery, Settled
+from p2pmq.core.records import BatchStored, Space, StoredBodies
+from p2pmq.errors import StoreCorruptError
+from p2pmq.sim.history import (
+    AckConfirmed,
+    Acked,
+    ConsumerEnded,
+    Delivered,
+    Dropped,
+    Nacked,
+    Outcome,
+    Publication,
+    Pushed,
+    Subscription,
+    Taken,
+)
+from p2pmq.wire.bodies import PackedBodies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+    from p2pmq.config import Config
+    from p2pmq.core.effects import Effect
+    from p2pmq.core.events import Event
+    from p2pmq.core.ids import ConsumerId, NodeId, Session
+    from p2pmq.core.packets.delivering import Segment
+    from p2pmq.core.packets.membership import Rumour
+    from p2pmq.core.packets.registry import Packet
+    from p2pmq.sim.disk import SimStore
+    from p2pmq.sim.history import History, Process
+
+    _Handler = Callable[..., list[Effect]]
+
+
+class Witness:
+    """Writes down what one process does."""
+
+    def __init__(
+        self, history: History, process: Process, session: Session, store: SimStore
+    ) -> None:
+        self.process = process
+        self.now_s = 0.0
+        self._history = history
+        self._session = session
+        self._store = store
+        self._next_seq: dict[PartitionKey, int] = {}
+        self._waiting: dict[int, Publication] = {}
+        self._settle_number: dict[ConsumerId, int] = {}
+        self._unconfirmed: dict[tuple[ConsumerId, int], tuple[PartitionKey, tuple[Run, ...]]] = {}
+
+    # -- the publisher's part --
+
+    def on_publish(self, event: events.PublishRequested) -> None:
+        """Messages are published: they get the next dots of the session."""
+        first = self._next_seq.get(event.key, 1)
+        self._next_seq[event.key] = first + event.count
+        publication = Publication(
+            self.now_s,
+            self.process,
+            event.key,
+            Run(self._session, first, first + event.count - 1),
+            event.wanted.name.lower(),
+            _digests(event.bodies),
+            event.token,
+        )
+        self._history.publications.append(publication)
+        self._waiting[event.token] = publication
+
+    def on_outcome(self, token: int, outcome: Published) -> None:
+        """The publisher is told something."""
+        publication = self._waiting.pop(token, None)
+        if publication is None:
+            return
+        assert publication.run[:2] == (outcome.session, outcome.first), "dots count from 1"
+        publication.told_at_s = self.now_s
+        publication.stored = outcome.stored
+        if outcome.timed_out:
+            publication.outcome = Outcome.TIMED_OUT
+        else:
+            publication.outcome = Outcome.COMMITTED if outcome.copies else Outcome.STORED
+
+    # -- the consumer's part --
+
+    def on_subscribe(self, event: events.SubscribeRequested) -> None:
+        """A consumer begins."""
+        self._settle_number[event.consumer] = 0
+        self._history.subscriptions.append(
+            Subscription(
+                self.now_s,
+                self.process,
+                event.consumer,
+                event.key,
+                event.prefetch,
+                event.visibility_timeout_ms / 1000,
+            )
+        )
+
+    def on_unsubscribe(self, event: events.UnsubscribeRequested) -> None:
+        """A consumer ends."""
+        self._history.ended.append(ConsumerEnded(self.now_s, event.consumer))
+
+    def on_settle(self, event: events.SettleRequested) -> None:
+        """The user's code has settled messages. Settles of a consumer count from 1."""
+        if event.consumer not in self._settle_number:
+            return
+        number = self._settle_number[event.consumer] = self._settle_number[event.consumer] + 1
+        self._unconfirmed[event.consumer, number] = event.key, event.acks
+        where = (self.now_s, self.process, event.consumer, event.key)
+        self._history.acks += [Acked(*where, run) for run in event.acks]
+        self._history.nacks += [Nacked(*where, run) for run, _ in event.nacks]
+
+    def on_settled(self, by: str, packet: Settled) -> None:
+        """The acks of a settle are durable, says the owner on host `by`."""
+        key, acks = self._unconfirmed.pop((packet.consumer, packet.number), (None, ()))
+        if key is not None:
+            self._history.confirmed_acks += [
+                AckConfirmed(self.now_s, packet.consumer, key, run, by) for run in acks
+            ]
+
+    def on_deliver(self, effect: Deliver) -> None:
+        """Messages for the user; those that cannot be read do not come to him."""
+        where = (self.now_s, self.process, effect.consumer, effect.key)
+        found: list[Delivered] = []
+        for segment in effect.segments:
+            digests = self._read(segment)
+            if digests is None:
+                return
+            found.append(Delivered(*where, segment.batch.run, segment.attempt, digests))
+        self._history.deliveries += found
+
+    def _read(self, segment: Segment) -> tuple[int, ...] | None:
+        bodies = segment.batch.bodies
+        if isinstance(bodies, StoredBodies):
+            try:
+                bodies = self._store.read(bodies)
+            except (StoreCorruptError, KeyError):
+                return None
+        return _digests(bodies)
+
+    # -- the owner's part --
+
+    def on_started(self, event: events.Started) -> None:
+        """A process takes up what its disk holds."""
+        for found in event.recovered.batches:
+            if found.space is Space.PARTITION:
+                self._history.taken.append(
+                    Taken(self.now_s, self.process, found.key, found.batch.run)
+                )
+
+    def on_persist(self, effect: Persist) -> None:
+        """The owner takes messages from their publisher."""
+        if isinstance(effect.then, events.BatchDurable):
+            for record in effect.records:
+                if isinstance(record, BatchStored):
+                    self._history.taken.append(
+                        Taken(self.now_s, self.process, record.key, record.batch.run)
+                    )
+
+    def on_push(self, packet: Delivery) -> None:
+        """The owner pushes messages."""
+        key = PartitionKey(packet.queue, packet.partition)
+        for segment in packet.segments:
+            self._history.pushes.append(
+                Pushed(self.now_s, self.process, key, segment.batch.run, segment.attempt)
+            )
+
+    def on_unreadable(self, event: events.BodyUnreadable) -> None:
+        """A body is damaged, and given up with a reason."""
+        self._history.dropped.append(
+            Dropped(self.now_s, self.process, event.key, event.run, "its body is damaged")
+        )
+
+
+class WatchedMachine(Machine):
+    """The protocol of one node, with a witness."""
+
+    def __init__(
+        self,
+        own: Rumour,
+        mesh: str,
+        session: Session,
+        config: Config,
+        rng: Random,
+        witness: Witness,
+    ) -> None:
+        self.witness = witness
+        super().__init__(own, mesh, session, config, rng)
+
+    def handle(self, event: Event, now: int) -> list[Effect]:
+        """As the machine does."""
+        witness = self.witness
+        witness.now_s = now / 1000
+        effects = super().handle(event, now)
+        for effect in effects:
+            if isinstance(effect, Send):
+                if isinstance(effect.packet, Delivery):
+                    witness.on_push(effect.packet)
+            elif isinstance(effect, Persist):
+                witness.on_persist(effect)
+            elif isinstance(effect, Deliver):
+                witness.on_deliver(effect)
+            elif isinstance(effect, Resolve) and isinstance(effect.outcome, Published):
+                witness.on_outcome(effect.token, effect.outcome)
+        return effects
+
+    def _event_table(self) -> dict[type, _Handler]:
+        table = super()._event_table()
+        seen: dict[type, Callable[[Any], None]] = {
+            events.Started: self.witness.on_started,
+            events.PublishRequested: self.witness.on_publish,
+            events.SubscribeRequested: self.witness.on_subscribe,
+            events.UnsubscribeRequested: self.witness.on_unsubscribe,
+            events.SettleRequested: self.witness.on_settle,
+            events.BodyUnreadable: self.witness.on_unreadable,
+        }
+        for kind, see in seen.items():
+            table[kind] = _seen_first(see, table[kind])
+        return table
+
+    def _packet_table(self) -> dict[type[Packet], _Handler]:
+        table = super()._packet_table()
+        settled, delivery = table[Settled], table[Delivery]
+
+        def on_settled(peer: NodeId, packet: Settled, now: int) -> list[Effect]:
+            member = self.swim.members.get(peer)
+            self.witness.on_settled(member.name if member is not None else peer.hex(), packet)
+            return settled(peer, packet, now)
+
+        def on_delivery(peer: NodeId, packet: Delivery, now: int) -> list[Effect]:
+            if peer == self.node_id:  # it never left the machine, so `handle` did not see it
+                self.witness.on_push(packet)
+            return delivery(peer, packet, now)
+
+        return table | {Settled: on_settled, Delivery: on_delivery}
+
+
+def _seen_first(see: Callable[[Any], None], handler: _Handler) -> _Handler:
+    def handle(event: Any, now: int) -> list[Effect]:  # noqa: ANN401  any event
+        see(event)
+        return handler(event, now)
+
+    return handle
+
+
+def _digests(bodies: object) -> tuple[int, ...]:
+    assert isinstance(bodies, PackedBodies), "at hand"
+    return tuple(map(crc32, bodies.bodies))
