@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ from rich.table import Table
 
 from p2pmq.cli.demo_process import Service
 from p2pmq.cli.demo_service import ServicePlan
-from p2pmq.cli.demo_tally import Tally, count_in, entries_in, numbered
+from p2pmq.cli.demo_tally import Books, Tally, numbered
 from p2pmq.cli.demo_text import demo_lines
 from p2pmq.cli.output import put_json, say
 from p2pmq.errors import RequestTimeoutError, UsageError
@@ -104,29 +104,31 @@ class Demo:
         messages.write_bytes(b"\n".join(numbered(n, line) for n, line in enumerate(lines, 1)))
         queue, owner = await self._meet(folder, view)
         view.tell(f"the queue {queue!r} is owned by {owner}; bank and depot consume it")
+        shop, *consumers = (self._services[name] for name in SERVICES)
+        self._books = Books(shop.ledger, [service.ledger for service in consumers])
         consume = {"do": "consume", "queue": queue}
-        for name in SERVICES[1:]:
-            self._services[name].tell(consume)
+        for service in consumers:
+            service.tell(consume)
         seconds = min(max(len(lines) / MESSAGES_PER_S, PUBLISH_S[0]), PUBLISH_S[1])
-        shop = self._services["shop"]
         shop.tell({"do": "publish", "queue": queue, "file": str(messages), "seconds": seconds})
-        await self._until_processed(int(len(lines) * KILL_AT), view)
+        await self._until_done(0, int(len(lines) * KILL_AT), view)
         await self._kill_and_restart(self._services[owner], consume, view)
-        await self._until_all(len(lines), view)
-        return self._tally(), owner
+        await self._until_done(len(lines), len(lines), view)
+        await self._until_quiet(view)
+        return self._books.tally(), owner
 
     # -- the mesh ---------------------------------------------------------------------------------
 
     async def _meet(self, folder: Path, view: View) -> tuple[str, str]:
         """Start the services; the queue's name and its owner once all three know each other."""
         if self._mdns:
-            met = await self._try_to_meet(folder / "mdns", (), MDNS_PATIENCE_S, view)
+            met = await self._try_to_meet(folder / "mdns", MDNS_PATIENCE_S, view)
             if met is not None:
                 return met
             view.tell("no multicast here: they did not meet by mDNS, so they get a seed")
             await self._stop_all()
             self._mdns = False
-        met = await self._try_to_meet(folder / "seeds", SERVICES[:1], SEED_PATIENCE_S, view)
+        met = await self._try_to_meet(folder / "seeds", SEED_PATIENCE_S, view)
         if met is None:
             raise RequestTimeoutError(
                 f"the services did not meet within {SEED_PATIENCE_S:g} s, though they had a seed "
@@ -135,40 +137,43 @@ class Demo:
         return met
 
     async def _try_to_meet(
-        self, folder: Path, seeds: tuple[str, ...], patience_s: float, view: View
+        self, folder: Path, patience_s: float, view: View
     ) -> tuple[str, str] | None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
             async with asyncio.timeout(patience_s):
-                met = await self._start_all(folder, seeds, view)
+                await self._start_all(folder, view)
+                met = [await service.heard("met") for service in self._services.values()]
         except TimeoutError:
             return None
-        way = "by a seed" if seeds else "by mDNS"
+        way = "by mDNS" if self._mdns else "by a seed"
         view.tell(f"they found each other {way}, {loop.time() - began:.1f} s after the start")
-        return met
-
-    async def _start_all(self, folder: Path, seeds: tuple[str, ...], view: View) -> tuple[str, str]:
-        """Start them; `seeds` names those whose addresses the later ones are told."""
-        os.mkdir(folder)  # noqa: PTH102  no work for another thread
-        known: list[str] = []
-        for name in SERVICES:
-            plan = ServicePlan(
-                name=name,
-                mesh=self._mesh,
-                folder=str(folder),
-                services=SERVICES,
-                seeds=tuple(known),
-                mdns=self._mdns,
-                debug=self._debug,
-            )
-            service = self._services[name] = Service(plan)
-            address = await service.start()
-            view.tell(f"{name} runs as process {service.pid}, listening on {address}")
-            if name in seeds:
-                known.append(address)
-        met = [await service.heard("met") for service in self._services.values()]
         return met[0]["queue"], met[0]["owner"]
+
+    async def _start_all(self, folder: Path, view: View) -> None:
+        """Start the services at once; without mDNS, the first one before the others."""
+        os.mkdir(folder)  # noqa: PTH102  no work for another thread
+        names = list(SERVICES)
+        seeds: tuple[str, ...] = ()
+        if not self._mdns:
+            seeds = (await self._start(names.pop(0), folder, (), view),)
+        await asyncio.gather(*(self._start(name, folder, seeds, view) for name in names))
+
+    async def _start(self, name: str, folder: Path, seeds: tuple[str, ...], view: View) -> str:
+        plan = ServicePlan(
+            name=name,
+            mesh=self._mesh,
+            folder=str(folder),
+            services=SERVICES,
+            seeds=seeds,
+            mdns=self._mdns,
+            debug=self._debug,
+        )
+        service = self._services[name] = Service(plan)
+        address = await service.start()
+        view.tell(f"{name} runs as process {service.pid}, listening on {address}")
+        return address
 
     async def _kill_and_restart(
         self, service: Service, consume: dict[str, str], view: View
@@ -188,45 +193,33 @@ class Demo:
 
     # -- counting ---------------------------------------------------------------------------------
 
-    def _counts(self) -> tuple[int, int]:
-        """About how many lines were confirmed and processed, by the sizes of the ledgers."""
-        counts = [count_in(self._services[name].ledger) for name in SERVICES]
-        return counts[0], sum(counts[1:])
-
-    def _tally(self) -> Tally:
-        shop, *consumers = (entries_in(self._services[name].ledger) for name in SERVICES)
-        return Tally.of(shop, [entry for entries in consumers for entry in entries])
-
     async def _watch(self, view: View, seconds: float) -> None:
+        """Show for so long how far it is."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while loop.time() < until:
-            view.show(*self._counts(), loop.time())
+            published, processed, _ = self._books.look()
+            view.show(published, processed, loop.time())
             await asyncio.sleep(LOOK_INTERVAL_S)
 
-    async def _until_processed(self, wanted: int, view: View) -> None:
-        """Wait until about so many lines have been processed, or until nothing goes on."""
-        await self._until(lambda: self._counts()[1] >= wanted, view)
-
-    async def _until_all(self, lines: int, view: View) -> None:
-        """Wait until every line has been processed, and no duplicate is under way any more."""
-        await self._until(lambda: self._counts()[1] >= lines and self._is_whole(lines), view)
-        counts = None
-        while counts != self._counts():
-            counts = self._counts()
-            await self._watch(view, QUIET_S)
-
-    async def _until(self, is_so: Callable[[], bool], view: View) -> None:
+    async def _until_done(self, published: int, processed: int, view: View) -> None:
+        """Wait until so many lines are published and processed, or until nothing goes on."""
         loop = asyncio.get_running_loop()
-        counts, since = self._counts(), loop.time()
-        while not is_so() and loop.time() - since < GIVE_UP_S:
+        counts, since = self._books.look(), loop.time()
+        while counts[0] < published or counts[1] < processed:
             await self._watch(view, LOOK_INTERVAL_S)
-            if self._counts() != counts:
-                counts, since = self._counts(), loop.time()
+            found = self._books.look()
+            if found != counts:
+                counts, since = found, loop.time()
+            elif loop.time() - since >= GIVE_UP_S:
+                return
 
-    def _is_whole(self, lines: int) -> bool:
-        tally = self._tally()
-        return tally.processed == tally.published == lines
+    async def _until_quiet(self, view: View) -> None:
+        """Wait until no duplicate is under way any more."""
+        counts = None
+        while counts != self._books.look():
+            counts = self._books.look()
+            await self._watch(view, QUIET_S)
 
     # -- the result -------------------------------------------------------------------------------
 
@@ -249,8 +242,8 @@ class Demo:
         Console(file=sys.stdout).print(table)
         if tally.duplicated:
             say(
-                f"duplicated: lines that {owner} had processed, and whose acks the kill cut off; "
-                "at least once means that they come again."
+                f"duplicated: lines that were processed and whose acks the kill of {owner} cut "
+                "off: at least once means that they come again."
             )
 
 

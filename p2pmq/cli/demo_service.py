@@ -87,8 +87,8 @@ async def _watch(node: Node, plan: ServicePlan) -> None:
     A consumer is to own it: then the kill takes the queue and one who works on it at once.
     """
     wanted = set(plan.services)
-    while wanted - {m.name for m in node.members() if m.state == "alive"}:
-        await asyncio.sleep(TICK_S)  # noqa: ASYNC110  the node has no event for it
+    while wanted - {m.name for m in node.members() if m.state == "alive"}:  # noqa: ASYNC110  no event tells
+        await asyncio.sleep(TICK_S)
     names = ("orders" if number == 1 else f"orders-{number}" for number in count(1))
     queue = next(name for name in names if node.owner_of(name) != plan.services[0])
     put_json({"event": "met", "queue": queue, "owner": node.owner_of(queue)})

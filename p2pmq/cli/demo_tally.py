@@ -17,7 +17,6 @@ from zlib import crc32
 
 NUMBER_DIGITS = 9
 ENTRY_BYTES = NUMBER_DIGITS + 1 + 8 + 1
-Entry = tuple[bytes, bytes]
 
 
 def numbered(number: int, text: bytes) -> bytes:
@@ -45,24 +44,22 @@ class Ledger:
             view = view[os.write(self._descriptor, view) :]
 
 
-def entries_in(path: Path) -> list[Entry]:
-    """The whole entries of a ledger."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_bytes().split(b"\n"):
-        if len(line) == ENTRY_BYTES - 1:
-            number, _, checksum = line.partition(b" ")
-            found.append((number, checksum))
-    return found
+class LedgerReader:
+    """Follows a ledger while it is written; it need not be there yet."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
 
-def count_in(path: Path) -> int:
-    """About how many entries a ledger has, at the price of a look at its size."""
-    try:
-        return path.stat().st_size // ENTRY_BYTES
-    except FileNotFoundError:
-        return 0
+    def news(self) -> list[bytes]:
+        """The whole entries that have come since the last time."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as ledger:
+            ledger.seek(self._offset)
+            whole, _, _ = ledger.read().rpartition(b"\n")
+        self._offset += len(whole) + 1 if whole else 0
+        return [line for line in whole.split(b"\n") if len(line) == ENTRY_BYTES - 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +76,32 @@ class Tally:
     duplicated: int
     damaged: int
 
-    @classmethod
-    def of(cls, published: list[Entry], processed: list[Entry]) -> Tally:
-        """Compare what was confirmed to the publisher with what consumers did."""
-        confirmed, done = set(published), set(processed)
-        return cls(
-            published=len(confirmed),
-            processed=len(done & confirmed),
-            lost=len(confirmed - done),
-            duplicated=len(processed) - len(done),
-            damaged=len(done - confirmed),
+
+class Books:
+    """All ledgers of the demo: what was confirmed to the publisher, what consumers did."""
+
+    def __init__(self, publisher: Path, consumers: Iterable[Path]) -> None:
+        self._publisher = LedgerReader(publisher)
+        self._consumers = [LedgerReader(path) for path in consumers]
+        self._confirmed: set[bytes] = set()
+        self._done: set[bytes] = set()
+        self._times_done = 0
+
+    def look(self) -> tuple[int, int, int]:
+        """Read what is new; how many lines were published and processed, and how often in all."""
+        self._confirmed.update(self._publisher.news())
+        for ledger in self._consumers:
+            news = ledger.news()
+            self._done.update(news)
+            self._times_done += len(news)
+        return len(self._confirmed), len(self._done), self._times_done
+
+    def tally(self) -> Tally:
+        """The result, from what has been read."""
+        return Tally(
+            published=len(self._confirmed),
+            processed=len(self._done & self._confirmed),
+            lost=len(self._confirmed - self._done),
+            duplicated=self._times_done - len(self._done),
+            damaged=len(self._done - self._confirmed),
         )

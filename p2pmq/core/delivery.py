@@ -232,19 +232,20 @@ class PartitionDelivery:
         effects += [self._flush(c) for c in self.consumers.values() if c.segments]
         return effects
 
-    def lease_fields(self, now: int) -> list[LeaseField]:
-        """The in-flight table, to hand over."""
+    def lease_fields(self, runs: Iterable[Run], now: int) -> list[LeaseField]:
+        """What of the runs is in flight, to hand over."""
         return [
             LeaseField(
                 lease.bearer.node_id,
                 lease.bearer.consumer,
-                run.session,
-                run.first,
-                run.last,
+                part.session,
+                part.first,
+                part.last,
                 lease.attempt,
                 max(0, lease.due - now),
             )
-            for run, lease in self.leases.items()
+            for run in runs
+            for part, lease in self.leases.overlap(run)
         ]
 
     # -- within --

@@ -1,64 +1,80 @@
 """Handover: a node that holds a partition it does not own brings it to the owner.
 
-Batches go a few at a time, each packet with a context that covers only what it
-carries or knows to be acked; the holder deletes a batch only when the owner has
-it on disk. The merge is the set's own (section 6 of the design), so that a
-repeated, a late or a crossed packet does no harm.
+It goes a piece at a time: acked dots and batches, each piece with a context that
+covers only what it carries or knows to be acked. The merge is the set's own
+(section 6 of the design), so that a repeated, a late or a crossed packet does no
+harm. What was given is not deleted piece by piece: a dot that is gone from
+`pending` is an acked one to every merge that follows.
 
-Invariant: a dot is deleted here only after the owner has said that it is durable there.
+Invariant: a partition is deleted here as a whole, after the owner has said of
+every piece that it is durable there.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable
 from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.core.packets.delivering import Handover, HandoverTaken
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX, Moved, RunField
-from p2pmq.core.records import PartitionRemoved
+from p2pmq.core.records import BatchStored, PartitionRemoved
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from p2pmq.core.effects import Effect
+    from p2pmq.core.events import WriteRefused
     from p2pmq.core.ids import NodeId
     from p2pmq.core.owner import Owner
     from p2pmq.core.packets.publishing import Batch
+    from p2pmq.core.partition import Partition
     from p2pmq.core.records import Record
 
 RESEND_MS = 1_000
 BATCHES_MAX = 64
+RUNS_MAX = 4_096
+"""Acked runs in one packet: some 80 KiB."""
 
 
 @dataclass(slots=True)
-class Transfer:
-    """The packet on its way: which dots it carries, and to whom."""
+class Giving:
+    """A partition on its way to `to`. The piece on its way is `number`: `runs` and `acked`."""
 
-    number: int
     to: NodeId
-    runs: tuple[Run, ...]
-    last: bool
+    waiting: deque[Run]
+    context: deque[Run]
+    number: int = 0
+    runs: list[Run] = field(default_factory=list)
+    acked: list[Run] = field(default_factory=list)
+    given: DotSet = field(default_factory=DotSet)
 
 
 class Handovers:
-    """Every partition on its way out of this node, and what comes in."""
+    """Every partition on its way out of this node, and what comes in.
+
+    Pieces are numbered from `boot` on, so that an answer to an earlier run of
+    this node is never taken for one to this.
+    """
 
     def __init__(
         self,
         own_id: NodeId,
+        boot: int,
         owner: Owner,
         owner_of: Callable[[PartitionKey], NodeId | None],
     ) -> None:
         self._own_id = own_id
         self._owner = owner
         self._owner_of = owner_of
-        self._transfers: dict[PartitionKey, Transfer] = {}
+        self._giving: dict[PartitionKey, Giving] = {}
         self._timers: Timers[PartitionKey] = Timers()
-        self._next_number = 1
+        self._next_number = (boot << 32) + 1
 
     # -- giving --
 
@@ -67,87 +83,106 @@ class Handovers:
         effects: list[Effect] = []
         for key in list(self._owner.partitions):
             target = self._owner_of(key)
-            if target == self._own_id or target is None:
-                self._transfers.pop(key, None)
+            giving = self._giving.get(key)
+            if giving is not None and giving.to == target:
                 continue
-            transfer = self._transfers.get(key)
-            if transfer is None or transfer.to != target:
-                effects += self._send_next(key, now)
+            self._giving.pop(key, None)
+            if target not in (self._own_id, None):
+                effects += self._begin(key, now)
         return effects
 
     def on_taken(self, peer: NodeId, packet: HandoverTaken, now: int) -> list[Effect]:
-        """The owner has it on disk: delete it here, and send the next."""
+        """The owner has a piece on disk: send the next, or forget the partition after the last."""
         key = PartitionKey(packet.queue, packet.partition)
-        transfer = self._transfers.get(key)
-        if transfer is None or (transfer.number, transfer.to) != (packet.transfer, peer):
+        giving = self._giving.get(key)
+        if giving is None or (giving.number, giving.to) != (packet.transfer, peer):
             return []
-        partition = self._owner.partitions[key]
-        del self._transfers[key]
-        removed, records = partition.remove(transfer.runs)
-        delivery = self._owner.deliveries.get(key)
-        if delivery is not None:
-            delivery.forget(removed)
-        if transfer.last and not partition.batches:
-            self._owner.drop(key)
-            self._timers.clear(key)
-            notice = Notify(Counted("handed_over", text=f"queue {key.queue!r} handed over"))
-            return [Persist((PartitionRemoved(key),)), notice]
-        return [Persist(tuple(records)), *self._send_next(key, now)]
+        for run in giving.runs:
+            giving.given.add(run)
+        giving.runs, giving.acked = [], []
+        if not giving.waiting and not giving.context:
+            pending = self._owner.partitions[key].pending
+            giving.waiting += [r for run in pending.runs() for r in giving.given.missing(run)]
+        if giving.waiting or giving.context:
+            return self._send_next(key, giving, now)
+        return self._finish(key)
 
     def on_moved(self, key: PartitionKey, now: int) -> list[Effect]:
         """The node does not think that it is the owner: try again when views have converged."""
-        if key in self._transfers:
+        if key in self._giving:
             self._timers.set(key, now + RESEND_MS // 4)
         return []
 
     def next_deadline(self) -> int | None:
-        """When a transfer is due again."""
+        """When a piece is due again."""
         return self._timers.next_deadline()
 
     def on_timeout(self, now: int) -> list[Effect]:
-        """Send again what was not taken."""
+        """Send again what was not taken; begin what had to wait."""
         effects: list[Effect] = []
         while (key := self._timers.pop_due(now)) is not None:
-            if key in self._owner.partitions and self._owner_of(key) not in (self._own_id, None):
-                effects += self._send_next(key, now)
+            giving = self._giving.get(key)
+            if giving is not None:
+                effects += self._send(key, giving, now)
+            elif key in self._owner.partitions and self._owner_of(key) not in (self._own_id, None):
+                effects += self._begin(key, now)
         return effects
 
     @property
     def busy(self) -> bool:
         """Whether something is on its way out."""
-        return bool(self._transfers)
+        return bool(self._giving)
 
-    def _send_next(self, key: PartitionKey, now: int) -> list[Effect]:
-        """Send the next batches, or the context alone when there are none."""
+    def _begin(self, key: PartitionKey, now: int) -> list[Effect]:
         partition = self._owner.partitions[key]
+        if partition.appending:
+            self._timers.set(key, now + RESEND_MS // 4)
+            return []  # wait until everything here is on disk
+        if not partition.seen:
+            return self._finish(key)
         to = self._owner_of(key)
         assert to is not None
-        self._timers.set(key, now + RESEND_MS)
-        if partition.appending:
-            return []  # wait until everything here is on disk
-        batches: list[Batch] = []
+        giving = self._giving[key] = Giving(
+            to, deque(partition.pending.runs()), deque(partition.acked().runs())
+        )
+        return self._send_next(key, giving, now)
+
+    def _send_next(self, key: PartitionKey, giving: Giving, now: int) -> list[Effect]:
+        """Cut the next piece off."""
+        partition = self._owner.partitions[key]
+        giving.number = self._next_number
+        self._next_number += 1
+        while giving.context and len(giving.acked) < RUNS_MAX:
+            giving.acked.append(giving.context.popleft())
         size = 0
-        everything = True
-        for run, number in partition.pending.items():
-            batch = partition.batch(run, number)
-            if batches and (size + batch.size > FRAME_BYTES_MAX or len(batches) >= BATCHES_MAX):
-                everything = False
+        while giving.waiting and len(giving.runs) < BATCHES_MAX:
+            size += sum(batch.size for batch in _batches(partition, [giving.waiting[0]]))
+            if giving.runs and size > FRAME_BYTES_MAX:
                 break
-            batches.append(batch)
-            size += batch.size
+            giving.runs.append(giving.waiting.popleft())
+        return self._send(key, giving, now)
+
+    def _send(self, key: PartitionKey, giving: Giving, now: int) -> list[Effect]:
+        """Send the piece, perhaps again; what became unreadable meanwhile is left out."""
         delivery = self._owner.deliveries.get(key)
         packet = Handover(
             key.queue,
             key.number,
-            self._next_number,
-            acked=tuple(RunField(*run) for run in partition.acked().runs()),
-            leases=tuple(delivery.lease_fields(now)) if delivery is not None else (),
-            batches=tuple(batches),
+            giving.number,
+            acked=tuple(RunField(*run) for run in giving.acked),
+            leases=tuple(delivery.lease_fields(giving.runs, now)) if delivery is not None else (),
+            batches=tuple(_batches(self._owner.partitions[key], giving.runs)),
         )
-        runs = tuple(batch.run for batch in batches)
-        self._transfers[key] = Transfer(self._next_number, to, runs, last=everything)
-        self._next_number += 1
-        return [Send(to, packet)]
+        self._timers.set(key, now + RESEND_MS)
+        return [Send(giving.to, packet)]
+
+    def _finish(self, key: PartitionKey) -> list[Effect]:
+        """All of it is durable at the owner."""
+        self._giving.pop(key, None)
+        self._timers.clear(key)
+        self._owner.drop(key)
+        notice = Notify(Counted("handed-over", text=f"queue {key.queue!r} handed over"))
+        return [Persist((PartitionRemoved(key),)), notice]
 
     # -- taking --
 
@@ -171,7 +206,7 @@ class Handovers:
                 appended.append(stored.number)
                 stored_records.append(record)
         then = HandoverDurable(key, peer, packet.transfer, tuple(appended), packet.leases)
-        return [Persist((*records, *stored_records), then=then)]
+        return [Persist((*self._owner.take_owed(key), *records, *stored_records), then=then)]
 
     def on_durable(self, event: HandoverDurable, now: int) -> list[Effect]:
         """What came is on disk: it can be deleted there, and delivered here."""
@@ -180,9 +215,22 @@ class Handovers:
         taken = HandoverTaken(key.queue, key.number, event.transfer)
         return [Send(event.peer, taken), *effects]
 
-    def on_write_refused(self, event: HandoverDurable) -> list[Effect]:
-        """The disk is full: what came never came; the other node keeps it and tries again."""
-        partition = self._owner.partitions[event.key]
-        for number in event.numbers:
-            partition.on_write_refused(number)
-        return [Notify(Counted("disk_full"))]
+    def on_write_refused(self, event: WriteRefused) -> list[Effect]:
+        """The disk is full: the batches never came (the other node tries again), acks are owed."""
+        then = event.then
+        assert isinstance(then, HandoverDurable)
+        partition = self._owner.partitions.get(then.key)
+        if partition is not None:
+            for number in then.numbers:
+                partition.on_write_refused(number)
+        acks = tuple(record for record in event.records if type(record) is not BatchStored)
+        return self._owner.on_settle_refused(then.key, acks)
+
+
+def _batches(partition: Partition, runs: list[Run]) -> list[Batch]:
+    """What of the runs is pending, by reference to the store."""
+    return [
+        partition.batch(part, number)
+        for run in runs
+        for part, number in partition.pending.overlap(run)
+    ]

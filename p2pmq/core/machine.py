@@ -55,7 +55,7 @@ class Machine:
         self.owner = Owner(own.node_id, self._clock, owner_of)
         self.outbox = Outbox(session, owner_of, config.limits, config.timing)
         self.consuming = Consuming(owner_of, config.timing)
-        self.handovers = Handovers(own.node_id, self.owner, owner_of)
+        self.handovers = Handovers(own.node_id, own.boot, self.owner, owner_of)
         self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
         self._boots: dict[NodeId, int] = {}
         self._placed_version = -1
@@ -225,7 +225,7 @@ class Machine:
             case events.OutboxDurable():
                 return self.outbox.on_write_refused(event, now)
             case events.HandoverDurable():
-                return self.handovers.on_write_refused(event.then)
+                return self.handovers.on_write_refused(event)
             case events.SettleDurable(key=key):
                 return self.owner.on_settle_refused(key, event.records)
             case None:

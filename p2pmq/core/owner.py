@@ -148,9 +148,9 @@ class Owner:
             delivery.extend(extend, now)
         removed, records = partition.remove(runs)
         delivery.forget(removed)
-        records = self._owed.pop(key, []) + records
+        records = self.take_owed(key) + records
         durable = SettleDurable(key, peer, packet.consumer, packet.number)
-        if records:
+        if records or runs:  # acks that change nothing may be a repeat that overtook the write
             effects: list[Effect] = [Persist(tuple(records), then=durable)]
         else:
             effects = self.on_settle_durable(durable)
@@ -191,8 +191,13 @@ class Owner:
 
     def on_settle_refused(self, key: PartitionKey, records: tuple[Record, ...]) -> list[Effect]:
         """The disk is full even for acks: owe them, until the consumer's repeat tries again."""
-        self._owed.setdefault(key, []).extend(records)
+        if key in self.partitions:
+            self._owed.setdefault(key, []).extend(records)
         return [Notify(Counted("disk_full", text=DISK_FULL, alarming=True))]
+
+    def take_owed(self, key: PartitionKey) -> list[Record]:
+        """The records that a full disk refused: they go before any later one of the partition."""
+        return self._owed.pop(key, [])
 
     def on_unreadable(self, key: PartitionKey, run: Run, now: int) -> list[Effect]:
         """Bodies of the only copy are damaged: they are gone; say so, and go on with the rest."""
@@ -270,6 +275,7 @@ class Owner:
         """Forget a partition that has been handed over."""
         self.partitions.pop(key, None)
         self.deliveries.pop(key, None)
+        self._owed.pop(key, None)
         self._timers.clear(key)
 
     def forget(self, key: PartitionKey, removed: list[Run]) -> None:

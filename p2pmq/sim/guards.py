@@ -250,7 +250,7 @@ class _Guard:
 
         return guarded
 
-    def _outside(self, owner: Any, name: str, instead: str) -> Callable[..., Any]:  # noqa: ANN401  a module or a class
+    def _outside(self, owner: Any, name: str, instead: str) -> Callable[..., Any]:  # noqa: ANN401  modules and classes
         real = getattr(owner, name)
         what = real.__qualname__.removesuffix(".__init__") if isinstance(owner, type) else name
         module = owner.__module__ if isinstance(owner, type) else owner.__name__

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from p2pmq.errors import ClosedNodeError
 from p2pmq.node.node import Node
 from p2pmq.sim.disk import SimDisk
 from p2pmq.sim.history import Process
@@ -154,9 +155,10 @@ class Host:
         self.state = HostState.UP
         try:
             await self.run(node.start())
-        except BaseException:
-            if self._run is run:
-                self.kill(unsynced_may_survive=True)
+        except BaseException as error:
+            if self._run is not run:  # it was killed meanwhile, which cancelled its start
+                raise ClosedNodeError(self.name, "killed while it started") from error
+            self.kill(unsynced_may_survive=True)
             raise
         return node
 
@@ -168,11 +170,10 @@ class Host:
 
     def kill(self, *, unsynced_may_survive: bool) -> None:
         """End the process as SIGKILL does, or as a power cut does."""
-        run = self._running()
-        self._ground.history.process_ends.append((self._ground.loop.time(), self.process))
-        self._end(run, unsynced_may_survive=unsynced_may_survive)
+        self._end(self._running(), unsynced_may_survive=unsynced_may_survive)
 
     def _end(self, run: _Run, *, unsynced_may_survive: bool) -> None:
+        self._ground.history.process_ends.append((self._ground.loop.time(), self.process))
         # Who does it may be one of the host's own tasks: it goes on to its next await.
         for task in run.tasks:
             task.cancel()

@@ -100,6 +100,10 @@ class SimNetwork:
         changed = replace(self.conditions(source, target), **changes)  # type: ignore[arg-type]  # checked by the dataclass's own fields
         self.set_conditions(source, target, changed)
 
+    def change_default(self, **changes: object) -> None:
+        """Change some of the conditions of all directions that have none of their own."""
+        self.default = replace(self.default, **changes)  # type: ignore[arg-type]  # as above
+
     def cut(self, source: str, target: str) -> None:
         """Let nothing through in one direction."""
         self.change(source, target, cut=True)
@@ -127,10 +131,14 @@ class SimNetwork:
 
     # -- hosts --
 
+    def add_host(self, host: str) -> None:
+        """A host is on the network."""
+        self.traffic.setdefault(host, Traffic())
+
     def listen(self, address: str, transport: SimTransport) -> None:
         """A host's process listens."""
         self._listening[address] = transport
-        self.traffic.setdefault(transport.host, Traffic())
+        self.add_host(transport.host)
 
     def stop_listening(self, address: str) -> None:
         """… and no more."""

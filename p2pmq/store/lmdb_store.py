@@ -249,7 +249,7 @@ class LmdbStore:
                 self._commit_until_closed()
             finally:
                 self._file.close()
-        except Exception as error:  # noqa: BLE001 - a thread has no caller: who opens is told
+        except Exception as error:  # noqa: BLE001 - no caller sees it: who opens is told
             self._call(_fail, opened, error)
         finally:
             if lock is not None:

@@ -55,9 +55,9 @@ def test_a_deadlock_names_the_tasks_and_where_they_wait(loop: SimLoop) -> None:
     message = str(caught.value)
     assert "deadlock at 2.000000 s" in message
     first, second = caught.value.waiters
-    assert first.startswith("Task-1: test_loop.py:")
+    assert first.startswith("Task-1: test_loop_ends.py:")
     assert first.endswith(".main, for consumer")
-    assert second.startswith("consumer: test_loop.py:")
+    assert second.startswith("consumer: test_loop_ends.py:")
     assert second.endswith(".consume, in Queue.get")
     assert first in message
 

@@ -20,6 +20,7 @@ from p2pmq.store.datafile import FILE_NAME
 from p2pmq.store.layout import seal
 from p2pmq.store.lmdb_store import LmdbStore
 from p2pmq.store.recovery import FORMAT_KEY
+from p2pmq.wire.bodies import PackedBodies
 from tests.store.scene import ORDERS, SESSION, at, body_of, give, small_disk, stored, write
 
 if TYPE_CHECKING:
@@ -272,11 +273,17 @@ async def test_what_a_refused_write_would_have_removed_stays(disk: Path) -> None
     await store.open()
     await fill(store)
     await write(store, *(BatchRemoved(Space.PARTITION, ORDERS, gone) for gone in range(1, 9)))
-    too_large = give(store, stored(20_000, 20_000, 1, 2_000_000))
-    fits = give(store, stored(20_001, 20_001, 1))
-    moved = give(
-        store, BatchRemoved(Space.PARTITION, ORDERS, 20_001), stored(20_002, 20_002, 1, 2_000_000)
+    large, small, larger = (
+        stored(20_000, 20_000, 1, 2_000_000),
+        stored(20_001, 20_001, 1),
+        stored(20_002, 20_002, 1, 2_000_000),
     )
+    for one in (large, small, larger):
+        assert isinstance(one.batch.bodies, PackedBodies)
+        assert one.batch.bodies.blob  # packed now: the three writes are to make one group
+    too_large = give(store, large)
+    fits = give(store, small)
+    moved = give(store, BatchRemoved(Space.PARTITION, ORDERS, 20_001), larger)
     assert isinstance(await too_large, StoreFullError)
     assert await fits is None
     assert isinstance(await moved, StoreFullError)

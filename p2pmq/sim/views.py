@@ -1,0 +1,99 @@
+"""What a simulation knows of its nodes from outside: who sees whom, and what is under way.
+
+Used to wait for a mesh to settle and to time how long a heal takes; it only
+reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2pmq.core.membership import MemberState
+from p2pmq.sim.host import HostState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from p2pmq.sim.host import Host
+    from p2pmq.sim.network import SimNetwork
+    from p2pmq.sim.watch import WatchedMachine
+
+SHOWN_MAX = 5
+
+
+def running(hosts: Sequence[Host]) -> list[Host]:
+    """The hosts whose node runs, is not paused and has started."""
+    return [h for h in hosts if h.state is HostState.UP and h.machine is not None]
+
+
+def components(hosts: Sequence[Host], network: SimNetwork) -> list[list[Host]]:
+    """The running hosts, grouped by whom they can reach over paths open in both directions."""
+    left = running(hosts)
+    groups: list[list[Host]] = []
+    while left:
+        group, left = [left[0]], left[1:]
+        for member in group:  # grows while it is walked
+            reached = [h for h in left if not network.is_cut(member.name, h.name)]
+            group += reached
+            left = [h for h in left if h not in reached]
+        groups.append(group)
+    return groups
+
+
+def differing_views(hosts: Sequence[Host], network: SimNetwork) -> list[str]:
+    """For each node that does not see just its component alive, a line that says so."""
+    lines: list[str] = []
+    for group in components(hosts, network):
+        expected = {host.disk.contents.node_id: host.name for host in group}
+        for host in group:
+            lines += _differing_view(host, expected)
+    return lines
+
+
+def _differing_view(host: Host, expected: dict[bytes, str]) -> list[str]:
+    machine = host.machine
+    assert machine is not None
+    roster = {m.node_id: m for m in machine.swim.roster() if machine.swim.is_alive(m.node_id)}
+    missing = [name for node_id, name in expected.items() if node_id not in roster]
+    extra = [m.name for node_id, m in roster.items() if node_id not in expected]
+    doubted = [m.name for m in roster.values() if m.state != MemberState.ALIVE]
+    found = (("does not see", missing), ("still sees", extra), ("suspects", doubted))
+    return [f"{host.name} {what} {', '.join(names)}" for what, names in found if names]
+
+
+def unfinished_work(hosts: Sequence[Host]) -> list[str]:
+    """For each thing that is still under way on a running node, a line that says so."""
+    lines: list[str] = []
+    for host in running(hosts):
+        machine = host.machine
+        assert machine is not None
+        if machine.outbox.messages:
+            lines.append(f"{host.name} has {machine.outbox.messages} messages in its outbox")
+        if machine.consuming.unconfirmed:
+            lines.append(
+                f"{host.name} has {machine.consuming.unconfirmed} settles that no owner confirmed"
+            )
+        lines += _unfinished_queues(host, machine)
+    return lines
+
+
+def _unfinished_queues(host: Host, machine: WatchedMachine) -> list[str]:
+    lines: list[str] = []
+    for key, partition in machine.owner.partitions.items():
+        count = partition.pending.count
+        if not machine.owner.owns(key):
+            if count:
+                lines.append(f"{host.name} holds {count} of {key.queue!r}, which it does not own")
+            continue
+        delivery = machine.owner.deliveries.get(key)
+        if count and delivery is not None and delivery.consumers:
+            lines.append(
+                f"queue {key.queue!r} on {host.name} has consumers, and {count} messages: "
+                f"{delivery.leases.count} held by consumers, {delivery.delays.count} delayed"
+            )
+    return lines
+
+
+def failed_tasks(hosts: Sequence[Host]) -> list[str]:
+    """The user's tasks that ended in an error, for those who wonder why nothing goes on."""
+    return [f"task {line}" for host in hosts for line in host.failed_tasks][:SHOWN_MAX]
