@@ -129,7 +129,7 @@ class RedisServer:
         server = cls(process, port)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                while not await server._is_ready():  # noqa: ASYNC110  a foreign process has no event
+                while not await server._is_ready():  # noqa: ASYNC110  no event of another program
                     await asyncio.sleep(POLL_S)
         except BaseException as error:
             await server.stop()

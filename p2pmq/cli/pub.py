@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
 Confirm = Literal["committed", "stored", "none"]
 
+STDIN = 0
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
 IN_FLIGHT_BLOCKS_MAX = 64
 STALL_S = 3.0
@@ -83,7 +83,7 @@ async def publish_lines(
 def _opened(file: Path | None) -> Iterator[tuple[int, int | None]]:
     """The descriptor to read from, and the bytes that it will give if that is known."""
     if file is None:
-        yield sys.stdin.fileno(), None
+        yield STDIN, None
         return
     descriptor = os.open(file, os.O_RDONLY)
     try:

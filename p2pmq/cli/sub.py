@@ -12,7 +12,6 @@ import asyncio
 import base64
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from p2pmq.node.message import Message, MessageBatch
     from p2pmq.node.node import Node
 
+STDOUT = 1
 PREFETCH = 4_096
 
 
@@ -67,7 +67,7 @@ async def consume_lines(
 def _opened(out: Path | None) -> Iterator[int]:
     """The descriptor to write to. A file is appended to: what it holds was acked."""
     if out is None:
-        yield sys.stdout.fileno()
+        yield STDOUT
         return
     descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:

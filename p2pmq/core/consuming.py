@@ -165,6 +165,15 @@ class Consuming:
         segments = self._take_in(subscription, packet.segments)
         return [Deliver(subscription.consumer, subscription.key, tuple(segments))]
 
+    def on_failed(self, consumer: ConsumerId, runs: tuple[Run, ...], now: int) -> list[Effect]:
+        """Messages never reached the user: they are not held, so that they come again."""
+        subscription = self._subscriptions.get(consumer)
+        if subscription is None or subscription.closing:
+            return []
+        for run in runs:
+            subscription.holding.take(run)
+        return self._attach(subscription, now)
+
     def on_settled(self, packet: Settled, now: int) -> list[Effect]:
         """An owner has made a settle durable."""
         subscription = self._subscriptions.get(packet.consumer)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.delivering import LeaseField
     from p2pmq.core.packets.publishing import Bodies
     from p2pmq.core.packets.registry import Packet
-    from p2pmq.core.records import Record, Recovered
+    from p2pmq.core.records import Record, Recovered, Space
 
 
 class Confirmation(IntEnum):
@@ -216,8 +216,17 @@ class WriteRefused:
 class BodyUnreadable:
     """The bodies of these dots could not be read back: their checksum is wrong."""
 
+    space: Space
     key: PartitionKey
     run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryFailed:
+    """A `Deliver` could not be carried out, since some of its bodies could not be read."""
+
+    consumer: ConsumerId
+    runs: tuple[Run, ...]
 
 
 Event = (
@@ -242,4 +251,5 @@ Event = (
     | HandoverDurable
     | WriteRefused
     | BodyUnreadable
+    | DeliveryFailed
 )

@@ -115,7 +115,8 @@ class Machine:
             events.OutboxDurable: self.outbox.on_durable,
             events.HandoverDurable: self.handovers.on_durable,
             events.WriteRefused: self._on_write_refused,
-            events.BodyUnreadable: lambda e, now: self.owner.on_unreadable(e.key, e.run, now),
+            events.BodyUnreadable: self._on_body_unreadable,
+            events.DeliveryFailed: lambda e, now: self.consuming.on_failed(e.consumer, e.runs, now),
         }
 
     def _packet_table(self) -> dict[type[Packet], Callable[[NodeId, Any, int], list[Effect]]]:
@@ -230,6 +231,11 @@ class Machine:
                 return self.owner.on_settle_refused(key, event.records)
             case None:
                 return [Notify(Counted("disk_full"))]
+
+    def _on_body_unreadable(self, event: events.BodyUnreadable, now: int) -> list[Effect]:
+        if event.space is Space.OUTBOX:
+            return self.outbox.on_unreadable(event.key, event.run)
+        return self.owner.on_unreadable(event.key, event.run, now)
 
     # -- the roster --
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from p2pmq.config import Limits, Timing
     from p2pmq.core.effects import Effect
     from p2pmq.core.events import PublishRequested, WriteRefused
-    from p2pmq.core.ids import NodeId, PartitionKey, Session
+    from p2pmq.core.ids import NodeId, PartitionKey, Run, Session
     from p2pmq.core.packets.publishing import Confirm, PublishRefused
     from p2pmq.core.records import RecoveredBatch
 
@@ -264,6 +264,24 @@ class Outbox:
         self._timers.set_if_earlier((stream.key, stream.session), now + REFUSED_RETRY_MS)
         return [Notify(Counted("outbox_disk_full", text=OUTBOX_DISK_FULL, alarming=True))]
 
+    def on_unreadable(self, key: PartitionKey, run: Run) -> list[Effect]:
+        """Bodies in our outbox are damaged, and there is no other copy: go on without them."""
+        effects: list[Effect] = []
+        for stream in self._by_key.get(key, ()):
+            if stream.session != run.session:
+                continue
+            entries = list(stream.entries)
+            stream.entries.clear()
+            for entry in entries:
+                batch = entry.batch
+                if batch.first <= run.last and run.first <= batch.last:
+                    effects += self._cut_out(stream, entry, run)
+                else:
+                    stream.entries.append(entry)
+            stream.sent = 0
+            stream.window = 0
+        return effects
+
     def next_deadline(self) -> int | None:
         """When something here is due."""
         stream_at, wait_at = self._timers.next_deadline(), self._deadlines.next_deadline()
@@ -375,7 +393,9 @@ class Outbox:
             self._forget(stream, entry, sent=len(kept) < stream.sent)
             stream.progress_at = now
             stream.reason = ""
-            if entry.durable or entry.writing:
+            neighbours = (*kept, entries[0]) if entries else kept
+            cut_in_two = any(other.number == entry.number for other in neighbours)
+            if (entry.durable or entry.writing) and not cut_in_two:
                 removed = BatchRemoved(Space.OUTBOX, stream.key, entry.number)
                 effects.append(Persist((removed,)))
             if entry.token is not None:
@@ -383,6 +403,30 @@ class Outbox:
                 effects.append(Resolve(entry.token, replace(outcome, owner=peer)))
                 self._stop_waiting(entry)
         entries.extendleft(reversed(kept))
+        return effects
+
+    def _cut_out(self, stream: Stream, entry: Entry, run: Run) -> list[Effect]:
+        """Replace an entry by what of it lies before and after the run."""
+        batch = entry.batch
+        first, last = max(batch.first, run.first), min(batch.last, run.last)
+        rest = []
+        if batch.first < first:
+            rest.append(batch.part(batch.first, first - 1))
+        if last < batch.last:
+            rest.append(batch.part(last + 1, batch.last))
+        for part in rest:
+            stream.entries.append(replace(entry, batch=part, token=None))
+        count = last - first + 1
+        self.messages -= count
+        text = f"{count} messages for queue {stream.key.queue!r} rotted in the outbox's file"
+        effects: list[Effect] = [
+            Notify(Counted("outbox_body_unreadable", count, text, alarming=True))
+        ]
+        if entry.token is not None:
+            stream.reason = text
+            effects.append(self._resolve(stream, entry, copies=0, timed_out=True))
+        if not rest:
+            effects.append(Persist((BatchRemoved(Space.OUTBOX, stream.key, entry.number),)))
         return effects
 
     def _forget(self, stream: Stream, entry: Entry, *, sent: bool) -> None:

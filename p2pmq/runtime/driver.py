@@ -16,10 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, assert_never
 
 from p2pmq.core import effects, events
-from p2pmq.core.ids import PartitionKey, Run
-from p2pmq.core.packets.delivering import Delivery, Handover
-from p2pmq.core.packets.publishing import Publish
-from p2pmq.core.records import StoredBodies
+from p2pmq.core.ids import Run
+from p2pmq.core.records import BatchStored, StoredBodies
 from p2pmq.errors import StoreCorruptError, StoreFullError
 from p2pmq.runtime.resolve import (
     batches_of,
@@ -39,6 +37,7 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.link import Hello
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registry import Packet
+    from p2pmq.core.records import Record
     from p2pmq.errors import StoreError
     from p2pmq.runtime.links import Links
     from p2pmq.store.base import Store
@@ -139,10 +138,9 @@ class Driver:
             case effects.Send(peer, packet):
                 self._links.send(peer, packet)
             case effects.Persist(records):
-                at_hand = resolved_records(records, self._store)
-                self._store.write(at_hand, partial(self._on_written, effect))
-            case effects.Deliver(consumer, key, segments):
-                self._deliver(consumer, key, segments)
+                self._persist(effect, records)
+            case effects.Deliver(consumer, _, segments):
+                self._deliver(consumer, segments)
             case effects.Resolve(token, outcome):
                 self._node.on_resolve(token, outcome)
             case effects.Learn(peer, addresses):
@@ -153,6 +151,16 @@ class Driver:
                 assert_never(effect)
 
     # -- writes --
+
+    def _persist(self, persist: effects.Persist, records: tuple[Record, ...]) -> None:
+        try:
+            at_hand = resolved_records(records, self._store)
+        except (StoreCorruptError, KeyError):
+            stored = tuple(record.batch for record in records if isinstance(record, BatchStored))
+            self._report_unreadable(stored)
+            self._loop.call_soon(self.feed, events.WriteRefused(persist.then, records))
+            return
+        self._store.write(at_hand, partial(self._on_written, persist))
 
     def _on_written(self, persist: effects.Persist, error: StoreError | None) -> None:
         if error is None:
@@ -170,13 +178,14 @@ class Driver:
 
     # -- bodies --
 
-    def _deliver(
-        self, consumer: ConsumerId, key: PartitionKey, segments: tuple[Segment, ...]
-    ) -> None:
+    def _deliver(self, consumer: ConsumerId, segments: tuple[Segment, ...]) -> None:
         try:
             at_hand = resolved_segments(segments, self._store)
         except (StoreCorruptError, KeyError):
-            self._report_unreadable(tuple(segment.batch for segment in segments), key)
+            batches = tuple(segment.batch for segment in segments)
+            self._report_unreadable(batches)
+            failed = events.DeliveryFailed(consumer, tuple(batch.run for batch in batches))
+            self._loop.call_soon(self.feed, failed)
             return
         self._node.on_deliver(consumer, at_hand)
 
@@ -185,12 +194,10 @@ class Driver:
         try:
             return resolved_packet(packet, self._store)
         except (StoreCorruptError, KeyError):
-            assert isinstance(packet, Publish | Delivery | Handover)
-            key = PartitionKey(packet.queue, packet.partition)
-            self._report_unreadable(batches_of(packet), key)
+            self._report_unreadable(batches_of(packet))
             return None
 
-    def _report_unreadable(self, batches: tuple[Batch, ...], key: PartitionKey) -> None:
+    def _report_unreadable(self, batches: tuple[Batch, ...]) -> None:
         """Find which bodies are damaged, and tell the core."""
         for batch in batches:
             bodies = batch.bodies
@@ -202,7 +209,8 @@ class Driver:
                 for position in error.bad:
                     seq = batch.first + position
                     run = Run(batch.session, seq, seq)
-                    self._loop.call_soon(self.feed, events.BodyUnreadable(key, run))
+                    event = events.BodyUnreadable(bodies.space, bodies.key, run)
+                    self._loop.call_soon(self.feed, event)
             except KeyError:
                 continue  # settled, and so deleted, while the packet waited for its turn
 

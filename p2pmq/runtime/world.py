@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    import random
     from collections.abc import Callable
 
     from p2pmq.config import Config, NodeSettings

@@ -236,6 +236,6 @@ def dots(entries: Iterable[_WithRun]) -> Iterator[Dot]:
             yield Dot(key, session, seq)
 
 
-_WithRun = (
-    Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Dropped
-) | (Excused | Held)
+_WithRun = (Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Dropped) | (
+    Excused | Held
+)

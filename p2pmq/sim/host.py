@@ -211,5 +211,5 @@ class Host:
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         if self._run is not None:
             self._run.tasks.pop(task, None)
-        if not task.cancelled() and (error := task._exception) is not None:  # type: ignore[attr-defined]  # noqa: SLF001  exception() would mark it as retrieved, and a loss would go unseen
+        if not task.cancelled() and (error := task._exception) is not None:  # noqa: SLF001  exception() would mark it as retrieved, and a loss would go unseen
             self.failed_tasks.append(f"{task.get_name()} on {self.name}: {error!r}")

@@ -63,9 +63,7 @@ class Mesh(Faults):
         self.history = History()
         self.trace = Trace(loop, keep=keep_trace)
         self.network = SimNetwork(loop, self.chance("network"), self.trace)
-        ground = Ground(
-            loop, self.network, self.trace, self.history, self.chance, self._addresses
-        )
+        ground = Ground(loop, self.network, self.trace, self.history, self.chance, self._addresses)
         super().__init__(ground)
         self.random = self.chance("scenario")
         """Chance for the test itself: it follows from the seed, and disturbs no other draw."""
@@ -97,8 +95,8 @@ class Mesh(Faults):
                     f'start("{name}"), which was started before,', f'await mesh.restart("{name}")'
                 )
             options = NodeOptions(
-                "sim", _of(zone, name, ""), _of(leaf, name, False), _of(weight, name, 1),
-                _of(config, name, None),
+                "sim", _of(zone, name, default=""), _of(leaf, name, default=False), _of(weight, name, default=1),
+                _of(config, name, default=None),
             )  # fmt: skip
             self._hosts[name] = Host(name, self._ground, options)
             self.network.add_host(name)
@@ -270,5 +268,5 @@ class Mesh(Faults):
                 host.kill(unsynced_may_survive=True)
 
 
-def _of(option: Any, name: str, default: Any) -> Any:  # noqa: ANN401  any option
+def _of(option: Any, name: str, *, default: Any) -> Any:  # noqa: ANN401  any option
     return option.get(name, default) if isinstance(option, dict) else option

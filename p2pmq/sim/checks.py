@@ -1,0 +1,380 @@
+"""The checker: a history against the promises, each promise a small function.
+
+Counts follow Jepsen's total-queue: a message is *lost* if it was promised to
+be kept and neither acked nor found on a disk; *duplicated* if it was delivered
+again; *unexpected* if it was never published; *recovered* if it came though
+its publisher was told nothing good; *stuck* if it is kept, and nobody acked
+it. What faults have destroyed is excused where they were made.
+
+Invariant: a check only reads, and an empty history breaks no promise.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from p2pmq.sim.history import Outcome, dots
+from p2pmq.sim.refuse import SimulationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from p2pmq.core.ids import ConsumerId, PartitionKey, Session
+    from p2pmq.sim.history import Delivered, Dot, History, Process
+
+CALM_AFTER_S = 60.0
+"""So long after a fault has ended it explains what happens: a split heals within this."""
+HEAL_WITHIN_S = 60.0
+SHOWN_MAX = 20
+
+
+class Violation(NamedTuple):
+    """A promise that was broken: which check says so, and what happened."""
+
+    check: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.text}"
+
+
+class SimulationCheckError(SimulationError, AssertionError):
+    """Promises were broken. `violations` lists each breach, `seed` makes it happen again."""
+
+    def __init__(self, violations: list[Violation], seed: int, replay: str) -> None:
+        listed = "".join(f"\n  {violation}" for violation in violations[:SHOWN_MAX])
+        more = len(violations) - SHOWN_MAX
+        listed += f"\n  and {more} more" if more > 0 else ""
+        super().__init__(f"{len(violations)} broken promises with seed {seed}:{listed}\n{replay}")
+        self.violations = violations
+        self.seed = seed
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Counts of messages, after Jepsen's total-queue."""
+
+    attempted: int
+    """Published, whatever became of it."""
+    acknowledged: int
+    """Of these, promised to be kept: committed or stored."""
+    delivered: int
+    acked: int
+    lost: int
+    duplicated: int
+    """Deliveries beyond a message's first."""
+    unexpected: int
+    recovered: int
+    stuck: int
+
+    def __str__(self) -> str:
+        return ", ".join(f"{getattr(self, f.name)} {f.name}" for f in fields(self))
+
+
+def summary(history: History) -> Summary:
+    """The counts of a history."""
+    attempted = set(dots(history.publications))
+    promised = set(dots(p for p in history.publications if p.is_promised))
+    delivered = set(dots(history.deliveries))
+    acked = set(dots(history.acks))
+    return Summary(
+        attempted=len(attempted),
+        acknowledged=len(promised),
+        delivered=len(delivered),
+        acked=len(acked),
+        lost=len(promised - _accounted(history)),
+        duplicated=sum(d.run.length for d in history.deliveries) - len(delivered),
+        unexpected=len(delivered - attempted),
+        recovered=len(delivered & attempted - promised),
+        stuck=len(_stuck(history)),
+    )
+
+
+def broken_promises(
+    history: History, duplicates_max: int | None = None, stuck_max: int | None = None
+) -> list[Violation]:
+    """Every breach that some check finds."""
+    found = [violation for check in CHECKS for violation in check(history)]
+    found += too_many_duplicates(history, duplicates_max)
+    return found + too_many_stuck(history, stuck_max)
+
+
+# ------------------------------------------------------------------------- kept, and nothing else
+
+
+def committed_is_kept(history: History) -> list[Violation]:
+    """A committed message was acked, or lies on a disk."""
+    committed = (p for p in history.publications if p.outcome is Outcome.COMMITTED)
+    gone = set(dots(committed)) - _accounted(history)
+    return _each("committed_is_kept", gone, "was committed, and is neither acked nor on a disk")
+
+
+def stored_is_kept(history: History) -> list[Violation]:
+    """A message that was stored in an outbox was acked, or lies on a disk."""
+    stored = (
+        p for p in history.publications if p.is_promised and p.outcome is not Outcome.COMMITTED
+    )
+    gone = set(dots(stored)) - _accounted(history)
+    return _each("stored_is_kept", gone, "was stored, and is neither acked nor on a disk")
+
+
+def nothing_is_dropped_silently(history: History) -> list[Violation]:
+    """What a living publisher's outbox let go of without a promise was acked, or lies on a disk."""
+    let_go = (
+        p
+        for p in history.publications
+        if not p.is_promised and history.outboxes.get(p.process) == 0
+    )
+    gone = set(dots(let_go)) - _accounted(history)
+    return _each("nothing_is_dropped_silently", gone, "left its outbox, and is nowhere")
+
+
+def nothing_unexpected(history: History) -> list[Violation]:
+    """What was delivered was published, with the same body."""
+    published: dict[Dot, int] = {}
+    for publication in history.publications:
+        published.update(zip(dots([publication]), publication.digests, strict=True))
+    found: list[Violation] = []
+    for delivery in history.deliveries:
+        for dot, digest in zip(dots([delivery]), delivery.digests, strict=True):
+            if published.get(dot) != digest:
+                what = "another body" if dot in published else "and was never published"
+                text = f"{dot} came at {delivery.at_s:.3f} s to {delivery.process.host}, {what}"
+                found.append(Violation("nothing_unexpected", text))
+    return found
+
+
+def _accounted(history: History) -> set[Dot]:
+    """What was acked, is on a disk, was given up with a reason, or destroyed by a fault."""
+    return (
+        set(dots(history.acks))
+        | set(dots(history.held))
+        | set(dots(history.dropped))
+        | set(dots(history.excused))
+    )
+
+
+# --------------------------------------------------------------------------- stuck and duplicates
+
+
+def too_many_stuck(history: History, stuck_max: int | None) -> list[Violation]:
+    """Promised messages are not left lying; only where a bound was given."""
+    stuck = _stuck(history)
+    if stuck_max is None or len(stuck) <= stuck_max:
+        return []
+    where = {dot: held.host for held in history.held for dot in dots([held])}
+    shown = ", ".join(f"{dot} on {where[dot]}" for dot in sorted(stuck)[:3])
+    text = f"{len(stuck)} messages, {stuck_max} allowed: {shown}"
+    return [Violation("too_many_stuck", text)]
+
+
+def _stuck(history: History) -> set[Dot]:
+    promised = set(dots(p for p in history.publications if p.is_promised))
+    excused = set(dots(history.acks)) | set(dots(history.dropped)) | set(dots(history.excused))
+    return (promised & set(dots(history.held))) - excused
+
+
+def too_many_duplicates(history: History, duplicates_max: int | None) -> list[Violation]:
+    """Deliveries beyond a message's first are at most so many; only where a bound was given."""
+    delivered = sum(delivery.run.length for delivery in history.deliveries)
+    duplicates = delivered - len(set(dots(history.deliveries)))
+    if duplicates_max is None or duplicates <= duplicates_max:
+        return []
+    text = f"{duplicates} deliveries beyond the first, {duplicates_max} allowed"
+    return [Violation("too_many_duplicates", text)]
+
+
+def duplicates_are_explained(history: History) -> list[Violation]:
+    """A message comes again only for a reason.
+
+    That is: its consumer gave it back, ended, or was too slow; or a fault was in force or just
+    over. (Deliveries that its consumer closed unread count too: the owner cannot know.)
+    """
+    counts = Counter(dots(history.deliveries))
+    again = {dot for dot, count in counts.items() if count > 1}
+    if not again:
+        return []
+    of_dot: dict[Dot, list[Delivered]] = {}
+    for delivery in history.deliveries:
+        for dot in dots([delivery]):
+            if dot in again:
+                of_dot.setdefault(dot, []).append(delivery)
+    reasons = _Reasons(history, again)
+    return [
+        Violation(
+            "duplicates_are_explained",
+            f"{dot} came to {former.process.host} at {former.at_s:.3f} s and to "
+            f"{later.process.host} at {later.at_s:.3f} s, and nothing explains it",
+        )
+        for dot, deliveries in of_dot.items()
+        for former, later in pairwise(deliveries)
+        if not reasons.explain(dot, former, later.at_s)
+    ]
+
+
+class _Reasons:
+    """Why a delivery may be repeated."""
+
+    def __init__(self, history: History, again: set[Dot]) -> None:
+        self._calm = _Calm(history)
+        self._timeout_s = {s.consumer: s.visibility_timeout_s for s in history.subscriptions}
+        self._ended = {end.consumer: end.at_s for end in history.ended}
+        self._nacks: dict[tuple[ConsumerId, Dot], list[float]] = {}
+        for nack in history.nacks:
+            for dot in dots([nack]):
+                if dot in again:
+                    self._nacks.setdefault((nack.consumer, dot), []).append(nack.at_s)
+
+    def explain(self, dot: Dot, former: Delivered, again_at_s: float) -> bool:
+        """Whether there is a reason to deliver `dot` again after `former`."""
+        between = (former.at_s, again_at_s)
+        return (
+            again_at_s - former.at_s >= self._timeout_s.get(former.consumer, 0.0)
+            or _is_in(self._ended.get(former.consumer), between)
+            or any(_is_in(at, between) for at in self._nacks.get((former.consumer, dot), ()))
+            or self._calm.is_disturbed(*between)
+        )
+
+
+def _is_in(at_s: float | None, between: tuple[float, float]) -> bool:
+    return at_s is not None and between[0] <= at_s <= between[1]
+
+
+class _Calm:
+    """When nothing was broken, nor had just been."""
+
+    def __init__(self, history: History) -> None:
+        spans = [
+            (fault.at_s, (history.now_s if fault.until_s is None else fault.until_s))
+            for fault in history.faults
+        ]
+        spans += [(at_s, at_s) for at_s, _ in history.process_ends]
+        self._spans = sorted((start, end + CALM_AFTER_S) for start, end in spans)
+
+    def is_disturbed(self, start_s: float, end_s: float) -> bool:
+        """Whether some of the time from `start_s` to `end_s` was not calm."""
+        return any(start <= end_s and start_s <= end for start, end in self._spans)
+
+
+# ------------------------------------------------------------------------- order, acks, and marks
+
+
+def order_is_kept(history: History) -> list[Violation]:
+    """What an owner took itself it pushes first in the order in which it was published.
+
+    Messages that were handed over to it are left out: they were elsewhere while it went on.
+    """
+    own: dict[tuple[Process, PartitionKey, Session], set[int]] = {}
+    for taken in history.taken:
+        name = (taken.owner, taken.key, taken.run.session)
+        own.setdefault(name, set()).update(range(taken.run.first, taken.run.last + 1))
+    pushed: set[Dot] = set()
+    highest: dict[tuple[Process, PartitionKey, Session], int] = {}
+    found: list[Violation] = []
+    for push in history.pushes:
+        name = (push.owner, push.key, push.run.session)
+        for dot in dots([push]):
+            if dot in pushed or dot.seq not in own.get(name, ()):
+                continue
+            if dot.seq < highest.get(name, 0):
+                text = f"{push.owner.host} pushed {dot} at {push.at_s:.3f} s after {highest[name]}"
+                found.append(Violation("order_is_kept", text))
+            highest[name] = max(dot.seq, highest.get(name, 0))
+        pushed.update(dots([push]))
+    return found
+
+
+def acked_stays_acked(history: History) -> list[Violation]:
+    """After an ack was confirmed, that owner pushes the message no more, and others in calm."""
+    confirmed: dict[Dot, tuple[float, str]] = {}
+    for ack in history.confirmed_acks:
+        for dot in dots([ack]):
+            confirmed.setdefault(dot, (ack.at_s, ack.by))
+    excused = set(dots(history.excused))
+    calm = _Calm(history)
+    found: list[Violation] = []
+    for push in history.pushes:
+        for dot in dots([push]):
+            at_s, by = confirmed.get(dot, (push.at_s, ""))
+            if push.at_s <= at_s or dot in excused:
+                continue
+            if push.owner.host == by or not calm.is_disturbed(at_s, push.at_s):
+                text = (
+                    f"{by} confirmed the ack of {dot} at {at_s:.3f} s, and {push.owner.host} "
+                    f"pushed it again at {push.at_s:.3f} s"
+                )
+                found.append(Violation("acked_stays_acked", text))
+    return found
+
+
+def redeliveries_are_marked(history: History) -> list[Violation]:
+    """An owner that pushes a message again says so: its attempt is higher than before."""
+    attempts: dict[tuple[Process, Dot], int] = {}
+    found: list[Violation] = []
+    for push in history.pushes:
+        for dot in dots([push]):
+            before = attempts.get((push.owner, dot), 0)
+            if push.attempt <= before:
+                text = f"{push.owner.host} pushed {dot} again at {push.at_s:.3f} s as {before}"
+                found.append(Violation("redeliveries_are_marked", text))
+            attempts[push.owner, dot] = push.attempt
+    return found
+
+
+# ----------------------------------------------------------------------------- buffers, and views
+
+
+def buffers_are_bounded(history: History) -> list[Violation]:
+    """No consumer holds more than its prefetch, and no buffer was found over its limit."""
+    found = [
+        Violation("buffers_are_bounded", f"{text} at {at:.3f} s") for at, text in history.overfull
+    ]
+    prefetch = {s.consumer: s.prefetch for s in history.subscriptions}
+    given = sorted(
+        [(d.at_s, 1, d.consumer, d.run) for d in history.deliveries]
+        + [(a.at_s, 0, a.consumer, a.run) for a in history.acks]
+        + [(n.at_s, 0, n.consumer, n.run) for n in history.nacks],
+        key=lambda entry: entry[:2],
+    )
+    holding: dict[ConsumerId, set[tuple[Session, int]]] = {}
+    for at_s, is_delivery, consumer, run in given:
+        held = holding.setdefault(consumer, set())
+        named = {(run.session, seq) for seq in range(run.first, run.last + 1)}
+        held.symmetric_difference_update(named - held if is_delivery else named & held)
+        if len(held) > prefetch.get(consumer, len(held)):
+            text = f"a consumer with prefetch {prefetch[consumer]} held {len(held)} at {at_s:.3f} s"
+            found.append(Violation("buffers_are_bounded", text))
+    return found
+
+
+def views_are_equal_after_a_heal(history: History) -> list[Violation]:
+    """Within 60 s after the last fault every node sees those that it can reach, and no others."""
+    found: list[Violation] = []
+    for heal in history.heals:
+        waited_s = (heal.equal_at_s or history.now_s) - heal.at_s
+        if not heal.disturbed and waited_s > HEAL_WITHIN_S:
+            text = f"healed at {heal.at_s:.3f} s, and 60 s later: {heal.differing or 'equal late'}"
+            found.append(Violation("views_are_equal_after_a_heal", text))
+    return found
+
+
+CHECKS = (
+    committed_is_kept,
+    stored_is_kept,
+    nothing_is_dropped_silently,
+    nothing_unexpected,
+    duplicates_are_explained,
+    order_is_kept,
+    acked_stays_acked,
+    redeliveries_are_marked,
+    buffers_are_bounded,
+    views_are_equal_after_a_heal,
+)
+"""The promises of the design's section 2 that hold for every history."""
+
+
+def _each(check: str, broken: Iterable[Dot], text: str) -> list[Violation]:
+    return [Violation(check, f"{dot} {text}") for dot in sorted(broken)]

@@ -1,0 +1,128 @@
+"""Processes for the tests of the command line: daemons of one mesh, and commands beside them."""
+
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+DEADLINE_S = 120.0
+POLL_S = 0.05
+LISTENING = re.compile(r"listening on (\S+) in mesh")
+
+
+def start(*args: str, stdin: int | None = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    """Run `p2pmq ARGS`, with everything that it says in pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "p2pmq", *args],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={k: v for k, v in os.environ.items() if not k.startswith("P2PMQ_")},
+    )
+
+
+def run(*args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run `p2pmq ARGS` to its end."""
+    process = start(*args, stdin=subprocess.PIPE)
+    try:
+        out, err = process.communicate(stdin, timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def until(is_so: Callable[[], bool], what: str) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not is_so():
+        assert time.monotonic() < deadline, f"not so within {DEADLINE_S:g} s: {what}"
+        time.sleep(POLL_S)
+
+
+class Daemon:
+    """One `p2pmq run`."""
+
+    def __init__(self, name: str, mesh: str, folder: Path) -> None:
+        self.name = name
+        self.mesh = mesh
+        self.folder = folder
+        self.address = ""
+        self._log = folder / f"{name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, seeds: list[str]) -> None:
+        """Run it; it listens when this returns."""
+        args = ["run", "--name", self.name, "--mesh", self.mesh, "--no-mdns"]
+        args += ["--data-dir", str(self.folder / self.name)]
+        for seed in seeds:
+            args += ["--seed", seed]
+        before = self.log.count("listening on ")
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "p2pmq", *args], stdout=log, stderr=log
+            )
+        until(lambda: self.log.count("listening on ") > before, f"{self.name} listens")
+        self.address = LISTENING.findall(self.log)[-1]
+
+    @property
+    def log(self) -> str:
+        """What it has said."""
+        return self._log.read_text() if self._log.exists() else ""
+
+    def kill(self) -> None:
+        """`kill -9`."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+class Mesh:
+    """Three daemons on loopback that met by seeds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"test-{secrets.token_hex(4)}"
+        self.daemons = {name: Daemon(name, self.name, folder) for name in ("ant", "bee", "cat")}
+
+    def start(self) -> None:
+        """Run all, and wait until each knows the others."""
+        for daemon in self.daemons.values():
+            daemon.start(self.addresses)
+        for daemon in self.daemons.values():
+            for other in self.daemons.values():
+                if other is not daemon:
+                    until(
+                        lambda log=daemon, name=other.name: f"member {name} " in log.log,  # type: ignore[misc]  # a lambda's default has no type
+                        f"{daemon.name} knows {other.name}",
+                    )
+
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses of those that were started."""
+        return [daemon.address for daemon in self.daemons.values() if daemon.address]
+
+    @property
+    def options(self) -> list[str]:
+        """The options of a command that is to join."""
+        seeds = [option for address in self.addresses for option in ("--seed", address)]
+        return ["--mesh", self.name, "--no-mdns", "--wait", "60", *seeds]
+
+    def kill(self) -> None:
+        """End all."""
+        for daemon in self.daemons.values():
+            daemon.kill()
+
+
+@contextmanager
+def running_mesh(folder: Path) -> Iterator[Mesh]:
+    """A mesh of three daemons."""
+    mesh = Mesh(folder)
+    try:
+        mesh.start()
+        yield mesh
+    finally:
+        mesh.kill()

@@ -1,0 +1,59 @@
+"""The demo's count: what the ledgers say, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from p2pmq.cli.demo_tally import ENTRY_BYTES, Books, Ledger, Tally, entry_of, numbered
+
+LINES = [numbered(number, b"text %d" % number) for number in range(1, 6)]
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Books:
+    Ledger(tmp_path / "shop").add(LINES)
+    return Books(tmp_path / "shop", [tmp_path / "bank", tmp_path / "depot"])
+
+
+def test_lines_shared_out_between_consumers_are_neither_lost_nor_duplicated(
+    books: Books, tmp_path: Path
+) -> None:
+    Ledger(tmp_path / "bank").add(LINES[:2])
+    Ledger(tmp_path / "depot").add(LINES[2:])
+    assert books.look() == (5, 5, 5)
+    assert books.tally() == Tally(published=5, processed=5, lost=0, duplicated=0, damaged=0)
+
+
+def test_what_nobody_processed_is_lost_and_what_two_did_is_duplicated(
+    books: Books, tmp_path: Path
+) -> None:
+    Ledger(tmp_path / "bank").add(LINES[:3])
+    Ledger(tmp_path / "depot").add(LINES[1:4])
+    books.look()
+    assert books.tally() == Tally(published=5, processed=4, lost=1, duplicated=2, damaged=0)
+
+
+def test_a_line_with_another_text_is_damaged_and_its_own_is_lost(
+    books: Books, tmp_path: Path
+) -> None:
+    Ledger(tmp_path / "bank").add([*LINES[:4], numbered(5, b"another text")])
+    books.look()
+    assert books.tally() == Tally(published=5, processed=4, lost=1, duplicated=0, damaged=1)
+
+
+@pytest.mark.parametrize("cut", range(1, ENTRY_BYTES))
+def test_an_entry_that_a_kill_cut_short_is_none_wherever_it_was_cut(
+    books: Books, tmp_path: Path, cut: int
+) -> None:
+    (tmp_path / "bank").write_bytes(entry_of(LINES[0]) + entry_of(LINES[1])[:cut])
+    assert books.look() == (5, 1, 1)
+    Ledger(tmp_path / "bank").add(LINES[1:])
+    assert books.look() == (5, 5, 5)
+
+
+def test_entries_are_read_once_while_the_ledger_grows(books: Books, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "depot")
+    for line in LINES:
+        ledger.add([line])
+        books.look()
+    assert books.look() == (5, 5, 5)

@@ -1,0 +1,75 @@
+"""`p2pmq peers`, `queues` and `forget` beside a real mesh."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from p2pmq.cli.app import app
+from tests.cli.kit import Mesh, run, running_mesh, until
+
+
+def test_peers_lists_the_daemons_and_not_the_passing_node(mesh: Mesh) -> None:
+    result = CliRunner().invoke(app, ["peers", "--json", *mesh.options])
+    assert result.exit_code == 0
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row["name"] for row in rows] == ["ant", "bee", "cat"]
+    assert {row["state"] for row in rows} == {"alive"}
+    assert rows[0]["addresses"] == [mesh.daemons["ant"].address]
+    assert rows[0].keys() == {"name", "node_id", "state", "addresses", "zone", "leaf"}
+
+
+def test_a_pipe_gets_the_peers_as_aligned_text(mesh: Mesh) -> None:
+    lines = run("peers", *mesh.options).stdout.decode().splitlines()
+    assert lines[0].split()[:4] == ["NAME", "STATE", "LEAF", "ZONE"]
+    assert [line.split()[:3] for line in lines[1:]] == [
+        [name, "alive", "no"] for name in ("ant", "bee", "cat")
+    ]
+
+
+def test_passing_nodes_are_not_remembered(mesh: Mesh) -> None:
+    for _ in range(2):
+        assert run("peers", *mesh.options).returncode == 0
+    rows = [json.loads(line) for line in run("peers", "--json", *mesh.options).stdout.splitlines()]
+    assert [row["name"] for row in rows] == ["ant", "bee", "cat"]
+
+
+def test_queues_tells_what_waits_and_where(mesh: Mesh) -> None:
+    run("pub", "listed", *mesh.options, stdin=b"one\ntwo\n")
+    result = CliRunner().invoke(app, ["queues", "--json", *mesh.options])
+    rows = {row["queue"]: row for row in map(json.loads, result.stdout.splitlines())}
+    row = rows["listed"]
+    assert row.pop("owner") in mesh.daemons
+    assert row == {
+        "queue": "listed",
+        "ready": 2,
+        "in_flight": 0,
+        "delayed": 0,
+        "size_bytes": 6,
+        "consumers": 0,
+    }
+
+
+def test_forget_refuses_a_member_that_lives_and_one_that_is_not_there(mesh: Mesh) -> None:
+    for name in ("ant", "nobody"):
+        result = CliRunner().invoke(app, ["forget", name, *mesh.options])
+        assert result.exit_code == 1
+        assert "no dead member is named" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_dead_member_is_listed_as_such_until_it_is_forgotten(tmp_path: Path) -> None:
+    with running_mesh(tmp_path) as mesh:
+        mesh.daemons["cat"].kill()
+
+        def state_of_cat() -> str | None:
+            found = run("peers", "--json", *mesh.options)
+            rows = map(json.loads, found.stdout.splitlines())
+            return {row["name"]: row["state"] for row in rows}.get("cat")
+
+        until(lambda: state_of_cat() == "dead", "cat is dead")
+        told = run("queues", *mesh.options)
+        assert b"queues of cat are not listed" in told.stderr
+        assert run("forget", "cat", *mesh.options).returncode == 0
+        assert state_of_cat() is None

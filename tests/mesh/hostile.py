@@ -1,0 +1,231 @@
+"""Machines without a world, and valid packets that nobody honest would send.
+
+`Host` carries out the effects of one machine: bodies lie in a dict, writes
+become durable when the test says so, and every packet that leaves is encoded
+and decoded again, so that a machine which makes a packet out of bounds is
+found. `Malice` draws packets from the registry, with fields near the real
+values of the machines that they are sent to.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from p2pmq.config import Config
+from p2pmq.core import effects, events
+from p2pmq.core.ids import PartitionKey
+from p2pmq.core.machine import Machine
+from p2pmq.core.membership import MemberState
+from p2pmq.core.packets import PACKETS, Packet, Struct
+from p2pmq.core.packets.delivering import Segment
+from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.packets.publishing import Batch
+from p2pmq.core.records import BatchRemoved, BatchStored, Recovered, Space, StoredBodies
+from p2pmq.runtime.resolve import resolved_packet, resolved_records, resolved_segments
+from p2pmq.store.base import WriteDone
+from p2pmq.wire.bodies import PackedBodies
+from p2pmq.wire.codec import decode, encode
+from p2pmq.wire.schema import Kind, fields_of
+
+MESH = "m"
+WALL_MS = 1_767_225_600_000
+LINK_PACKETS = {1, 2, 3, 4}
+"""These end in the links; a machine never sees them."""
+
+
+class Bodies:
+    """What a Store reads, of a store that is a dict."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[Space, PartitionKey, int], PackedBodies] = {}
+
+    def write(self, records: Any, done: WriteDone) -> None:
+        for record in resolved_records(records, self):
+            match record:
+                case BatchStored(space, key, number, batch):
+                    assert isinstance(batch.bodies, PackedBodies)
+                    self._held[space, key, number] = batch.bodies
+                case BatchRemoved(space, key, number):
+                    self._held.pop((space, key, number), None)
+                case _:
+                    pass
+
+    def read(self, where: StoredBodies) -> PackedBodies:
+        return self._held[where.space, where.key, where.number].part(where.start, where.stop)
+
+    async def open(self) -> Recovered:
+        raise AssertionError
+
+    async def close(self) -> None:
+        raise AssertionError
+
+
+class Host:
+    """One machine, and what came of it."""
+
+    def __init__(self, number: int, rng: Random) -> None:
+        self.node_id = bytes([number]) * 8
+        self.session = bytes([number, 0xAA]) * 4
+        self.name = f"node{number}"
+        self.now = 1_000
+        own = Rumour(self.node_id, MemberState.ALIVE, 0, name=self.name, addresses=(self.name,))
+        self.machine = Machine(own, MESH, self.session, Config(), rng)
+        self.store = Bodies()
+        self.sent: deque[tuple[bytes, Packet]] = deque()
+        self.writing: deque[effects.Persist] = deque()
+        self.outcomes: dict[int, effects.Outcome] = {}
+        self.delivered: list[Segment] = []
+        self.known: list[bytes] = []
+        recovered = Recovered(self.node_id, b"store" + bytes(3), 1, 0)
+        self.feed(events.Started(recovered, (self.name,), WALL_MS))
+
+    def feed(self, event: events.Event) -> None:
+        """Give the machine one event; what it sends is checked, and waits in `sent`."""
+        for effect in self.machine.handle(event, self.now):
+            match effect:
+                case effects.Send(peer, packet):
+                    self._send(peer, packet)
+                case effects.Persist(records):
+                    self.store.write(records, lambda _error: None)
+                    self.writing.append(effect)
+                case effects.Deliver(_, _, segments):
+                    self.delivered += resolved_segments(segments, self.store)
+                case effects.Resolve(token, outcome):
+                    self.outcomes[token] = outcome
+                case _:
+                    pass
+
+    def _send(self, peer: bytes, packet: Packet) -> None:
+        try:
+            at_hand = resolved_packet(packet, self.store)
+        except KeyError:
+            return  # settled, and so deleted, before it could leave
+        decoded = decode(encode(at_hand))
+        assert type(decoded) is type(packet)
+        self.sent.append((peer, decoded))
+
+    def sync(self) -> None:
+        """Every write given so far is durable."""
+        while self.writing:
+            persist = self.writing.popleft()
+            if persist.then is not None:
+                self.feed(persist.then)
+
+    def pass_time(self, until: int) -> None:
+        """Let time pass, deadline by deadline."""
+        while (deadline := self.machine.next_deadline()) is not None and deadline <= until:
+            self.now = max(self.now, deadline)
+            self.feed(events.TimePassed())
+            self.sync()
+        self.now = max(self.now, until)
+
+    def publish(self, queue: str, bodies: list[bytes], token: int) -> None:
+        packed = PackedBodies.from_bodies(bodies)
+        size = sum(map(len, bodies))
+        wanted = events.Confirmation.COMMITTED
+        request = events.PublishRequested(
+            PartitionKey(queue, 0), packed, len(bodies), size, wanted, 5_000, token
+        )
+        self.feed(request)
+
+    def consume(self, queue: str, consumer: bytes, prefetch: int = 100) -> None:
+        key = PartitionKey(queue, 0)
+        self.feed(events.SubscribeRequested(consumer, key, prefetch, 30_000))
+
+    def bodies(self) -> list[bytes]:
+        """All that was delivered here, in order."""
+        packed = [segment.batch.bodies for segment in self.delivered]
+        return [body for p in packed if isinstance(p, PackedBodies) for body in p.bodies]
+
+
+class Malice:
+    """Draws valid packets; fields of one name have values that mean something somewhere."""
+
+    def __init__(self, rng: Random, ids: list[bytes], queues: list[str]) -> None:
+        self._rng = rng
+        self._ids = ids
+        self._classes = [cls for number, cls in PACKETS.items() if number not in LINK_PACKETS]
+        self._queues = queues
+        pick = rng.choice
+        self._by_name: dict[str, Callable[[], Any]] = {
+            "mesh": lambda: pick((MESH, MESH, MESH, "other")),
+            "queue": lambda: pick(queues),
+            "partition": lambda: pick((0, 0, 0, 0, 1, 2**16 - 1)),
+            "first": self._seq,
+            "last": self._seq,
+            "name": lambda: pick(("node1", "node2", "node9", "", "x\ny")),
+            "addresses": lambda: pick(((), ("127.0.0.1:1",), ("nowhere",) * 16)),
+        }
+
+    def packet(self, classes: list[type[Packet]] | None = None) -> Packet:
+        """Any packet (of the classes), within the codec's bounds."""
+        made = self._composite(self._rng.choice(classes or self._classes))
+        assert isinstance(made, Packet)
+        return made
+
+    def _seq(self) -> int:
+        rng = self._rng
+        if rng.random() < 0.1:
+            return rng.choice((2**63 - 1, 2**63 - 5, 2**40))
+        return rng.randint(1, 60)
+
+    def _composite(self, cls: type[Packet | Struct]) -> Packet | Struct:
+        if cls is Batch:
+            return self._batch()
+        values: dict[str, Any] = {}
+        for field in fields_of(cls):
+            draw = self._by_name.get(field.name)
+            values[field.name] = self._value(field.kind) if draw is None else draw()
+        if "last" in values:
+            values["first"], values["last"] = sorted((values["first"], values["last"]))
+        return cls(**values)
+
+    def _batch(self) -> Batch:
+        rng = self._rng
+        bodies = [b"%d" % rng.randrange(100) for _ in range(rng.randint(1, 8))]
+        first = min(self._seq(), 2**63 - 10)
+        stamp = rng.choice((0, 0, 1, WALL_MS << 16, 2**64 - 1))
+        size = rng.choice((0, sum(map(len, bodies)), 2**32 - 1))
+        packed = PackedBodies.from_blob(PackedBodies.from_bodies(bodies).blob)
+        return Batch(rng.choice(self._ids), first, len(bodies), size, packed, stamp)
+
+    def _value(self, kind: Kind) -> Any:
+        rng = self._rng
+        if kind.item is not None:
+            most = min(kind.high, rng.choice((2, 4, 4, 40)))
+            return tuple(self._value(kind.item) for _ in range(rng.randint(kind.low, most)))
+        if kind.is_struct:
+            return self._composite(kind.type)
+        if kind.type is bool:
+            return rng.random() < 0.5
+        if kind.type is bytes:
+            return rng.choice(self._ids)
+        if kind.type is int:
+            near = (kind.low, kind.low + 1, 2, 3, 5, 50, kind.high - 1, kind.high)
+            return max(kind.low, min(kind.high, rng.choice(near)))
+        return rng.choice(("zone", "a", "\n"))[: kind.high]
+
+
+def weight_of(machine: Machine) -> int:
+    """How many objects the machine holds, containers and what is in them."""
+    seen: set[int] = set()
+    todo: list[Any] = [machine]
+    count = 0
+    while todo:
+        thing = todo.pop()
+        if id(thing) in seen or isinstance(thing, type) or callable(thing):
+            continue
+        seen.add(id(thing))
+        count += 1
+        if isinstance(thing, dict):
+            todo += thing.keys()
+            todo += thing.values()
+        elif isinstance(thing, (list, tuple, deque, set)):
+            count += len(thing)
+            todo += thing
+        elif type(thing).__module__.startswith("p2pmq"):
+            todo += getattr(thing, "__dict__", {}).values()
+            slots = (s for cls in type(thing).__mro__ for s in getattr(cls, "__slots__", ()))
+            todo += [getattr(thing, name) for name in slots if hasattr(thing, name)]
+    return count
