@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from p2pmq import __version__
+from p2pmq.bench.main import bench
 from p2pmq.cli.demo import Demo
 from p2pmq.cli.look import forget_member, show_peers, show_queues
 from p2pmq.cli.options import DaemonOptions, MeshOptions, VisitOptions, flattened
@@ -188,3 +189,6 @@ def demo(
     """Run three services on this machine, kill one with -9 under way, and count what is lost."""
     story = Demo(file, messages, mdns=not no_mdns, as_json=as_json, debug=debug)
     run_async(story.play(), debug=debug)
+
+
+app.command("bench")(bench)

@@ -190,7 +190,7 @@ def flattened(command: Callable[..., None]) -> Callable[..., None]:
         command(**given)
 
     keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    run.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]  # a function may bear one
+    run.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]  # functions may bear one
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
 

@@ -32,7 +32,8 @@ Row = Mapping[str, Any]
 
 def say(text: str) -> None:
     """One line for the person, on stderr."""
-    typer.echo(text, err=True)
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def put_json(record: Row) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Literal
 from p2pmq.cli.lines import LineSplitter, read_block
 from p2pmq.cli.offloop import OffLoop
 from p2pmq.cli.output import Meter, metered, put_json, rate, say
-from p2pmq.cli.session import EXIT_INTERRUPTED, part, visiting
+from p2pmq.cli.session import EXIT_INTERRUPTED, visiting
 from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ async def publish_lines(
                 )
                 code = await publishing.run(descriptor)
             if code:
-                await part(node, 0.0, for_good=data_dir is None)
+                await node.close(0.0)
     publishing.report(as_json=as_json)
     return code
 

@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -108,8 +108,7 @@ async def visiting(
 ) -> AsyncIterator[Node]:
     """A leaf that is part of the mesh, and leaves it at the end.
 
-    At the end its outbox is given `drain_s` seconds (by default the node's
-    own) to empty. With `data_dir` it may come back for the rest, and only stops.
+    At the end its outbox is given `drain_s` seconds (by default the node's own) to empty.
     Raises NoOwnerError if no full node is found in the time that `visit` gives.
     """
     set_up_logging(logging.DEBUG if mesh.debug else logging.WARNING)
@@ -130,7 +129,7 @@ async def visiting(
         await _until_full_node(node, mesh, visit.wait)
         yield node
     finally:
-        await part(node, drain_s, for_good=data_dir is None)
+        await node.close(drain_s)
 
 
 async def _until_full_node(node: Node, mesh: MeshOptions, wait_s: float) -> None:
@@ -155,14 +154,6 @@ def _nobody(mesh: MeshOptions, wait_s: float) -> str:
         f"no full node of mesh {mesh.mesh!r} was found {where} within {wait_s:g} s: start one "
         f"with `p2pmq run --mesh {mesh.mesh}`, or name one with --seed HOST:PORT"
     )
-
-
-async def part(node: Node, drain_s: float | None, *, for_good: bool = True) -> None:
-    """Leave, so that nobody goes on looking for this node; then stop. Twice does no harm."""
-    if for_good:
-        with suppress(P2PMQError):
-            await node.leave()
-    await node.close(drain_s)
 
 
 async def steady_members(node: Node, wait_s: float) -> list[MemberInfo]:

@@ -12,7 +12,7 @@ import asyncio
 import base64
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -98,6 +98,7 @@ class Consuming:
         self._meter = meter
         self._as_json = as_json
         self._writer = OffLoop()
+        self._arriving: asyncio.Future[MessageBatch] | None = None
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._ended = self._began
@@ -110,12 +111,16 @@ class Consuming:
         batches = self._node.consume_batches(self._queue, prefetch=prefetch)
         try:
             while ending.count is None or self.written < ending.count:
-                batch = await self._next(batches, ending.idle_s)
-                if batch is None:
+                first = await self._next(batches, ending.idle_s)
+                if first is None:
                     return
-                wanted = len(batch) if ending.count is None else ending.count - self.written
-                await self._write(batch, wanted)
+                group = await self._with_others(first, batches)
+                wanted = None if ending.count is None else ending.count - self.written
+                await self._write(group, wanted)
         finally:
+            if self._arriving is not None:
+                self._arriving.cancel()
+                await asyncio.wait((self._arriving,))
             await batches.aclose()  # type: ignore[attr-defined]  # an async generator, typed as less
 
     def report(self) -> None:
@@ -134,23 +139,40 @@ class Consuming:
 
         An owner that is away tells no depth: it may hold messages, so this waits on.
         """
-        arriving = asyncio.ensure_future(anext(batches))
+        arriving = self._ask(batches)
         told = False
-        try:
-            while True:
-                done, _ = await asyncio.wait((arriving,), timeout=idle_s)
-                if done:
-                    return arriving.result()
-                left = await self._depth()
-                if left == 0 and not arriving.done():
-                    return None
-                if left is None and not told:
-                    told = True
-                    say(f"p2pmq: waiting: the owner of {self._queue!r} is away")
-        finally:
+        while True:
+            done, _ = await asyncio.wait((arriving,), timeout=idle_s)
+            if done:
+                self._arriving = None
+                return arriving.result()
+            left = await self._depth()
+            if left == 0 and not arriving.done():
+                return None
+            if left is None and not told:
+                told = True
+                say(f"p2pmq: waiting: the owner of {self._queue!r} is away")
+
+    async def _with_others(
+        self, first: MessageBatch, batches: AsyncIterator[MessageBatch]
+    ) -> list[MessageBatch]:
+        """The batch and those that are here too: they share one write and its fsync."""
+        group, messages = [first], len(first)
+        while messages < PREFETCH:
+            arriving = self._ask(batches)
+            await asyncio.sleep(0)  # one step is all that it needs if there is a batch
             if not arriving.done():
-                arriving.cancel()
-                await asyncio.wait((arriving,))
+                break
+            self._arriving = None
+            group.append(arriving.result())
+            messages += len(group[-1])
+        return group
+
+    def _ask(self, batches: AsyncIterator[MessageBatch]) -> asyncio.Future[MessageBatch]:
+        """The wait for the next batch: one at a time, and never given up half-way."""
+        if self._arriving is None:
+            self._arriving = asyncio.ensure_future(anext(batches))
+        return self._arriving
 
     async def _depth(self) -> int | None:
         try:
@@ -158,18 +180,19 @@ class Consuming:
         except RequestTimeoutError:
             return None
 
-    async def _write(self, batch: MessageBatch, wanted: int) -> None:
-        """Write up to `wanted` messages of the batch, then ack them; the rest goes back."""
-        data = b"".join(self._lines(batch, wanted))
+    async def _write(self, group: Sequence[MessageBatch], wanted: int | None) -> None:
+        """Write up to `wanted` messages, then ack them; the rest goes back when this ends."""
+        shares: list[tuple[MessageBatch, int]] = []
+        for batch in group:
+            share = len(batch) if wanted is None else min(len(batch), wanted)
+            wanted = None if wanted is None else wanted - share
+            shares.append((batch, share))
+        data = b"".join(line for batch, share in shares for line in self._lines(batch, share))
         await self._writer.call(lambda: write_whole(self._descriptor, data))
-        count = min(wanted, len(batch))
-        if count == len(batch):
-            batch.ack()
-        else:
-            for message in islice(batch, count):
-                message.ack()
-        self.written += count
-        self.redelivered += count if batch.redelivered else 0
+        for batch, share in shares:
+            _ack(batch, share)
+            self.written += share
+            self.redelivered += share if batch.redelivered else 0
         self._ended = self._loop.time()
         self._meter.show(self.written)
 
@@ -181,6 +204,15 @@ class Consuming:
         for body in islice(batch.bodies, wanted):
             yield as_line(body)
             yield b"\n"
+
+
+def _ack(batch: MessageBatch, count: int) -> None:
+    """Ack the first `count` messages of the batch."""
+    if count == len(batch):
+        batch.ack()
+        return
+    for message in islice(batch, count):
+        message.ack()
 
 
 def as_line(body: object) -> bytes:

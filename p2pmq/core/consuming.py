@@ -43,6 +43,7 @@ class Subscription:
         "expected",
         "holding",
         "key",
+        "lapsed",
         "limit",
         "owner",
         "prefetch",
@@ -61,6 +62,7 @@ class Subscription:
         self.owner: NodeId | None = None
         self.attachment = 0
         self.attached = False
+        self.lapsed = False
         self.expected = 1
         self.limit = 0
         self.holding: RunMap[int] = RunMap()
@@ -155,7 +157,8 @@ class Consuming:
             detach = Detach(packet.queue, packet.partition, packet.consumer, packet.attachment)
             return [Notify(Counted("delivery_unwanted")), Send(peer, detach)]
         if peer != subscription.owner:
-            return [Notify(Counted("delivery_stale"))]
+            detach = Detach(packet.queue, packet.partition, packet.consumer, packet.attachment)
+            return [Notify(Counted("delivery_stale")), Send(peer, detach)]
         if packet.attachment != subscription.attachment or packet.number < subscription.expected:
             return [Notify(Counted("delivery_stale"))]
         if packet.number > subscription.expected:
@@ -163,6 +166,8 @@ class Consuming:
         subscription.expected += 1
         subscription.attached = True
         segments = self._take_in(subscription, packet.segments)
+        if not segments:
+            return []
         return [Deliver(subscription.consumer, subscription.key, tuple(segments))]
 
     def on_failed(self, consumer: ConsumerId, runs: tuple[Run, ...], now: int) -> list[Effect]:
@@ -185,8 +190,9 @@ class Consuming:
                 for ack in settle.acks:
                     subscription.settling.take(Run(ack.session, ack.first, ack.last))
                 del settles[at]
+                if not at:  # the oldest: while that one is missing, all are sent again in time
+                    subscription.settles_sent_at = now
                 break
-        subscription.settles_sent_at = now
         if subscription.closing and not subscription.settles:
             self._drop(subscription)
         return []
@@ -198,6 +204,7 @@ class Consuming:
         for subscription in self._subscriptions.values():
             if subscription.key == key:
                 subscription.attached = False
+                subscription.lapsed = True
                 self._timers.set_if_earlier(subscription.consumer, now + ATTACH_RETRY_MS // 5)
         return []
 
@@ -229,7 +236,11 @@ class Consuming:
             if subscription is None:
                 continue
             if not subscription.attached and not subscription.closing:
-                effects += self._attach(subscription, now)
+                owner = self._owner_of(subscription.key)
+                if owner is None or owner != subscription.owner or subscription.lapsed:
+                    effects += self._attach(subscription, now)
+                else:
+                    effects += self._send_attach(subscription, owner, now)
             elif subscription.settles:
                 resend_at = subscription.settles_sent_at + self._timing.settle_resend_ms
                 if resend_at <= now:
@@ -247,21 +258,29 @@ class Consuming:
     # -- within --
 
     def _attach(self, subscription: Subscription, now: int) -> list[Effect]:
-        """Attach (anew) to whoever owns the partition now; what was acked is said first."""
-        effects: list[Effect] = []
-        owner = self._owner_of(subscription.key)
-        if subscription.owner not in (None, owner):
-            effects += self._detach(subscription)
-        subscription.owner = owner
+        """Attach (anew) to whoever owns the partition now.
+
+        A former owner is not told: it hands over what we hold, and who holds it.
+        """
+        owner = subscription.owner = self._owner_of(subscription.key)
         subscription.attached = False
         if owner is None:
             self._timers.set_if_earlier(subscription.consumer, now + ATTACH_RETRY_MS)
-            return effects
+            return []
         if subscription.closing:
-            return [*effects, *self._resend_settles(subscription, now)]
+            return self._resend_settles(subscription, now)
+        subscription.lapsed = False
         subscription.attachment += 1
         subscription.expected = 1
         subscription.limit = max(0, subscription.prefetch - subscription.holding.count)
+        return self._send_attach(subscription, owner, now)
+
+    def _send_attach(self, subscription: Subscription, owner: NodeId, now: int) -> list[Effect]:
+        """Say the attach, perhaps again; what was acked is said first.
+
+        A repeat has the same number: where answers take longer than our
+        patience, a new one each time would make every answer a stale one.
+        """
         attach = Attach(
             subscription.key.queue,
             subscription.key.number,
@@ -272,7 +291,7 @@ class Consuming:
             tuple(RunField(*run) for run in subscription.holding.runs()),
         )
         self._timers.set_if_earlier(subscription.consumer, now + ATTACH_RETRY_MS)
-        return [*effects, *self._resend_settles(subscription, now), Send(owner, attach)]
+        return [*self._resend_settles(subscription, now), Send(owner, attach)]
 
     def _resend_settles(self, subscription: Subscription, now: int) -> list[Effect]:
         subscription.settles_sent_at = now

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 
 PRIORITY_DEFAULT = 0
 SEGMENTS_MAX = 256
+ATTEMPT_MAX = 2**32 - 1
+"""A peer may claim any number of deliveries: this is the most that a packet can say."""
+VISIBILITY_MS_MIN = 10
+"""A shorter timeout would deliver again and again at once, and keep this node from its work."""
+HEAP_SLACK = 1_024
+"""Entries of a heap that are stale are left alone below this, and while they are not most."""
 
 
 class Bearer(NamedTuple):
@@ -85,6 +91,7 @@ class PartitionDelivery:
         self.attempts: RunMap[int] = RunMap()
         self._ready: list[tuple[int, int, Session, int, int]] = []
         self._due: list[tuple[int, Session, int, int]] = []
+        self._ready_max = self._due_max = HEAP_SLACK
         self._turn: deque[Bearer] = deque()
         for run, number in partition.pending.items():
             self._make_ready(run, partition.batches[number].stamp)
@@ -95,6 +102,18 @@ class PartitionDelivery:
     def add(self, stored: Stored) -> None:
         """A batch has become deliverable."""
         self._make_ready(stored.run, stored.stamp)
+
+    def on_unreadable(self, removed: Iterable[Run]) -> None:
+        """The dots are lost, and so is the packet that was to bring them.
+
+        Their consumers get the credit back: the next packet shows them the hole.
+        """
+        for run in removed:
+            for part, lease in self.leases.overlap(run):
+                consumer = self.consumers.get(lease.bearer)
+                if consumer is not None:
+                    consumer.pushed = max(0, consumer.pushed - part.length)
+        self.forget(removed)
 
     def forget(self, removed: Iterable[Run]) -> None:
         """The dots are acked: nothing of them is kept here."""
@@ -116,10 +135,9 @@ class PartitionDelivery:
             return known.attachment == packet.attachment
         if known is None:
             self._turn.append(bearer)
-        self.consumers[bearer] = Consumer(
-            bearer, packet.attachment, packet.limit, packet.visibility_timeout_ms
-        )
-        due = now + packet.visibility_timeout_ms
+        visibility_ms = max(packet.visibility_timeout_ms, VISIBILITY_MS_MIN)
+        self.consumers[bearer] = Consumer(bearer, packet.attachment, packet.limit, visibility_ms)
+        due = now + visibility_ms
         held: RunMap[int] = RunMap()
         for field_ in packet.holding:
             run = Run(field_.session, field_.first, field_.last)
@@ -132,9 +150,11 @@ class PartitionDelivery:
         """The former owner says that a consumer holds these dots: leave them to it for now."""
         run = Run(lease.session, lease.first, lease.last)
         bearer = Bearer(lease.node_id, lease.consumer)
+        held = Lease(bearer, lease.attempt, now + lease.remaining_ms)
         for part, _ in self._partition.pending.overlap(run):
-            if not self.leases.overlap(part):
-                self._lease(part, Lease(bearer, lease.attempt, now + lease.remaining_ms))
+            for free in self.leases.missing(part):
+                for idle in self.delays.missing(free):
+                    self._lease(idle, held)
 
     def detach(self, bearer: Bearer, attachment: int | None = None) -> None:
         """Drop a consumer; what it holds is free again. An older attachment's end is ignored."""
@@ -146,12 +166,14 @@ class PartitionDelivery:
             self._turn.remove(bearer)
         self._release([r for r, lease in self.leases.items() if lease.bearer == bearer])
 
-    def detach_node(self, node_id: NodeId) -> None:
-        """Drop every consumer of a node that is gone."""
+    def detach_node(self, node_id: NodeId) -> bool:
+        """Drop every consumer of a node that is gone; whether there were any."""
         bearers = dict.fromkeys(self.consumers)
         bearers.update((lease.bearer, None) for lease in self.leases.values())
-        for bearer in [b for b in bearers if b.node_id == node_id]:
+        gone = [bearer for bearer in bearers if bearer.node_id == node_id]
+        for bearer in gone:
             self.detach(bearer)
+        return bool(gone)
 
     # -- what consumers say about messages --
 
@@ -161,28 +183,30 @@ class PartitionDelivery:
         if known is not None and known.attachment == attachment:
             known.limit = max(known.limit, limit)
 
-    def nack(self, nack: Nack, now: int) -> int:
-        """Give dots back now or after a delay; how many it was. A newer delivery of them stays."""
+    def nack(self, bearer: Bearer, nack: Nack, now: int) -> int:
+        """Give dots back now or after a delay; how many it was.
+
+        A newer delivery of them stays, and so does one to somebody else.
+        """
         run = Run(nack.session, nack.first, nack.last)
         count = 0
         for part, _ in self._partition.pending.overlap(run):
             for leased, lease in self.leases.overlap(part):
-                if lease.attempt > nack.attempt:
+                if lease.bearer != bearer or lease.attempt > nack.attempt:
                     continue
                 self.leases.take(leased)
                 self._give_back(leased, lease.attempt, now, nack.delay_ms)
                 count += leased.length
-            for unleased in self.leases.missing(part):
-                if nack.delay_ms and not self.delays.overlap(unleased):
-                    self._give_back(unleased, nack.attempt, now, nack.delay_ms)
-                    count += unleased.length
+            if nack.delay_ms:
+                for unleased in self.leases.missing(part):
+                    count += self._rest(unleased, nack, now)
         return count
 
-    def extend(self, extend: Extend, now: int) -> None:
+    def extend(self, bearer: Bearer, extend: Extend, now: int) -> None:
         """Hide dots for longer, if that delivery still holds them."""
         run = Run(extend.session, extend.first, extend.last)
         for part, lease in self.leases.overlap(run):
-            if lease.attempt <= extend.attempt:
+            if lease.bearer == bearer and lease.attempt <= extend.attempt:
                 self._lease(part, lease._replace(due=now + extend.timeout_ms))
 
     # -- time --
@@ -253,6 +277,19 @@ class PartitionDelivery:
     def _make_ready(self, run: Run, stamp: int) -> None:
         entry = (PRIORITY_DEFAULT, stamp, run.session, run.first, run.last)
         heapq.heappush(self._ready, entry)
+        if len(self._ready) > self._ready_max:
+            self._rebuild_ready()
+
+    def _rebuild_ready(self) -> None:
+        """Drop the candidates that are none any more: they gather while nobody has credit."""
+        batches = self._partition.batches
+        self._ready = [
+            (PRIORITY_DEFAULT, batches[number].stamp, part.session, part.first, part.last)
+            for run, number in self._partition.pending.items()
+            for part in self._deliverable(run)
+        ]
+        heapq.heapify(self._ready)
+        self._ready_max = 2 * len(self._ready) + HEAP_SLACK
 
     def _stamp_of(self, run: Run) -> int:
         parts = self._partition.pending.overlap(run)
@@ -260,7 +297,15 @@ class PartitionDelivery:
 
     def _lease(self, run: Run, lease: Lease) -> None:
         self.leases.put(run, lease)
-        heapq.heappush(self._due, (lease.due, run.session, run.first, run.last))
+        self._set_due(lease.due, run)
+
+    def _set_due(self, due: int, run: Run) -> None:
+        heapq.heappush(self._due, (due, run.session, run.first, run.last))
+        if len(self._due) > self._due_max:  # most are of leases that were extended since
+            self._due = [(lease.due, *run) for run, lease in self.leases.items()]
+            self._due += [(delay.due, *run) for run, delay in self.delays.items()]
+            heapq.heapify(self._due)
+            self._due_max = 2 * len(self._due) + HEAP_SLACK
 
     def _hold(self, part: Run, bearer: Bearer, due: int, held: RunMap[int]) -> None:
         """A consumer says that it holds these dots: true, unless another got them meanwhile."""
@@ -287,10 +332,21 @@ class PartitionDelivery:
         self.attempts.put(run, attempt)
         if delay_ms:
             self.delays.put(run, Delay(now + delay_ms))
-            heapq.heappush(self._due, (now + delay_ms, run.session, run.first, run.last))
+            self._set_due(now + delay_ms, run)
         else:
             for part, number in self._partition.pending.overlap(run):
                 self._make_ready(part, self._partition.batches[number].stamp)
+
+    def _rest(self, unleased: Run, nack: Nack, now: int) -> int:
+        """Delay ready dots whose lease had ended before the nack came; a later one stands."""
+        count = 0
+        for idle in self.delays.missing(unleased):
+            known = self.attempts.overlap(idle)
+            runs = [run for run, made in known if made <= nack.attempt]
+            for run in runs + self.attempts.missing(idle):
+                self._give_back(run, nack.attempt, now, nack.delay_ms)
+                count += run.length
+        return count
 
     def _deliverable(self, run: Run) -> list[Run]:
         """The parts of a candidate that are pending and neither leased nor delayed."""
@@ -345,7 +401,8 @@ class PartitionDelivery:
         """The run cut where the number of earlier deliveries differs."""
         if not self.attempts:
             return [(1, piece)]
-        known = [(made + 1, run) for run, made in self.attempts.overlap(piece)]
+        overlap = self.attempts.overlap(piece)
+        known = [(min(made + 1, ATTEMPT_MAX), run) for run, made in overlap]
         fresh = [(1, run) for run in self.attempts.missing(piece)]
         return sorted(known + fresh, key=lambda item: item[1].first)
 

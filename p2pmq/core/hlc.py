@@ -9,6 +9,8 @@ Invariant: each stamp is greater than every one given or observed before.
 from __future__ import annotations
 
 COUNTER_BITS = 16
+AHEAD_MS_MAX = 86_400_000
+"""A stamp from elsewhere is believed if it is at most so far ahead of the wall clock here."""
 
 
 class HybridClock:
@@ -23,6 +25,10 @@ class HybridClock:
         """The next stamp, at wall-clock time `wall_ms`."""
         self.last = max(self.last + 1, wall_ms << COUNTER_BITS)
         return self.last
+
+    def believes(self, stamp: int, wall_ms: int) -> bool:
+        """Whether a stamp from elsewhere may be observed: an absurd one would stand for ever."""
+        return 0 < stamp <= max(self.last, (wall_ms + AHEAD_MS_MAX) << COUNTER_BITS)
 
     def observe(self, stamp: int) -> None:
         """Be ahead of a stamp that came from elsewhere."""

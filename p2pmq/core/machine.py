@@ -240,17 +240,18 @@ class Machine:
     # -- the roster --
 
     def _membership(self, effects: list[Effect], now: int) -> list[Effect]:
-        """Free what consumers on nodes that are gone held."""
-        gone = [
-            effect.notice.node_id
+        """Free what consumers on nodes that are gone held; call back those of who is not."""
+        notices = [
+            effect.notice
             for effect in effects
-            if type(effect) is Notify
-            and type(effect.notice) is MemberNotice
-            and effect.notice.state in (MemberState.DEAD, MemberState.LEFT, MemberState.FORGOTTEN)
+            if type(effect) is Notify and type(effect.notice) is MemberNotice
         ]
-        for node_id in gone:
-            self._boots.pop(node_id, None)
-            effects += self.owner.on_node_gone(node_id, now)
+        for notice in notices:
+            if notice.state == MemberState.ALIVE:
+                effects += self.owner.on_node_back(notice.node_id)
+            elif notice.state in (MemberState.DEAD, MemberState.LEFT, MemberState.FORGOTTEN):
+                self._boots.pop(notice.node_id, None)
+                effects += self.owner.on_node_gone(notice.node_id, now)
         return effects
 
     def _replace(self, now: int) -> list[Effect]:

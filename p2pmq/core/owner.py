@@ -10,12 +10,13 @@ is delivered from a partition that this node does not own.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.delivery import Bearer, PartitionDelivery
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import SettleDurable
-from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.ids import PartitionKey, Run, total
 from p2pmq.core.packets.delivering import Attached, Settled
 from p2pmq.core.packets.publishing import (
     REFUSED_DISK_FULL,
@@ -68,6 +69,8 @@ class Owner:
         self._timers: Timers[PartitionKey] = Timers()
         self._quiet_until = 0
         self._owed: dict[PartitionKey, list[Record]] = {}
+        self._next_numbers: dict[PartitionKey, int] = {}
+        self._dropped: dict[NodeId, dict[PartitionKey, None]] = {}
         self.wall_offset_ms = 0
 
     def recover(self, recovered: Recovered, batches: list[RecoveredBatch], now: int) -> None:
@@ -85,7 +88,8 @@ class Owner:
         """The partition, made if it is new here."""
         partition = self.partitions.get(key)
         if partition is None:
-            partition = self.partitions[key] = Partition(key, self._clock)
+            first_number = self._next_numbers.pop(key, 1)
+            partition = self.partitions[key] = Partition(key, self._clock, first_number)
         return partition
 
     def owns(self, key: PartitionKey) -> bool:
@@ -101,7 +105,7 @@ class Owner:
             return [self._moved(peer, key)]
         partition = self.partition(key)
         self._delivery(key)
-        batch = packet.batch
+        batch = packet.batch if not packet.batch.stamp else replace(packet.batch, stamp=0)
         if packet.previous and not partition.received(batch.session, packet.previous):
             return [Send(peer, Gap(key.queue, key.number, batch.session))]
         if partition.is_appending([batch.run]):
@@ -143,9 +147,9 @@ class Owner:
         bearer = Bearer(peer, packet.consumer)
         delivery.raise_limit(bearer, packet.attachment, packet.limit)
         for nack in packet.nacks:
-            delivery.nack(nack, now)
+            delivery.nack(bearer, nack, now)
         for extend in packet.extends:
-            delivery.extend(extend, now)
+            delivery.extend(bearer, extend, now)
         removed, records = partition.remove(runs)
         delivery.forget(removed)
         records = self.take_owed(key) + records
@@ -204,13 +208,15 @@ class Owner:
         partition = self.partitions.get(key)
         if partition is None:
             return []
-        removed, records = partition.remove([run])
+        removed, records = partition.remove([part for part, _ in partition.pending.overlap(run)])
+        if not removed:
+            return []
         if key in self.deliveries:
-            self.deliveries[key].forget(removed)
-        count = sum(part.length for part in removed)
+            self.deliveries[key].on_unreadable(removed)
+        count = total(removed)
         text = f"queue {key.queue!r}: {count} bodies do not match their checksums"
         notice = Notify(Counted("body_unreadable", count, text, alarming=True))
-        return [notice, Persist(tuple(records)), *self._pump(key, now)]
+        return [notice, Persist((*self.take_owed(key), *records)), *self._pump(key, now)]
 
     # -- the world changes --
 
@@ -231,9 +237,14 @@ class Owner:
         """A node died, left or restarted: what its consumers held is free again."""
         effects: list[Effect] = []
         for key, delivery in self.deliveries.items():
-            delivery.detach_node(node_id)
+            if delivery.detach_node(node_id):
+                self._dropped.setdefault(node_id, {})[key] = None
             effects += self._pump(key, now)
         return effects
+
+    def on_node_back(self, node_id: NodeId) -> list[Effect]:
+        """A node taken for dead was not, and its consumers may not know: let them attach anew."""
+        return [self._moved(node_id, key) for key in self._dropped.pop(node_id, {})]
 
     def next_deadline(self) -> int | None:
         """When a lease or a delay may end."""
@@ -273,7 +284,9 @@ class Owner:
 
     def drop(self, key: PartitionKey) -> None:
         """Forget a partition that has been handed over."""
-        self.partitions.pop(key, None)
+        partition = self.partitions.pop(key, None)
+        if partition is not None:  # packets on their way out may still name its batches
+            self._next_numbers[key] = partition.next_number
         self.deliveries.pop(key, None)
         self._owed.pop(key, None)
         self._timers.clear(key)

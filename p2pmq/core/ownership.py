@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import NodeId, PartitionKey
 
 CACHE_MAX = 100_000
+PARTITIONS = 1
+"""Of every queue for now. A peer may name any number: placing it costs work in proportion."""
 
 
 class Ownership:
@@ -43,8 +45,10 @@ class Ownership:
             return owner
 
     def home_of(self, key: PartitionKey) -> NodeId | None:
-        """The member on whose disk the partition belongs, there or not."""
-        return self.ring.owner(key.queue, key.number, key.number + 1)
+        """The member on whose disk the partition belongs, there or not; None: there is no such."""
+        if key.number >= PARTITIONS:
+            return None
+        return self.ring.owner(key.queue, key.number, PARTITIONS)
 
     def refresh(
         self, places: Iterable[Place], is_alive: Callable[[NodeId], bool]

@@ -66,7 +66,7 @@ class Stored:
 class Partition:
     """One partition's state on this node."""
 
-    def __init__(self, key: PartitionKey, clock: HybridClock) -> None:
+    def __init__(self, key: PartitionKey, clock: HybridClock, first_number: int = 1) -> None:
         self.key = key
         self.seen = DotSet()
         self.appending = DotSet()
@@ -74,7 +74,7 @@ class Partition:
         self.batches: dict[int, Stored] = {}
         self.size = 0
         self._clock = clock
-        self._next_number = 1
+        self.next_number = first_number
 
     def recover(self, batches: Iterable[RecoveredBatch], seen: Iterable[SeenChanged]) -> None:
         """Take up what the store holds; a stored batch is proof that its dots are seen."""
@@ -99,7 +99,7 @@ class Partition:
                 stored.alive += high - low + 1
             self.batches[found.number] = stored
             self.size += batch.size
-            self._next_number = max(self._next_number, found.number + 1)
+            self.next_number = max(self.next_number, found.number + 1)
 
     def received(self, session: Session, seq: int) -> bool:
         """Whether the dot has come, durable or not yet."""
@@ -126,12 +126,12 @@ class Partition:
         self, batch: Batch, wall_ms: int, publisher: NodeId | None = None
     ) -> tuple[Stored, BatchStored]:
         """Note a new batch as being written; the caller persists the record."""
-        if batch.stamp == 0:
-            batch = replace(batch, stamp=self._clock.stamp(wall_ms))
-        else:
+        if self._clock.believes(batch.stamp, wall_ms):
             self._clock.observe(batch.stamp)
-        number = self._next_number
-        self._next_number += 1
+        else:
+            batch = replace(batch, stamp=self._clock.stamp(wall_ms))
+        number = self.next_number
+        self.next_number += 1
         stored = Stored(
             number,
             batch.session,

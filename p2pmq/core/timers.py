@@ -12,6 +12,9 @@ from typing import Generic, TypeVar
 
 Name = TypeVar("Name")
 
+STALE_MAX = 1_024
+"""So many old entries stay in the heap, and as many as there are deadlines; then it is rebuilt."""
+
 
 class Timers(Generic[Name]):
     """A set of named deadlines, in milliseconds of the core's clock."""
@@ -28,6 +31,9 @@ class Timers(Generic[Name]):
         self._count += 1
         self._deadlines[name] = (at, self._count)
         heapq.heappush(self._heap, (at, self._count, name))
+        if len(self._heap) > 2 * len(self._deadlines) + STALE_MAX:
+            self._heap = [(at, count, name) for name, (at, count) in self._deadlines.items()]
+            heapq.heapify(self._heap)
 
     def set_if_earlier(self, name: Name, at: int) -> None:
         """Set the deadline unless an earlier one stands."""

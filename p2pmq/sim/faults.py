@@ -267,15 +267,15 @@ class Faults:
             self._note("disk", [name], f"bit flipped on {name}")
         return damaged is not None
 
-    def disk_failing(self, name: str, failing: bool = True) -> None:  # noqa: FBT001, FBT002  reads as a state
+    def disk_failing(self, name: str, *, failing: bool = True) -> None:
         """Every sync fails (EIO), until told otherwise: the node stops."""
         self.host(name).disk.failing = failing
-        self._set("failing disk", name, failing)
+        self._set("failing disk", name, value=failing)
 
-    def disk_full(self, name: str, full: bool = True) -> None:  # noqa: FBT001, FBT002  as above
+    def disk_full(self, name: str, *, full: bool = True) -> None:
         """No message fits on the disk any more (ENOSPC), until told otherwise."""
         self.host(name).disk.full = full
-        self._set("full disk", name, full)
+        self._set("full disk", name, value=full)
 
     def slow_disk(self, name: str, sync_ms: tuple[float, float] = (200.0, 1_000.0)) -> None:
         """How long a sync takes: uniform between these two; (0.5, 3) is the default."""
@@ -336,12 +336,13 @@ class Faults:
 
     def _excuse(self, known: Iterable[tuple[PartitionKey, Run]], reason: str) -> None:
         now_s = self._ground.loop.time()
-        self._ground.history.excused += [Excused(now_s, *found, reason) for found in known]
+        for found in known:
+            self._ground.history.add(Excused(now_s, *found, reason))
 
     def _begin(self, kind: str, hosts: Iterable[str], text: str) -> None:
         history, now_s = self._ground.history, self._ground.loop.time()
         names = tuple(dict.fromkeys(hosts))
-        history.faults.append(Fault(now_s, kind, names, text))
+        history.add(Fault(now_s, kind, names, text))
         self._ground.trace.add("fault", text, ",".join(names))
         self._stop_watching()
 
@@ -351,7 +352,7 @@ class Faults:
         self._ground.history.faults[-1].until_s = self._ground.loop.time()
         self._watch_heal()
 
-    def _set(self, kind: str, name: str, value: bool) -> None:  # noqa: FBT001  a state
+    def _set(self, kind: str, name: str, *, value: bool) -> None:
         if value:
             self._begin(kind, [name], f"{kind} on {name}")
         else:
@@ -374,7 +375,7 @@ class Faults:
         faults = self._ground.history.faults
         if all(f.until_s is not None or f.kind == "down" for f in faults):
             heal = Heal(self._ground.loop.time())
-            self._ground.history.heals.append(heal)
+            self._ground.history.add(heal)
             self._healing = self._ground.loop.create_task(self._watch(heal))
 
     async def _watch(self, heal: Heal) -> None:

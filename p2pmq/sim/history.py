@@ -4,14 +4,14 @@ It is written by `watch`, from within every node, and by the mesh, which makes
 the faults; it is read by `checks` and reports. Messages are named by their
 dots, in runs, as everywhere.
 
-Invariant: every list is in the order of virtual time.
+Invariant: the timeline, and every list, is in the order in which things happened.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -147,6 +147,13 @@ class ConsumerEnded(NamedTuple):
     consumer: ConsumerId
 
 
+class ProcessEnded(NamedTuple):
+    """A process ended, in whatever way."""
+
+    at_s: float
+    process: Process
+
+
 class Dropped(NamedTuple):
     """A node gave messages up, and said why."""
 
@@ -199,33 +206,78 @@ class Heal:
     differing: str = ""
 
 
-@dataclass
-class History:
-    """Everything that happened, in lists."""
+Entry = (
+    Publication
+    | Subscription
+    | Delivered
+    | Pushed
+    | Taken
+    | Acked
+    | Nacked
+    | AckConfirmed
+    | ConsumerEnded
+    | ProcessEnded
+    | Dropped
+    | Excused
+    | Fault
+    | Heal
+)
+"""What a history is made of."""
 
-    publications: list[Publication] = field(default_factory=list)
-    subscriptions: list[Subscription] = field(default_factory=list)
-    deliveries: list[Delivered] = field(default_factory=list)
-    pushes: list[Pushed] = field(default_factory=list)
-    taken: list[Taken] = field(default_factory=list)
-    acks: list[Acked] = field(default_factory=list)
-    nacks: list[Nacked] = field(default_factory=list)
-    confirmed_acks: list[AckConfirmed] = field(default_factory=list)
-    ended: list[ConsumerEnded] = field(default_factory=list)
-    dropped: list[Dropped] = field(default_factory=list)
-    excused: list[Excused] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    heals: list[Heal] = field(default_factory=list)
-    process_ends: list[tuple[float, Process]] = field(default_factory=list)
-    """When processes ended, in whatever way."""
-    held: list[Held] = field(default_factory=list)
-    """Set when the history is checked."""
-    outboxes: dict[Process, int] = field(default_factory=dict)
-    """Likewise: how many messages each living process holds in its outbox."""
-    overfull: list[tuple[float, str]] = field(default_factory=list)
-    """Buffers that were found above their bound, and by how much."""
-    now_s: float = 0.0
-    """Likewise: when that was."""
+
+class History:
+    """Everything that happened, in order, and by kind."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.timeline: list[Entry] = []
+        self.publications: list[Publication] = []
+        self.subscriptions: list[Subscription] = []
+        self.deliveries: list[Delivered] = []
+        self.pushes: list[Pushed] = []
+        self.taken: list[Taken] = []
+        self.acks: list[Acked] = []
+        self.nacks: list[Nacked] = []
+        self.confirmed_acks: list[AckConfirmed] = []
+        self.ended: list[ConsumerEnded] = []
+        self.process_ends: list[ProcessEnded] = []
+        self.dropped: list[Dropped] = []
+        self.excused: list[Excused] = []
+        self.faults: list[Fault] = []
+        self.heals: list[Heal] = []
+        self.held: list[Held] = []
+        """Set when the history is checked: what lies on the disks then."""
+        self.outboxes: dict[Process, int] = {}
+        """Likewise: how many messages each living process holds in its outbox."""
+        self.now_s = 0.0
+        """Likewise: when that was."""
+        self._of_kind: dict[type, list[Any]] = {
+            Publication: self.publications,
+            Subscription: self.subscriptions,
+            Delivered: self.deliveries,
+            Pushed: self.pushes,
+            Taken: self.taken,
+            Acked: self.acks,
+            Nacked: self.nacks,
+            AckConfirmed: self.confirmed_acks,
+            ConsumerEnded: self.ended,
+            ProcessEnded: self.process_ends,
+            Dropped: self.dropped,
+            Excused: self.excused,
+            Fault: self.faults,
+            Heal: self.heals,
+        }
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Entry) -> None:
+        """Something happened, after everything that was added before."""
+        self.timeline.append(entry)
+        self._of_kind[type(entry)].append(entry)
+
+
+_WithRun = (
+    Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Dropped
+) | (Excused | Held)
 
 
 def dots(entries: Iterable[_WithRun]) -> Iterator[Dot]:
@@ -234,8 +286,3 @@ def dots(entries: Iterable[_WithRun]) -> Iterator[Dot]:
         key, (session, first, last) = entry.key, entry.run
         for seq in range(first, last + 1):
             yield Dot(key, session, seq)
-
-
-_WithRun = (Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Dropped) | (
-    Excused | Held
-)

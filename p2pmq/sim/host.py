@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from p2pmq.errors import ClosedNodeError
 from p2pmq.node.node import Node
 from p2pmq.sim.disk import SimDisk
-from p2pmq.sim.history import Process
+from p2pmq.sim.history import Process, ProcessEnded
 from p2pmq.sim.hostloop import HOST, HostLoop
 from p2pmq.sim.refuse import SimulationUsageError
 from p2pmq.sim.world import SimWorld, WallClock
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from p2pmq.sim.network import SimNetwork
     from p2pmq.sim.trace import Trace
     from p2pmq.sim.watch import WatchedMachine
+
+    Service = Callable[[Node], Coroutine[Any, Any, None]]
 
 _T = TypeVar("_T")
 
@@ -91,6 +93,8 @@ class Host:
         self.state = HostState.DOWN
         self.failed_tasks: list[str] = []
         """Tasks of the user's that ended in an error, with the error."""
+        self.services: list[Service] = []
+        """What runs on the node from each of its starts on."""
         self._ground = ground
         self._rng = ground.chance(f"processes on {name}")
         self._run: _Run | None = None
@@ -123,7 +127,7 @@ class Host:
     # -- life --
 
     async def boot(self) -> Node:
-        """Start a process; returns when its node has started."""
+        """Start a process; returns when its node has started, and its services with it."""
         if self._run is not None:
             raise SimulationUsageError(
                 f"a second process on {self.name!r}", "stop or crash the first one"
@@ -160,6 +164,8 @@ class Host:
                 raise ClosedNodeError(self.name, "killed while it started") from error
             self.kill(unsynced_may_survive=True)
             raise
+        for service in self.services:
+            self.run(service(node))
         return node
 
     async def stop(self) -> None:
@@ -173,7 +179,7 @@ class Host:
         self._end(self._running(), unsynced_may_survive=unsynced_may_survive)
 
     def _end(self, run: _Run, *, unsynced_may_survive: bool) -> None:
-        self._ground.history.process_ends.append((self._ground.loop.time(), self.process))
+        self._ground.history.add(ProcessEnded(self._ground.loop.time(), self.process))
         # Who does it may be one of the host's own tasks: it goes on to its next await.
         for task in run.tasks:
             task.cancel()

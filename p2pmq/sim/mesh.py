@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from p2pmq.config import Config
     from p2pmq.node.node import Node
     from p2pmq.sim.checks import Summary
+    from p2pmq.sim.host import Service
     from p2pmq.sim.hostloop import MeshLoop
 
 __all__ = ["Mesh", "SimulationSettleError", "seeds"]
@@ -188,6 +189,14 @@ class Mesh(Faults):
     def run(self, name: str, coroutine: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         """Run the user's own code as part of a host's process: it is paused and dies with it."""
         return self.host(name).run(coroutine)
+
+    def serve(self, name: str, service: Service) -> None:
+        """Run `service(node)` as part of the host's process, now and again after each restart."""
+        host = self.host(name)
+        host.services.append(service)
+        if host.state is not HostState.DOWN:
+            task = host.run(service(host.node))
+            assert not task.done()  # it begins when this task waits
 
     @property
     def now(self) -> float:

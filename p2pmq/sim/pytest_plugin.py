@@ -119,7 +119,8 @@ def _simulated(item: pytest.Function) -> pytest.Function:
         keywords=item.keywords,
         originalname=item.originalname,
     )
-    simulated.own_markers = item.own_markers
+    # pytest-asyncio's mark would have it warn of a test that it does not run.
+    simulated.own_markers = [mark for mark in item.own_markers if mark.name != "asyncio"]
     return simulated
 
 

@@ -82,7 +82,7 @@ class Witness:
             _digests(event.bodies),
             event.token,
         )
-        self._history.publications.append(publication)
+        self._history.add(publication)
         self._waiting[event.token] = publication
 
     def on_outcome(self, token: int, outcome: Published) -> None:
@@ -103,7 +103,7 @@ class Witness:
     def on_subscribe(self, event: events.SubscribeRequested) -> None:
         """A consumer begins."""
         self._settle_number[event.consumer] = 0
-        self._history.subscriptions.append(
+        self._history.add(
             Subscription(
                 self.now_s,
                 self.process,
@@ -116,7 +116,7 @@ class Witness:
 
     def on_unsubscribe(self, event: events.UnsubscribeRequested) -> None:
         """A consumer ends."""
-        self._history.ended.append(ConsumerEnded(self.now_s, event.consumer))
+        self._history.add(ConsumerEnded(self.now_s, event.consumer))
 
     def on_settle(self, event: events.SettleRequested) -> None:
         """The user's code has settled messages. Settles of a consumer count from 1."""
@@ -125,16 +125,17 @@ class Witness:
         number = self._settle_number[event.consumer] = self._settle_number[event.consumer] + 1
         self._unconfirmed[event.consumer, number] = event.key, event.acks
         where = (self.now_s, self.process, event.consumer, event.key)
-        self._history.acks += [Acked(*where, run) for run in event.acks]
-        self._history.nacks += [Nacked(*where, run) for run, _ in event.nacks]
+        for run in event.acks:
+            self._history.add(Acked(*where, run))
+        for run, _ in event.nacks:
+            self._history.add(Nacked(*where, run))
 
     def on_settled(self, by: str, packet: Settled) -> None:
         """The acks of a settle are durable, says the owner on host `by`."""
         key, acks = self._unconfirmed.pop((packet.consumer, packet.number), (None, ()))
         if key is not None:
-            self._history.confirmed_acks += [
-                AckConfirmed(self.now_s, packet.consumer, key, run, by) for run in acks
-            ]
+            for run in acks:
+                self._history.add(AckConfirmed(self.now_s, packet.consumer, key, run, by))
 
     def on_deliver(self, effect: Deliver) -> None:
         """Messages for the user; those that cannot be read do not come to him."""
@@ -145,7 +146,8 @@ class Witness:
             if digests is None:
                 return
             found.append(Delivered(*where, segment.batch.run, segment.attempt, digests))
-        self._history.deliveries += found
+        for delivered in found:
+            self._history.add(delivered)
 
     def _read(self, segment: Segment) -> tuple[int, ...] | None:
         bodies = segment.batch.bodies
@@ -162,7 +164,7 @@ class Witness:
         """A process takes up what its disk holds."""
         for found in event.recovered.batches:
             if found.space is Space.PARTITION:
-                self._history.taken.append(
+                self._history.add(
                     Taken(self.now_s, self.process, found.key, found.batch.run)
                 )
 
@@ -171,7 +173,7 @@ class Witness:
         if isinstance(effect.then, events.BatchDurable):
             for record in effect.records:
                 if isinstance(record, BatchStored):
-                    self._history.taken.append(
+                    self._history.add(
                         Taken(self.now_s, self.process, record.key, record.batch.run)
                     )
 
@@ -179,13 +181,13 @@ class Witness:
         """The owner pushes messages."""
         key = PartitionKey(packet.queue, packet.partition)
         for segment in packet.segments:
-            self._history.pushes.append(
+            self._history.add(
                 Pushed(self.now_s, self.process, key, segment.batch.run, segment.attempt)
             )
 
     def on_unreadable(self, event: events.BodyUnreadable) -> None:
         """A body is damaged, and given up with a reason."""
-        self._history.dropped.append(
+        self._history.add(
             Dropped(self.now_s, self.process, event.key, event.run, "its body is damaged")
         )
 

@@ -19,8 +19,8 @@ def _log_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logger.handlers[:], logger.level, logger.propagate = before
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """Three daemons for all tests of a module that kill none of them."""
+    """Three daemons for all tests that kill none of them; each test has queues of its own."""
     with running_mesh(tmp_path_factory.mktemp("mesh")) as mesh:
         yield mesh

@@ -9,31 +9,48 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 DEADLINE_S = 120.0
 POLL_S = 0.05
 LISTENING = re.compile(r"listening on (\S+) in mesh")
 
 
-def start(*args: str, stdin: int | None = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    """Run `p2pmq ARGS`, with everything that it says in pipes."""
-    return subprocess.Popen(
+@contextmanager
+def started(*args: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`p2pmq ARGS` while it runs, with everything that it hears and says in pipes."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "p2pmq", *args],
-        stdin=stdin,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={k: v for k, v in os.environ.items() if not k.startswith("P2PMQ_")},
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def run(*args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run `p2pmq ARGS` to its end."""
-    process = start(*args, stdin=subprocess.PIPE)
-    try:
+    with started(*args) as process:
         out, err = process.communicate(stdin, timeout=DEADLINE_S)
-    finally:
-        process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def feed(process: subprocess.Popen[bytes], data: bytes) -> None:
+    """Give a command something on its stdin, which stays open."""
+    assert process.stdin is not None
+    process.stdin.write(data)
+    process.stdin.flush()
+
+
+def next_line(pipe: IO[bytes] | None) -> bytes:
+    """The next line that a command says."""
+    assert pipe is not None
+    return pipe.readline()
 
 
 def until(is_so: Callable[[], bool], what: str) -> None:
@@ -96,7 +113,7 @@ class Mesh:
             for other in self.daemons.values():
                 if other is not daemon:
                     until(
-                        lambda log=daemon, name=other.name: f"member {name} " in log.log,  # type: ignore[misc]  # a lambda's default has no type
+                        lambda log=daemon, name=other.name: f"member {name} " in log.log,  # type: ignore[misc]  # defaults of a lambda have no type
                         f"{daemon.name} knows {other.name}",
                     )
 

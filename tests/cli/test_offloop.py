@@ -23,7 +23,7 @@ async def test_the_loop_goes_on_while_a_read_blocks() -> None:
 async def test_calls_run_in_order() -> None:
     done: list[int] = []
     off_loop = OffLoop()
-    await asyncio.gather(*(off_loop.call(lambda n=n: done.append(n)) for n in range(100)))  # type: ignore[misc]  # a lambda's default has no type
+    await asyncio.gather(*(off_loop.call(lambda n=n: done.append(n)) for n in range(100)))  # type: ignore[misc]  # defaults of a lambda have no type
     assert done == list(range(100))
 
 

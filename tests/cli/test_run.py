@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.kit import DEADLINE_S, Mesh, run, start
+from tests.cli.kit import DEADLINE_S, Mesh, next_line, run, started
 
 
 def test_a_daemon_tells_where_it_listens_and_who_is_there(mesh: Mesh) -> None:
@@ -18,14 +18,10 @@ def test_a_daemon_tells_where_it_listens_and_who_is_there(mesh: Mesh) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_0(number: signal.Signals, tmp_path: Path) -> None:
     options = ["--name", "solo", "--no-mdns", "--data-dir", str(tmp_path), "--json"]
-    process = start("run", *options)
-    try:
-        assert process.stdout is not None
-        assert "listening on" in json.loads(process.stdout.readline())["text"]
+    with started("run", *options) as process:
+        assert "listening on" in json.loads(next_line(process.stdout))["text"]
         process.send_signal(number)
         out, said = process.communicate(timeout=DEADLINE_S)
-    finally:
-        process.kill()
     assert (process.returncode, said) == (0, b"")
     assert json.loads(out.splitlines()[-1])["text"] == "solo: stopped"
 
@@ -41,15 +37,11 @@ def test_a_second_node_in_one_directory_is_refused_in_one_line(mesh: Mesh) -> No
 
 def test_a_leaf_daemon_is_listed_as_a_leaf(mesh: Mesh) -> None:
     options = ["--name", "far", "--leaf", "--memory", "--json", "--mesh", mesh.name, "--no-mdns"]
-    process = start("run", *options, "--seed", mesh.addresses[0])
-    try:
-        assert process.stdout is not None
-        while b"listening on" not in process.stdout.readline():
+    with started("run", *options, "--seed", mesh.addresses[0]) as process:
+        while b"listening on" not in next_line(process.stdout):
             pass
         rows = run("peers", "--json", *mesh.options).stdout.splitlines()
         assert {row["name"]: row["leaf"] for row in map(json.loads, rows)}["far"]
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=DEADLINE_S)
-    finally:
-        process.kill()
     assert process.returncode == 0

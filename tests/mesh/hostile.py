@@ -27,11 +27,15 @@ from p2pmq.store.base import WriteDone
 from p2pmq.wire.bodies import PackedBodies
 from p2pmq.wire.codec import decode, encode
 from p2pmq.wire.schema import Kind, fields_of
+from p2pmq.wire.table import structs
 
 MESH = "m"
 WALL_MS = 1_767_225_600_000
 LINK_PACKETS = {1, 2, 3, 4}
 """These end in the links; a machine never sees them."""
+
+
+FIELDS = {cls: tuple(fields_of(cls)) for cls in [*PACKETS.values(), *structs()]}
 
 
 class Bodies:
@@ -174,7 +178,7 @@ class Malice:
         if cls is Batch:
             return self._batch()
         values: dict[str, Any] = {}
-        for field in fields_of(cls):
+        for field in FIELDS[cls]:
             draw = self._by_name.get(field.name)
             values[field.name] = self._value(field.kind) if draw is None else draw()
         if "last" in values:

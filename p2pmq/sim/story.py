@@ -1,0 +1,217 @@
+"""A random story: a mesh, a workload and faults, all drawn from the seed.
+
+First everything may fail (*safety*: nothing that is promised may be lost),
+then everything is mended (*liveness*: the mesh must come to rest, and every
+message be delivered).
+
+Invariant: it draws from `mesh.random` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from p2pmq.errors import ClosedNodeError, NotCommittedError, OutboxFullError, RequestTimeoutError
+from p2pmq.sim.host import HostState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from p2pmq.node.message import Message
+    from p2pmq.node.node import Node
+    from p2pmq.sim.mesh import Mesh
+
+GIVEN_UP = (ClosedNodeError, NotCommittedError, OutboxFullError, RequestTimeoutError)
+"""What a publisher must expect of a mesh in which everything fails."""
+
+CONFIRMS: tuple[Literal["committed", "stored", "none"], ...] = (
+    "committed",
+    "committed",
+    "stored",
+    "none",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How large a story is, and what may happen in it. Times are virtual seconds."""
+
+    nodes_min: int = 3
+    nodes_max: int = 5
+    queues: int = 3
+    seconds: float = 30.0
+    publish_every_s: float = 0.5
+    calm_s: tuple[float, float] = (0.5, 6.0)
+    """Between two faults."""
+    faults: tuple[str, ...] = (
+        "crash", "power", "restart", "pause", "partition", "one_way", "flap", "isolate",
+        "loss", "duplicate", "reorder", "corrupt", "latency", "slow_disk", "clock", "heal", "heal",
+    )  # fmt: skip
+    forgotten: float = 0.0
+    """Share of messages that a consumer never settles."""
+    settle_s: float = 240.0
+
+
+class Story:
+    """One run of a plan."""
+
+    def __init__(self, mesh: Mesh, plan: Plan) -> None:
+        self._mesh = mesh
+        self._plan = plan
+        self._rng = mesh.random
+        self._ended = False
+        self._numbers = 0
+        self._paused: list[str] = []
+        self._restarts: list[asyncio.Task[Node]] = []
+
+    async def run(self) -> None:
+        """From the first start to the verdict."""
+        mesh, plan = self._mesh, self._plan
+        count = self._rng.randint(plan.nodes_min, plan.nodes_max)
+        names = [f"n{number}" for number in range(count)]
+        await mesh.start(*names)
+        for name in names:
+            mesh.serve(name, self._publish)
+            if self._rng.random() < 0.7:
+                mesh.serve(name, self._consume)
+        end = mesh.now + plan.seconds
+        while mesh.now < end:
+            await mesh.run_for(seconds=self._rng.uniform(*plan.calm_s))
+            self._break(self._rng.choice(plan.faults))
+        self._ended = True
+        await self._mend()
+        await mesh.settle(plan.settle_s)
+        for number in range(plan.queues):
+            node = self._rng.choice(mesh.nodes)
+            async for _ in node.drain(f"q{number}", patience=plan.settle_s):
+                pass
+        await mesh.settle(plan.settle_s)
+        mesh.check(stuck_max=0)
+
+    # -- the workload --
+
+    async def _publish(self, node: Node) -> None:
+        rng = self._mesh.random
+        while not self._ended:
+            await asyncio.sleep(rng.expovariate(1 / self._plan.publish_every_s))
+            queue = f"q{rng.randrange(self._plan.queues)}"
+            bodies = [self._body() for _ in range(rng.choice((1, 1, 1, 2, 20)))]
+            confirm = rng.choice(CONFIRMS)
+            try:
+                if len(bodies) == 1:
+                    await node.publish(queue, bodies[0], confirm=confirm)
+                else:
+                    await node.publish_many(queue, bodies, confirm=confirm)
+            except GIVEN_UP:
+                continue
+
+    def _body(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    async def _consume(self, node: Node) -> None:
+        rng = self._mesh.random
+        queue = f"q{rng.randrange(self._plan.queues)}"
+        try:
+            while not self._ended:
+                prefetch = rng.choice((1, 10, 100))
+                messages = node.consume(queue, prefetch=prefetch, visibility_timeout=10)
+                left = rng.randint(1, 200)
+                async for message in messages:
+                    await self._process(message)
+                    left -= 1
+                    if not left:
+                        break  # what it still held goes back
+                await messages.aclose()  # type: ignore[attr-defined]  # an async generator, as Node makes it
+        except GIVEN_UP:
+            return
+
+    async def _process(self, message: Message) -> None:
+        rng = self._mesh.random
+        fate = rng.random()
+        if fate < 0.3:
+            await asyncio.sleep(rng.expovariate(10))
+        if fate < self._plan.forgotten and not self._ended:
+            return  # its visibility timeout will end
+        if fate > 0.95 and not self._ended:
+            message.nack(rng.choice((0, 0.5, 3)))
+        else:
+            message.ack()
+
+    # -- the faults --
+
+    def _break(self, fault: str) -> None:
+        breaks: dict[str, Callable[[str], None]] = {
+            "crash": self._mesh.crash,
+            "power": self._mesh.power_cut,
+            "restart": self._restart_clean,
+            "pause": self._pause,
+            "partition": self._partition,
+            "one_way": lambda name: self._mesh.one_way(name, self._other(name)),
+            "flap": lambda name: self._mesh.flap(name, self._other(name), every=3),
+            "isolate": self._mesh.isolate,
+            "clock": lambda name: self._mesh.clock_jump(name, self._rng.uniform(-900, 900)),
+            "slow_disk": lambda name: self._mesh.slow_disk(name, (5, self._rng.choice((50, 800)))),
+        }
+        rng, mesh = self._rng, self._mesh
+        up = [name for name in mesh.names if mesh.is_up(name)]
+        down = [name for name in mesh.names if mesh.host(name).state is HostState.DOWN]
+        if down and rng.random() < 0.5:
+            self._restart(rng.choice(down))
+        elif self._paused and rng.random() < 0.5:
+            self._resume()
+        elif fault in breaks and len(up) > 1:
+            breaks[fault](rng.choice(up))
+        elif fault == "heal":
+            mesh.heal()
+        elif fault == "latency":
+            mesh.latency((1, rng.choice((20, 300))))
+        elif fault in ("loss", "duplicate", "reorder", "corrupt"):
+            share = rng.choice((0.02, 0.1, 0.3)) / (5 if fault == "corrupt" else 1)
+            {
+                "loss": mesh.loss,
+                "duplicate": mesh.duplicate,
+                "reorder": mesh.reorder,
+                "corrupt": mesh.corrupt,
+            }[fault](share)
+
+    def _other(self, name: str) -> str:
+        return self._rng.choice([other for other in self._mesh.names if other != name])
+
+    def _partition(self, _: str) -> None:
+        names = list(self._mesh.names)
+        self._rng.shuffle(names)
+        self._mesh.partition(names[: self._rng.randint(1, len(names) - 1)])
+
+    def _pause(self, name: str) -> None:
+        self._mesh.pause(name)
+        self._paused.append(name)
+
+    def _resume(self) -> None:
+        name = self._paused.pop()
+        if self._mesh.host(name).state is HostState.PAUSED:
+            self._mesh.resume(name)
+
+    def _restart_clean(self, name: str) -> None:
+        self._restart(name)
+
+    def _restart(self, name: str) -> None:
+        self._restarts.append(asyncio.ensure_future(self._mesh.restart(name)))
+
+    async def _mend(self) -> None:
+        mesh = self._mesh
+        mesh.heal()
+        while self._paused:
+            self._resume()
+        await asyncio.gather(*self._restarts, return_exceptions=True)
+        for name in mesh.names:
+            mesh.host(name).disk.sync_ms = (0.5, 3.0)
+            if mesh.host(name).state is HostState.DOWN:
+                await mesh.restart(name)
+
+
+async def random_story(mesh: Mesh, plan: Plan | None = None) -> None:
+    """Tell a story that the mesh's seed decides; raises if a promise is broken."""
+    await Story(mesh, plan if plan is not None else Plan()).run()

@@ -1,0 +1,316 @@
+"""Valid packets that nobody honest would send: no machine raises, grows, or stops its work.
+
+What a peer may say without limit is not tested here, for nothing authenticates
+peers yet: a member that acks or buries what is not its own is believed.
+"""
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from p2pmq.core import events
+from p2pmq.core.effects import Published
+from p2pmq.core.ids import PartitionKey
+from p2pmq.core.membership import MemberState
+from p2pmq.core.packets import PACKETS, Packet
+from p2pmq.core.packets.delivering import Attach, Detach, Extend, Nack, Settle
+from p2pmq.core.packets.membership import Rumour, StateExchange
+from p2pmq.core.packets.publishing import Batch, Confirm, Moved, Publish, PublishRefused, RunField
+from p2pmq.wire.bodies import PackedBodies
+from tests.mesh.hostile import LINK_PACKETS, MESH, WALL_MS, Host, Malice, weight_of
+
+MEMBERS = [bytes([number]) * 8 for number in (1, 2, 3)]
+STRANGERS = [bytes([number]) * 8 for number in range(100, 110)]
+CONSUMER = b"consumer"
+QUEUES = [f"q{number}" for number in range(6)]
+FOREVER = 2**63 - 1
+MEMBERSHIP = range(10, 16)
+
+
+def meet(host: Host, members: list[bytes]) -> None:
+    """The host hears of the members from themselves."""
+    for node_id in members:
+        if node_id != host.node_id:
+            rumour = Rumour(node_id, MemberState.ALIVE, 1, name=f"node{node_id[0]}")
+            exchange = StateExchange(MESH, (rumour,), reply=True)
+            host.feed(events.PacketReceived(node_id, exchange))
+
+
+def own_queue(host: Host) -> str:
+    """A queue that nobody has used, and that the host owns in its own eyes."""
+    names = (f"honest{number}" for number in range(10_000))
+    return next(n for n in names if host.machine.owner_of(PartitionKey(n, 0)) == host.node_id)
+
+
+def serves_itself(host: Host) -> None:
+    """An honest publish comes through to an honest consumer."""
+    queue, consumer = own_queue(host), bytes([host.node_id[0], 0xCC]) * 4
+    host.delivered.clear()
+    host.sync()
+    host.publish(queue, [b"one", b"two"], token=-1)
+    host.consume(queue, consumer)
+    host.sync()
+    outcome = host.outcomes[-1]
+    assert isinstance(outcome, Published)
+    assert (outcome.copies, outcome.timed_out) == (1, False)
+    assert host.bodies() == [b"one", b"two"]
+
+
+def attack(host: Host, malice: Malice, rng: Random, packets: int) -> None:
+    """Packets from members and strangers, among work of the host's own, as time goes by."""
+    for number in range(packets):
+        peer = rng.choice(MEMBERS[1:] + STRANGERS)
+        host.feed(events.PacketReceived(peer, malice.packet()))
+        chance = rng.random()
+        if chance < 0.3:
+            host.sync()
+        elif chance < 0.36:
+            host.pass_time(host.now + rng.choice((1, 5, 200)))
+        elif chance < 0.4:
+            host.publish(rng.choice(QUEUES), [b"x"] * rng.randint(1, 5), number)
+        elif chance < 0.403:
+            boot = rng.randint(1, 3)
+            host.feed(events.PeerConnected(peer, boot, "x", ("127.0.0.1:1",), leaf=False))
+        host.sent.clear()
+        host.delivered.clear()
+    check_deliveries(host)
+
+
+def check_deliveries(host: Host) -> None:
+    """What is leased or delayed is pending, and none is both."""
+    for delivery in host.machine.owner.deliveries.values():
+        leased, delayed = delivery.leases.runs(), delivery.delays.runs()
+        assert not any(delivery.delays.overlap(run) for run in leased)
+        assert not any(delivery._partition.pending.missing(run) for run in leased + delayed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_machine_survives_whatever_is_well_formed(seed: int) -> None:
+    rng = Random(seed)
+    host = Host(1, Random(seed))
+    meet(host, MEMBERS)
+    host.consume("q1", CONSUMER)
+    ids = [*MEMBERS, *STRANGERS, host.session, CONSUMER, bytes(8)]
+    malice = Malice(rng, ids, QUEUES)
+
+    attack(host, malice, rng, 2_000)
+    weight = weight_of(host.machine)
+    attack(host, malice, rng, 1_500)
+
+    assert weight_of(host.machine) < 3 * weight + 20_000, "it grows with what it is sent"
+    serves_itself(host)
+
+
+class Mesh:
+    """Three machines that hear each other at once; packets to anybody else are lost."""
+
+    def __init__(self, seed: int) -> None:
+        self.hosts = {bytes([n]) * 8: Host(n, Random(seed + n)) for n in (1, 2, 3)}
+        for host in self.hosts.values():
+            meet(host, MEMBERS)
+        self.settle()
+
+    def settle(self) -> None:
+        """Let every packet arrive, and every write be durable."""
+        for _ in range(200):
+            for source, host in self.hosts.items():
+                host.sync()
+                for _ in range(len(host.sent)):
+                    peer, packet = host.sent.popleft()
+                    target = self.hosts.get(peer)
+                    if target is not None:
+                        target.feed(events.PacketReceived(source, packet))
+            if not any(host.sent or host.writing for host in self.hosts.values()):
+                return
+        pytest.fail("packets go round for ever")
+
+    def pass_time(self, ms: int) -> None:
+        """Time passes for all, in small steps."""
+        for host in self.hosts.values():
+            host.pass_time(host.now + ms)
+        self.settle()
+
+
+def attack_mesh(mesh: Mesh, malice: Malice, rng: Random, packets: int, only: list[int]) -> None:
+    classes = [PACKETS[number] for number in only]
+    for number in range(packets):
+        host = rng.choice(list(mesh.hosts.values()))
+        peer = rng.choice(MEMBERS + STRANGERS)
+        if peer != host.node_id:
+            host.feed(events.PacketReceived(peer, malice.packet(classes)))
+        chance = rng.random()
+        if chance < 0.5:
+            mesh.settle()
+        elif chance < 0.55:
+            mesh.pass_time(rng.choice((1, 50, 200)))
+        elif chance < 0.6:
+            host.publish(rng.choice(QUEUES), [b"x"] * rng.randint(1, 5), number)
+        for each in mesh.hosts.values():
+            each.delivered.clear()
+
+
+def hostile_mesh(seed: int) -> tuple[Mesh, Malice, Random]:
+    rng = Random(seed)
+    mesh = Mesh(seed)
+    for number, host in enumerate(mesh.hosts.values()):
+        host.consume("q1", CONSUMER[:-1] + bytes([number]))
+    sessions = [host.session for host in mesh.hosts.values()]
+    consumers = [CONSUMER[:-1] + bytes([number]) for number in range(3)]
+    return mesh, Malice(rng, [*MEMBERS, *STRANGERS, *sessions, *consumers], QUEUES), rng
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_every_machine_of_a_mesh_survives_whatever_is_well_formed(seed: int) -> None:
+    mesh, malice, rng = hostile_mesh(seed)
+    attack_mesh(mesh, malice, rng, 2_000, [n for n in PACKETS if n not in LINK_PACKETS])
+    for host in mesh.hosts.values():
+        serves_itself(host)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_mesh_under_fire_of_data_packets_still_carries_messages_between_its_nodes(
+    seed: int,
+) -> None:
+    mesh, malice, rng = hostile_mesh(seed)
+    data = [n for n in PACKETS if n not in LINK_PACKETS and n not in MEMBERSHIP]
+    attack_mesh(mesh, malice, rng, 2_000, data)
+    one, two, three = mesh.hosts.values()
+    queue = own_queue(two)
+    assert {h.machine.owner_of(PartitionKey(queue, 0)) for h in (one, two, three)} == {two.node_id}
+
+    mesh.settle()
+    three.delivered.clear()
+    three.consume(queue, b"consumes")
+    one.publish(queue, [b"a", b"b", b"c"], token=-1)
+    mesh.settle()
+
+    outcome = one.outcomes[-1]
+    assert isinstance(outcome, Published)
+    assert outcome.copies == 1
+    assert three.bodies() == [b"a", b"b", b"c"]
+
+
+# -- single blows --
+
+
+def lone() -> tuple[Host, str]:
+    host = Host(1, Random(1))
+    meet(host, MEMBERS)
+    return host, own_queue(host)
+
+
+def holding(host: Host, queue: str, consumer: bytes, count: int) -> None:
+    """A stranger's consumer holds `count` messages."""
+    host.publish(queue, [b"x"] * count, token=1)
+    host.sync()
+    attach = Attach(queue, 0, consumer, 1, 1_000, 30_000)
+    host.feed(events.PacketReceived(STRANGERS[0], attach))
+    host.sent.clear()
+
+
+def test_an_ack_of_everything_costs_one_interval() -> None:
+    host, queue = lone()
+    sessions = [b"session%d" % number for number in range(9)]
+    everything = tuple(RunField(session, 1, FOREVER) for session in sessions)
+    for number in range(50):
+        packet = Settle(queue, 0, CONSUMER, 1, number, 0, acks=everything)
+        host.feed(events.PacketReceived(MEMBERS[1], packet))
+        host.sync()
+    seen = host.machine.owner.partitions[PartitionKey(queue, 0)].seen
+    assert [len(seen.seqs(session)) for session in sessions] == [1] * len(sessions)
+
+
+def test_extending_again_and_again_does_not_fill_the_memory() -> None:
+    host, queue = lone()
+    holding(host, queue, CONSUMER, 10)
+    before = weight_of(host.machine)
+    for number in range(300):
+        extends = tuple(Extend(host.session, 1, 10, 1, 2**42 - n) for n in range(100))
+        packet = Settle(queue, 0, CONSUMER, 1, number + 1, 0, extends=extends)
+        host.feed(events.PacketReceived(STRANGERS[0], packet))
+    assert weight_of(host.machine) < before + 15_000
+
+
+def test_attaching_and_detaching_again_and_again_does_not_fill_the_memory() -> None:
+    host, queue = lone()
+    host.publish(queue, [b"x"] * 100, token=1)
+    host.sync()
+    before = weight_of(host.machine)
+    every_other = tuple(RunField(host.session, n, n) for n in range(1, 100, 2))
+    for number in range(300):
+        attach = Attach(queue, 0, CONSUMER, number, 0, 30_000, holding=every_other)
+        host.feed(events.PacketReceived(STRANGERS[0], attach))
+        detach = Detach(queue, 0, CONSUMER, number)
+        host.feed(events.PacketReceived(STRANGERS[0], detach))
+    assert weight_of(host.machine) < before + 15_000
+
+
+def test_a_claim_of_the_most_attempts_leaves_the_message_deliverable() -> None:
+    host, queue = lone()
+    host.publish(queue, [b"x"], token=1)
+    host.sync()
+    nack = Nack(host.session, 1, 1, 2**32 - 1, delay_ms=1)
+    host.feed(events.PacketReceived(MEMBERS[1], Settle(queue, 0, CONSUMER, 1, 1, 0, nacks=(nack,))))
+    host.pass_time(host.now + 10)
+    host.consume(queue, CONSUMER)
+    assert host.bodies() == [b"x"]
+    assert host.delivered[0].attempt <= 2**32 - 1
+
+
+def test_a_consumer_with_no_visibility_timeout_does_not_keep_the_owner_busy() -> None:
+    host, queue = lone()
+    host.publish(queue, [b"x"], token=1)
+    host.sync()
+    attach = Attach(queue, 0, CONSUMER, 1, FOREVER, 0)
+    host.feed(events.PacketReceived(STRANGERS[0], attach))
+    host.sent.clear()
+    host.pass_time(host.now + 100)
+    assert len([packet for peer, packet in host.sent if peer == STRANGERS[0]]) <= 11
+
+
+def test_a_stamp_from_the_far_future_does_not_spoil_the_clock() -> None:
+    host, queue = lone()
+    packed = PackedBodies.from_bodies([b"x"])
+    batch = Batch(b"sessionX", 1, 1, 1, packed, stamp=2**64 - 1)
+    host.feed(events.PacketReceived(MEMBERS[1], Publish(queue, 0, 0, batch)))
+    host.publish(queue, [b"y"], token=1)
+    host.sync()
+    host.consume(queue, CONSUMER)
+    assert host.bodies() == [b"x", b"y"]
+    assert all(
+        segment.batch.stamp >> 16 < WALL_MS + 86_400_000 + host.now for segment in host.delivered
+    )
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        lambda queue, session: Moved(queue, 0, MEMBERS[2]),
+        lambda queue, session: PublishRefused(queue, 0, session, 1, 1),
+    ],
+    ids=["moved", "refused"],
+)
+def test_only_the_owner_can_hold_a_publisher_back(lie: Callable[[str, bytes], Packet]) -> None:
+    host, _ = lone()
+    names = (f"theirs{number}" for number in range(10_000))
+    queue = next(n for n in names if host.machine.owner_of(PartitionKey(n, 0)) == MEMBERS[1])
+    host.publish(queue, [b"x"], token=1)
+    host.feed(events.PacketReceived(STRANGERS[0], lie(queue, host.session)))
+    host.sent.clear()
+    host.publish(queue, [b"y"], token=2)
+    published = [packet for _, packet in host.sent if isinstance(packet, Publish)]
+    assert [packet.previous for packet in published] == [1], "it goes on after the first"
+
+
+def test_a_confirm_for_what_was_never_sent_does_no_harm() -> None:
+    host, queue = lone()
+    for session in (host.session, b"sessionX"):
+        confirm = Confirm(queue, 0, (RunField(session, 1, FOREVER), RunField(session, 5, 5)), 3)
+        host.feed(events.PacketReceived(MEMBERS[1], confirm))
+    serves_itself(host)
+
+
+def test_a_partition_number_that_no_queue_has_costs_no_placement() -> None:
+    host, queue = lone()
+    assert host.machine.owner_of(PartitionKey(queue, 2**16 - 1)) is None
