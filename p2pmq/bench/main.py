@@ -29,7 +29,7 @@ def bench(
     mode: Annotated[
         list[Mode] | None, typer.Option(help="What to measure; may be repeated. [all]")
     ] = None,
-    messages: Annotated[int, typer.Option(min=1, help="Messages of a throughput run.")] = 100_000,
+    messages: Annotated[int, typer.Option(min=1, help="Messages of a throughput run.")] = 200_000,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of a latency run.")] = 5.0,
     repeat: Annotated[int, typer.Option(min=1, help="Runs of each kind.")] = 3,
     redis: Annotated[bool, typer.Option(help="Measure Redis Streams beside.")] = True,

@@ -10,9 +10,9 @@ import importlib.util
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from contextlib import AsyncExitStack
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -163,7 +163,7 @@ class Benchmark:
         batch = LATENCY_BATCH
         if redis is not None and rates:
             batch = await self._best_redis_batch(redis, size)
-            theirs[0].note = f"pipelines of {batch} XADD, XREADGROUP, XACK"
+            theirs[0].note = f"XADD × {batch}"
         for repeat in range(1, self._plan.repeat + 1):
             for system, all_series in ((p2pmq, ours), (redis, theirs)):
                 for series in all_series:
@@ -221,11 +221,19 @@ class Benchmark:
 
 def machine() -> dict[str, object]:
     """What the figures depend on beside the code."""
+    packages = ("pyzmq", "lmdb", "uvloop", "redis", "hiredis")
     return {
         "p2pmq": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "cpus": os.cpu_count(),
         "load_average": os.getloadavg()[0],
-        "implementation": sys.implementation.name,
+        "packages": {name: found for name in packages if (found := _version_of(name))},
     }
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -44,7 +44,7 @@ class Plan:
 
     sizes: tuple[int, ...] = SIZES
     modes: tuple[Mode, ...] = (Mode.BATCH, Mode.SINGLE, Mode.LATENCY)
-    messages: int = 100_000
+    messages: int = 200_000
     seconds: float = 5.0
     repeat: int = 3
     redis: bool = True

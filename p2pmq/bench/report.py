@@ -21,8 +21,8 @@ REDIS = "redis"
 P2PMQ = "p2pmq"
 ROLES = ("publisher", "server", "consumer")
 TITLES = {
-    Mode.BATCH: "publish_many, consume_batches",
-    Mode.SINGLE: "await publish() in 512 tasks, consume",
+    Mode.BATCH: "publish_many",
+    Mode.SINGLE: "publish",
     Mode.LATENCY: "1,000 a second",
 }
 
@@ -111,7 +111,7 @@ class Report:
         table.add_column("how")
         table.add_column("messages/s", justify="right")
         table.add_column("× Redis", justify="right")
-        table.add_column("CPU µs a message: publisher, server, consumer", justify="right")
+        table.add_column("CPU µs/message: pub server con", justify="right")
         for series in all_series:
             redis = self.redis_rate(series.size)
             rate = series.median("messages_per_s")

@@ -46,6 +46,8 @@ def run_async(main: Coroutine[Any, Any, int], *, debug: bool) -> None:
     """
     try:
         code = run_loop(main)
+    except BrokenPipeError:
+        raise  # nobody reads any more: typer ends the process without a word
     except (P2PMQError, OSError) as error:
         if debug:
             raise

@@ -135,10 +135,8 @@ class Machine:
             publishing.Publish: self.owner.on_publish,
             publishing.Confirm: lambda peer, p, now: self.outbox.on_confirm(p, _key(p), peer, now),
             publishing.Gap: lambda _peer, p, now: self.outbox.on_gap(_key(p), p.session, now),
-            publishing.PublishRefused: lambda _peer, p, now: self.outbox.on_refused(
-                p, _key(p), now, publishing.REFUSED.get(p.reason, "refused")
-            ),
-            publishing.Moved: lambda _peer, p, now: self._on_moved(_key(p), now),
+            publishing.PublishRefused: self._on_publish_refused,
+            publishing.Moved: self._on_moved,
             publishing.StatsRequest: lambda peer, p, _now: self.requests.on_stats_request(peer, p),
             publishing.StatsReply: lambda peer, p, _now: self.requests.on_stats_reply(peer, p),
             delivering.Attach: self.owner.on_attach,
@@ -214,7 +212,21 @@ class Machine:
         effects = self._membership(self.swim.forget(event.node_id, now), now)
         return [*effects, Resolve(event.token, Done())]
 
-    def _on_moved(self, key: PartitionKey, now: int) -> list[Effect]:
+    def _on_publish_refused(
+        self, peer: NodeId, packet: publishing.PublishRefused, now: int
+    ) -> list[Effect]:
+        """Only who owns the partition can hold back its publishers."""
+        key = _key(packet)
+        if peer != self.owner_of(key):
+            return [Notify(Counted("refusal_stale"))]
+        reason = publishing.REFUSED.get(packet.reason, "refused")
+        return self.outbox.on_refused(packet, key, now, reason)
+
+    def _on_moved(self, peer: NodeId, packet: publishing.Moved, now: int) -> list[Effect]:
+        """Whoever we do not take for the owner says nothing new by not being it."""
+        key = _key(packet)
+        if peer != self.owner_of(key):
+            return [Notify(Counted("moved_stale"))]
         effects = self.outbox.on_moved(key, now)
         effects += self.consuming.on_moved(key, now)
         return effects + self.handovers.on_moved(key, now)

@@ -122,7 +122,7 @@ class Driver:
             return
         self._running = True
         try:
-            while self._queue:
+            while self._queue and not self._stopped:
                 for effect in self._machine.handle(self._queue.popleft(), self.now()):
                     self._carry_out(effect)
         except Exception as error:  # noqa: BLE001  whatever it is, the node's state is in doubt
@@ -237,6 +237,8 @@ class Driver:
 
     def _read_wall_clock(self) -> None:
         self.feed(events.WallClockRead(self.wall_offset_ms()))
+        if self._stopped:
+            return
         self._wall_timer = self._loop.call_later(WALL_CLOCK_INTERVAL_S, self._read_wall_clock)
 
     # -- what links tell --
@@ -262,6 +264,11 @@ class Driver:
     def counted(self, what: str, count: int = 1) -> None:
         """Something worth a metric happened."""
         self._node.on_notice(effects.Counted(what, count))
+
+    def on_malformed(self, reason: str, text: str) -> None:
+        """A peer's packet did not decode: its fault, dropped, and worth a look."""
+        what = f"packet_malformed_{reason.replace('-', '_')}"
+        self._node.on_notice(effects.Counted(what, text=text, alarming=True))
 
     def name_holder(self, name: str, node_id: NodeId) -> str | None:
         """The address of a living member with that name and another id."""

@@ -48,7 +48,10 @@ HELLOS_MAX = 5
 WINDOW_STALL_S = 1.0
 """No report from the peer for this long with a full window: what was sent is taken for lost."""
 CONTROL_QUEUE_MAX = 1_024
+BULK_QUEUE_MAX = 1_024
+"""Packets that wait for the window. Resends to a link that stands still would add up for ever."""
 HELLO_WANTED_INTERVAL_S = 1.0
+REFUSAL_TEXT_MAX = 200
 
 
 class LinkEvents(Protocol):
@@ -69,6 +72,9 @@ class LinkEvents(Protocol):
     def counted(self, what: str, count: int = 1) -> None:
         """Something worth a metric happened."""
 
+    def on_malformed(self, reason: str, text: str) -> None:
+        """A peer's packet did not decode; it was dropped."""
+
     def resolved(self, packet: Packet) -> Packet | None:
         """The packet with its bodies read from the store; None if they cannot be read."""
 
@@ -85,18 +91,23 @@ class ConnectionState:
     hello: Hello | None = None
     up: bool = False
     patience: TimerHandle | None = None
-    hello_wanted_at: float = 0.0
+    hello_wanted_at: float = -HELLO_WANTED_INTERVAL_S
     hellos: int = 0
     bulk_received: int = 0
     bulk_reported: int = 0
     bulk_sent: int = 0
     bulk_taken: int = 0
+    bulk_told: int = 0
+    """The last report of the peer's counter …"""
+    bulk_lost: int = 0
+    """… and how far it lags behind ours because of bytes that never came."""
 
     def reset(self) -> None:
         """Both ends count from the start again."""
         self.hello = None
         self.hellos = 0
         self.bulk_received = self.bulk_reported = self.bulk_sent = self.bulk_taken = 0
+        self.bulk_told = self.bulk_lost = 0
 
 
 @dataclass(slots=True)
@@ -112,6 +123,8 @@ class Link:
     full: bool = False
     stall: TimerHandle | None = None
     used_at: float = 0.0
+    learned: bool = False
+    """The core knows the peer: its addresses are kept while it is not connected."""
 
 
 class Links:
@@ -150,6 +163,8 @@ class Links:
                 return
             link = self._links[peer] = Link(peer)
         link.addresses = addresses
+        link.learned = bool(addresses)
+        self._forget_if_unknown(link)
 
     def try_address(self, address: str) -> None:
         """Dial an address that somebody may listen on, unless it is known to be linked."""
@@ -163,10 +178,12 @@ class Links:
         if link is None or (not link.connections and not link.addresses):
             self._events.counted("packet_dropped_no_address")
             return
-        lane = link.bulk if packet.BULK else link.control
+        lane, most = (
+            (link.bulk, BULK_QUEUE_MAX) if packet.BULK else (link.control, CONTROL_QUEUE_MAX)
+        )
         lane.append(packet)
-        if len(link.control) > CONTROL_QUEUE_MAX:
-            link.control.popleft()
+        if len(lane) > most:
+            lane.popleft()
             self._events.counted("packet_dropped_queue_full")
         if link.connections:
             self._flush(link)
@@ -229,7 +246,7 @@ class Links:
         try:
             packet = decode(frames)
         except PacketError as error:
-            self._events.counted(f"packet_malformed_{error.reason.replace('-', '_')}")
+            self._events.on_malformed(error.reason, f"from {self._name_of(state)}: {error}")
             return
         kind = type(packet)
         if kind is Hello:
@@ -246,6 +263,12 @@ class Links:
             if packet.BULK:
                 self._count_bulk(connection, state, frames)
             self._events.on_packet(state.hello.node_id, packet)
+
+    def _name_of(self, state: ConnectionState) -> str:
+        """Who is at the other end, for the log."""
+        if state.hello is not None:
+            return f"node {state.hello.name!r}"
+        return f"the node at {state.address}" if state.address else "a stranger"
 
     # -- Hello --
 
@@ -266,6 +289,8 @@ class Links:
         if state.patience is not None:
             state.patience.cancel()
             state.patience = None
+        if state.hello is not None and state.hello.node_id != hello.node_id:
+            self._unlink(connection, state)  # it was somebody else's until now
         state.hello = hello
         self._join(connection, state, hello)
 
@@ -288,7 +313,9 @@ class Links:
             return
         if packet.reason == REFUSED_SELF:
             self._own_addresses[state.address] = None
-        self._events.on_refused(packet.reason, packet.text, state.address)
+        # What a peer of a later version says goes to a log: no line breaks, and not too much.
+        text = REFUSALS.get(packet.reason) or ascii(packet.text[:REFUSAL_TEXT_MAX])
+        self._events.on_refused(packet.reason, text, state.address)
         self._hang_up(connection)
 
     def _want_hello(self, connection: Connection, state: ConnectionState) -> None:
@@ -306,7 +333,9 @@ class Links:
             link.addresses = hello.addresses
         restarted = link.boot not in (0, hello.boot)
         if restarted:
-            self._drop_connections(link, but=connection)
+            for old in [c for c in link.connections if c != connection]:
+                self._hang_up(old)
+            link = self._links.setdefault(hello.node_id, link)
         was_up = bool(link.connections)
         if connection not in link.connections:
             if state.address is not None and self._dialled(link):
@@ -358,7 +387,10 @@ class Links:
             return
         idle = [link for link in self._links.values() if self._dialled(link) and not link.bulk]
         if idle:
-            self._drop_connections(min(idle, key=lambda link: link.used_at), but=None)
+            # Only what we dialled: the peer would go on to use, in vain, what it dialled itself.
+            for connection in list(min(idle, key=lambda link: link.used_at).connections):
+                if self._connections[connection].address is not None:
+                    self._hang_up(connection)
 
     def _on_impatience(self, connection: Connection) -> None:
         """No answer yet: say Hello again, or give the address up."""
@@ -380,12 +412,6 @@ class Links:
                 link.bulk.clear()
                 if dropped:
                     self._events.counted("packet_dropped_unreachable", dropped)
-
-    def _drop_connections(self, link: Link, but: Connection | None) -> None:
-        for connection in list(link.connections):
-            if connection != but:
-                link.connections.remove(connection)
-                self._hang_up(connection)
 
     def _hang_up(self, connection: Connection) -> None:
         state = self._connections.pop(connection, None)
@@ -409,6 +435,15 @@ class Links:
         if not link.connections:
             link.bulk.clear()
             self._events.on_peer_disconnected(link.peer)
+            self._forget_if_unknown(link)
+
+    def _forget_if_unknown(self, link: Link) -> None:
+        """Keep nothing of a peer that is not connected and that the core does not know (any more).
+
+        Whoever says Hello has a link: without this, names that come and go would fill the memory.
+        """
+        if not link.learned and not link.connections:
+            self._links.pop(link.peer, None)
 
     # -- sending --
 
@@ -461,9 +496,19 @@ class Links:
             self._send_raw(connection, WindowUpdate(state.bulk_received))
 
     def _on_window_update(self, state: ConnectionState, packet: WindowUpdate) -> None:
+        """Note what the peer has taken in, by its counter.
+
+        Where packets were lost on the way its counter lags behind ours, and one
+        that began anew lies anywhere: a report of more than was sent, and a
+        stall, set the two in step again.
+        """
         assert state.hello is not None
-        link = self._links[state.hello.node_id]
-        state.bulk_taken = max(state.bulk_taken, min(packet.received, state.bulk_sent))
+        link = self._links.get(state.hello.node_id)
+        if link is None:
+            return
+        state.bulk_told = packet.received
+        state.bulk_lost = min(state.bulk_lost, state.bulk_sent - packet.received)
+        state.bulk_taken = max(state.bulk_taken, packet.received + state.bulk_lost)
         self._calm(link)
         self._flush(link)
 
@@ -477,6 +522,7 @@ class Links:
         for connection in link.connections:
             state = self._connections[connection]
             state.bulk_taken = state.bulk_sent
+            state.bulk_lost = state.bulk_sent - state.bulk_told
         self._flush(link)
 
     def _calm(self, link: Link) -> None:

@@ -269,12 +269,15 @@ class Mesh(Faults):
         }
 
     def end(self) -> None:
-        """Kill what runs."""
+        """Kill what runs. The history and the trace stay."""
         for task in [*self._flaps.values(), *([self._healing] if self._healing else [])]:
             task.cancel()
         for host in self._hosts.values():
             if host.state is not HostState.DOWN:
                 host.kill(unsynced_may_survive=True)
+        # The guards freeze what exists before the next run, so that a cycle would stay for ever.
+        self._ground.addresses = list
+        self._ground.chance = random.Random
 
 
 def _of(option: Any, name: str, *, default: Any) -> Any:  # noqa: ANN401  any option

@@ -25,6 +25,8 @@ class Band:
     from_s: float
     to_s: float
     text: str
+    sides: tuple[tuple[str, ...], ...] = ()
+    """Of a partition: who was with whom; nodes that no side names were one more."""
 
 
 @dataclass(frozen=True, slots=True)

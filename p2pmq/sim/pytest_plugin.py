@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from p2pmq.sim.seeds import SEEDS_ATTRIBUTE
-from p2pmq.sim.simulation import Simulation
+from p2pmq.sim.simulation import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from p2pmq.sim.mesh import Mesh
+    from p2pmq.sim.simulation import Simulation
 
 SEED_DEFAULT = 0
-_SIMULATION: pytest.StashKey[Simulation] = pytest.StashKey()
+_SIMULATION = pytest.StashKey["Simulation"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,12 +64,11 @@ def mesh_fixture(request: pytest.FixtureRequest) -> Iterator[Mesh]:
     """A simulated mesh without nodes; the test runs in virtual time."""
     picked = request.config.getoption("--p2pmq-seed")
     default = SEED_DEFAULT if picked is None else picked
-    sim = Simulation(getattr(request, "param", default))
-    request.node.stash[_SIMULATION] = sim
-    test = request.node.nodeid.partition("[")[0]
-    sim.mesh.replay = f"replay it with: pytest '{test}' --p2pmq-seed {sim.seed}"
-    yield sim.mesh
-    sim.close()
+    with simulate(getattr(request, "param", default)) as sim:
+        request.node.stash[_SIMULATION] = sim
+        test = request.node.nodeid.partition("[")[0]
+        sim.mesh.replay = f"replay it with: pytest '{test}' --p2pmq-seed {sim.seed}"
+        yield sim.mesh
 
 
 class SimulatedTest(pytest.Function):

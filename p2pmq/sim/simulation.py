@@ -8,6 +8,7 @@ Invariant: a run whose code raised errors that nobody awaited does not end well.
 
 from __future__ import annotations
 
+import gc
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,20 +36,12 @@ class SimulationUnhandledError(SimulationError):
 
 
 class Simulation:
-    """One simulated world. It is made by `simulate`."""
+    """One simulated world. It is made by `simulate`; a process has one at a time."""
 
-    def __init__(
-        self,
-        seed: int,
-        *,
-        allow: Collection[str] = (),
-        events_max: int | None = None,
-        keep_trace: bool = False,
-    ) -> None:
+    def __init__(self, seed: int, *, events_max: int | None, keep_trace: bool) -> None:
         self.seed = seed
         self.loop = MeshLoop(events_max=events_max)
         self.mesh = Mesh(self.loop, seed, keep_trace=keep_trace)
-        self._allow = allow
 
     def run(self, scenario: Callable[[Mesh], Coroutine[Any, Any, _T]]) -> _T:
         """Run `scenario(mesh)` to its end in virtual time, and return its result.
@@ -56,16 +49,15 @@ class Simulation:
         It may be called again: the mesh goes on where it was. Raises what the scenario raises,
         or SimulationUnhandledError for what failed beside it.
         """
-        with guards(self.loop, allow=self._allow):
-            result = self.loop.run_until_complete(scenario(self.mesh))
+        result = self.loop.run_until_complete(scenario(self.mesh))
+        gc.collect()  # errors that nobody awaited are told when their tasks are dropped
         self._raise_unhandled()
         return result
 
     def close(self) -> None:
         """End every process and task."""
-        with guards(self.loop, allow=self._allow):
-            self.mesh.end()
-            self.loop.cancel_all()
+        self.mesh.end()
+        self.loop.cancel_all()
         self.loop.close()
 
     def _raise_unhandled(self) -> None:
@@ -91,8 +83,9 @@ def simulate(
     `allow` names packages that may read clocks and draw chance (they get virtual and seeded
     ones); `events_max` ends a run that goes on for ever; `keep_trace` keeps the trace's lines.
     """
-    sim = Simulation(seed, allow=allow, events_max=events_max, keep_trace=keep_trace)
-    try:
-        yield sim
-    finally:
-        sim.close()
+    sim = Simulation(seed, events_max=events_max, keep_trace=keep_trace)
+    with guards(sim.loop, allow=allow):
+        try:
+            yield sim
+        finally:
+            sim.close()

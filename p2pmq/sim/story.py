@@ -96,6 +96,8 @@ class Story:
         rng = self._mesh.random
         while not self._ended:
             await asyncio.sleep(rng.expovariate(1 / self._plan.publish_every_s))
+            if self._ended:
+                return
             queue = f"q{rng.randrange(self._plan.queues)}"
             bodies = [self._body() for _ in range(rng.choice((1, 1, 1, 2, 20)))]
             confirm = rng.choice(CONFIRMS)

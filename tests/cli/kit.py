@@ -6,7 +6,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -99,11 +99,11 @@ class Daemon:
 
 
 class Mesh:
-    """Three daemons on loopback that met by seeds."""
+    """Daemons on loopback that met by seeds."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self.name = f"test-{secrets.token_hex(4)}"
-        self.daemons = {name: Daemon(name, self.name, folder) for name in ("ant", "bee", "cat")}
+        self.daemons = {name: Daemon(name, self.name, folder) for name in names}
 
     def start(self) -> None:
         """Run all, and wait until each knows the others."""
@@ -135,9 +135,9 @@ class Mesh:
 
 
 @contextmanager
-def running_mesh(folder: Path) -> Iterator[Mesh]:
-    """A mesh of three daemons."""
-    mesh = Mesh(folder)
+def running_mesh(folder: Path, names: Sequence[str] = ("ant", "bee", "cat")) -> Iterator[Mesh]:
+    """A mesh of daemons with these names."""
+    mesh = Mesh(folder, names)
     try:
         mesh.start()
         yield mesh

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from p2pmq.cli.app import app
-from tests.cli.kit import Mesh, run, running_mesh, until
+from tests.cli.kit import Mesh, run, running_mesh, started, until
 
 
 def test_peers_lists_the_daemons(mesh: Mesh) -> None:
@@ -31,6 +31,14 @@ def test_a_pipe_gets_the_peers_as_aligned_text(mesh: Mesh) -> None:
 def test_passing_nodes_are_neither_listed_nor_remembered(mesh: Mesh) -> None:
     for _ in range(2):
         assert b"peers-" not in run("peers", *mesh.options).stdout
+
+
+def test_a_reader_that_goes_away_is_no_error_to_tell_of(mesh: Mesh) -> None:
+    with started("peers", "--json", *mesh.options) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 def test_queues_tells_what_waits_and_where(mesh: Mesh) -> None:
@@ -67,7 +75,9 @@ def test_a_dead_member_is_listed_as_such_until_it_is_forgotten(tmp_path: Path) -
             return {row["name"]: row["state"] for row in rows}.get("cat")
 
         until(lambda: state_of_cat() == "dead", "cat is dead")
-        told = run("queues", *mesh.options)
-        assert b"queues of cat are not listed" in told.stderr
-        assert run("forget", "cat", *mesh.options).returncode == 0
-        assert state_of_cat() is None
+        until(
+            lambda: b"queues of cat are not listed" in run("queues", *mesh.options).stderr,
+            "its queues are missed",
+        )
+        until(lambda: run("forget", "cat", *mesh.options).returncode == 0, "cat is forgotten")
+        until(lambda: state_of_cat() is None, "cat is not listed any more")

@@ -94,11 +94,6 @@ def owner_of(mesh: Mesh, queue: str) -> Daemon:
     return mesh.daemons[owners[queue]]
 
 
-def others_log(mesh: Mesh, owner: Daemon) -> str:
-    """What the other daemons have said."""
-    return "".join(daemon.log for daemon in mesh.daemons.values() if daemon is not owner)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_real_lines_are_equal_on_both_sides_though_the_owner_is_killed_and_restarted(
@@ -119,7 +114,6 @@ def test_real_lines_are_equal_on_both_sides_though_the_owner_is_killed_and_resta
         rest = b"".join(line + b"\n" for line in lines[third:])
         with ThreadPoolExecutor() as threads:
             feeding = threads.submit(pub.communicate, rest, DEADLINE_S)
-            until(lambda: "is dead" in others_log(mesh, owner), "the others miss the owner")
             owner.start(mesh.addresses)
             _, said = feeding.result()
         assert pub.returncode == 0, said.decode()
@@ -133,8 +127,8 @@ def test_real_lines_are_equal_on_both_sides_though_the_owner_is_killed_and_resta
 
 @pytest.mark.slow
 def test_without_owners_pub_waits_then_gives_up_and_says_where_to_go_on(tmp_path: Path) -> None:
-    options = ["--timeout", "5"]
-    with running_mesh(tmp_path) as mesh:
+    options = ["--timeout", "4"]
+    with running_mesh(tmp_path, ["ant"]) as mesh:
         assert run("pub", "given-up", *mesh.options, stdin=b"first\n").returncode == 0
         with started("pub", "given-up", *options, *mesh.options) as pub:
             feed(pub, b"one\n")

@@ -62,6 +62,7 @@ def test_json_tells_of_each_message_and_of_bytes_that_are_no_text(mesh: Mesh) ->
 
 def test_follow_waits_for_more_until_ctrl_c_and_ends_with_0(mesh: Mesh, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    out.touch()
     with started("sub", "followed", "--follow", "--out", str(out), *mesh.options) as process:
         for body in (b"one\n", b"two\n"):
             assert run("pub", "followed", *mesh.options, stdin=body).returncode == 0

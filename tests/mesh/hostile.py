@@ -8,7 +8,7 @@ values of the machines that they are sent to.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -21,7 +21,14 @@ from p2pmq.core.packets import PACKETS, Packet, Struct
 from p2pmq.core.packets.delivering import Segment
 from p2pmq.core.packets.membership import Rumour
 from p2pmq.core.packets.publishing import Batch
-from p2pmq.core.records import BatchRemoved, BatchStored, Recovered, Space, StoredBodies
+from p2pmq.core.records import (
+    BatchRemoved,
+    BatchStored,
+    Record,
+    Recovered,
+    Space,
+    StoredBodies,
+)
 from p2pmq.runtime.resolve import resolved_packet, resolved_records, resolved_segments
 from p2pmq.store.base import WriteDone
 from p2pmq.wire.bodies import PackedBodies
@@ -44,8 +51,8 @@ class Bodies:
     def __init__(self) -> None:
         self._held: dict[tuple[Space, PartitionKey, int], PackedBodies] = {}
 
-    def write(self, records: Any, done: WriteDone) -> None:
-        for record in resolved_records(records, self):
+    def write(self, records: Sequence[Record], done: WriteDone) -> None:
+        for record in records:
             match record:
                 case BatchStored(space, key, number, batch):
                     assert isinstance(batch.bodies, PackedBodies)
@@ -91,7 +98,7 @@ class Host:
                 case effects.Send(peer, packet):
                     self._send(peer, packet)
                 case effects.Persist(records):
-                    self.store.write(records, lambda _error: None)
+                    self.store.write(resolved_records(records, self.store), lambda _error: None)
                     self.writing.append(effect)
                 case effects.Deliver(_, _, segments):
                     self.delivered += resolved_segments(segments, self.store)
@@ -194,7 +201,7 @@ class Malice:
         packed = PackedBodies.from_blob(PackedBodies.from_bodies(bodies).blob)
         return Batch(rng.choice(self._ids), first, len(bodies), size, packed, stamp)
 
-    def _value(self, kind: Kind) -> Any:
+    def _value(self, kind: Kind) -> object:
         rng = self._rng
         if kind.item is not None:
             most = min(kind.high, rng.choice((2, 4, 4, 40)))

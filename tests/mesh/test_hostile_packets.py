@@ -66,7 +66,7 @@ def attack(host: Host, malice: Malice, rng: Random, packets: int) -> None:
         if chance < 0.3:
             host.sync()
         elif chance < 0.36:
-            host.pass_time(host.now + rng.choice((1, 5, 200)))
+            host.pass_time(host.now + rng.choice((1, 5, 30)))
         elif chance < 0.4:
             host.publish(rng.choice(QUEUES), [b"x"] * rng.randint(1, 5), number)
         elif chance < 0.403:
@@ -85,7 +85,7 @@ def check_deliveries(host: Host) -> None:
         assert not any(delivery._partition.pending.missing(run) for run in leased + delayed)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_one_machine_survives_whatever_is_well_formed(seed: int) -> None:
     rng = Random(seed)
     host = Host(1, Random(seed))
@@ -94,7 +94,7 @@ def test_one_machine_survives_whatever_is_well_formed(seed: int) -> None:
     ids = [*MEMBERS, *STRANGERS, host.session, CONSUMER, bytes(8)]
     malice = Malice(rng, ids, QUEUES)
 
-    attack(host, malice, rng, 2_000)
+    attack(host, malice, rng, 2_500)
     weight = weight_of(host.machine)
     attack(host, malice, rng, 1_500)
 

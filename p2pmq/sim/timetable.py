@@ -1,0 +1,365 @@
+"""The timetable of a scenario: carries out its faults at their times, and mends them.
+
+Faults of the network overlap, and each may end on its own, while a mesh can
+only be healed as a whole. So the list of those in force is kept here: when one
+ends, the network is healed, gets the scenario's own links again, and then what
+is still in force.
+
+A fault that makes no sense at its time (a crash of a host that is down) does
+nothing: random ones, and ones by several hands, meet all the time.
+
+Invariant: at the end of `mend`, nothing that the timetable broke is broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING
+
+from p2pmq.errors import P2PMQError
+from p2pmq.sim.host import HostState
+from p2pmq.sim.mesh import SimulationSettleError
+from p2pmq.sim.refuse import SimulationError
+from p2pmq.sim.selecting import Selecting, meant_before_start
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from p2pmq.sim.mesh import Mesh
+    from p2pmq.sim.scenario import FaultSpec, Scenario
+    from p2pmq.sim.workload import Workload
+
+SYNC_MS = (0.5, 3.0)
+"""How long a healthy simulated disk syncs (see SimDisk)."""
+GROUPS = ("partition", "isolate", "one_way", "cut", "bridge", "ring_of_majorities", "flap")
+PACKETS = ("latency", "loss", "duplicate", "reorder", "corrupt", "rate")
+NETWORK = (*GROUPS, *PACKETS)
+DOWN = ("crash", "power_cut", "stop", "wipe", "roll_back")
+LEAVE_S = 10.0
+
+
+class Timetable:
+    """Breaks and mends one mesh."""
+
+    def __init__(self, mesh: Mesh, scenario: Scenario, workload: Workload) -> None:
+        self._mesh = mesh
+        self._scenario = scenario
+        self._workload = workload
+        self._rng = mesh.chance("timetable")
+        self._selecting = Selecting(mesh, scenario.nodes, self._rng)
+        self._in_force: dict[int, Callable[[], None]] = {}
+        self._numbers = count()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._broken_disks: dict[str, None] = {}
+        self._snapshots: dict[str, None] = {}
+        self._is_over = True
+        self.errors: list[Exception] = []
+        """What went wrong that nobody could expect."""
+
+    @property
+    def present(self) -> list[str]:
+        """Every host that was started and has not left."""
+        return self._selecting.present
+
+    # -- the scenario's own links --
+
+    def lay_links(self) -> None:
+        """The network as the scenario says it is in the best of times."""
+        network, nodes = self._mesh.network, self._scenario.nodes
+        for links in self._scenario.links:
+            changes: dict[str, object] = {
+                "loss": links.loss,
+                "duplicate": links.duplicate,
+                "reorder": links.reorder,
+                "reorder_ms": float(links.late_ms),
+                "corrupt": links.corrupt,
+                "bytes_per_s": links.rate_bytes,
+            }
+            if links.latency_ms is not None:
+                changes["latency_ms"] = links.latency_ms
+            if not links.from_ and not links.to:
+                network.change_default(**changes)
+            sources = meant_before_start(links.from_ or ("all",), nodes)
+            targets = meant_before_start(links.to or ("all",), nodes)
+            pairs = [(a, b) for a in sources for b in targets if a != b]
+            for a, b in pairs + ([(b, a) for a, b in pairs] if links.both else []):
+                network.change(a, b, **changes)
+
+    # -- the course of things --
+
+    async def play(self, faults: Sequence[FaultSpec], seconds: float) -> None:
+        """Let the faults happen at their times from now on; returns after so many seconds."""
+        begun_s = self._mesh.now
+        self._is_over = False
+        due: list[tuple[float, int, FaultSpec, Callable[[], None] | None]] = []
+        for fault in faults:
+            heapq.heappush(due, (fault.at_ms / 1000, next(self._numbers), fault, None))
+        while due:
+            at_s, _, fault, mend = heapq.heappop(due)
+            await asyncio.sleep(max(0.0, begun_s + min(at_s, seconds) - self._mesh.now))
+            if at_s > seconds:
+                break  # all is mended at the end
+            if mend is not None:
+                mend()
+                continue
+            undo = self.happen(fault)
+            if fault.for_ms is not None and undo is not None:
+                ends_s = at_s + fault.for_ms / 1000
+                heapq.heappush(due, (ends_s, next(self._numbers), fault, undo))
+        await asyncio.sleep(max(0.0, begun_s + seconds - self._mesh.now))
+        self._is_over = True
+
+    async def finish(self) -> None:
+        """Wait for what takes its time: restarts, joins, leaves."""
+        while self._tasks:
+            tasks, self._tasks = self._tasks, []
+            await asyncio.gather(*tasks)
+
+    async def mend(self, hosts: Sequence[str] | None = None) -> None:
+        """Mend everything; or only on `hosts` and between them: then the others stay cut off."""
+        await self.finish()
+        self._in_force.clear()
+        self._mesh.heal()
+        self.lay_links()
+        mended = self.present if hosts is None else list(hosts)
+        if hosts is not None:
+            others = [name for name in self.present if name not in mended]
+            self._mesh.isolate(*others)
+        for name in mended:
+            if self._mesh.host(name).state is HostState.PAUSED:
+                self._mesh.resume(name)
+            if name in self._broken_disks:
+                self._mend_disk(name)
+        await asyncio.gather(*(self._mended(name) for name in mended))
+
+    async def _mended(self, name: str) -> None:
+        if self._mesh.host(name).state is HostState.DOWN:
+            await self._mesh.restart(name)
+
+    # -- faults --
+
+    def happen(self, fault: FaultSpec) -> Callable[[], None] | None:
+        """Let a fault happen now; returns what mends it."""
+        if fault.what == "heal":
+            self._in_force.clear()
+            self._mesh.heal()
+            self.lay_links()
+            return None
+        if fault.what in NETWORK:
+            return self._break_network(fault)
+        hosts = self._selecting.hosts(fault.hosts)
+        if fault.what == "churn":
+            self._start(self._churn(fault, hosts))
+            return None
+        if fault.what == "rolling_restart":
+            self._start(self._roll(fault, hosts))
+            return None
+        if fault.what == "join":
+            hosts = [name for name in fault.hosts if name not in self._mesh.names]
+        undone = [self._break_host(fault, name) for name in hosts]
+        mends = [undo for undo in undone if undo is not None]
+        return partial(_call_all, mends) if mends else None
+
+    def _break_network(self, fault: FaultSpec) -> Callable[[], None] | None:
+        apply = self._network_call(fault)
+        if apply is None:
+            return None
+        number = next(self._numbers)
+        self._in_force[number] = apply
+        apply()
+        return partial(self._end, number)
+
+    def _end(self, number: int) -> None:
+        if self._in_force.pop(number, None) is None:
+            return  # healed meanwhile
+        self._mesh.heal()
+        self.lay_links()
+        for apply in list(self._in_force.values()):
+            apply()
+
+    def _network_call(self, fault: FaultSpec) -> Callable[[], None] | None:
+        """What to call for a fault of the network; None: there is nobody to part."""
+        mesh = self._mesh
+        if fault.what in PACKETS:
+            return self._packets_call(fault)
+        if fault.what == "partition":
+            groups = self._selecting.groups(fault.groups)
+            return partial(mesh.partition, *groups) if groups else None
+        if fault.what == "isolate":
+            hosts = self._selecting.hosts(fault.hosts)
+            return partial(mesh.isolate, *hosts) if hosts else None
+        if fault.what == "ring_of_majorities":
+            return mesh.ring_of_majorities
+        middle = self._selecting.hosts(fault.middle)[:1]
+        source, target = self._selecting.hosts(fault.from_, middle), []
+        source = [name for name in source if name not in middle]
+        for name in self._selecting.hosts(fault.to, (*middle, *source)):
+            if name not in source and name not in middle:
+                target.append(name)
+        if not source or not target or (fault.what == "bridge" and not middle):
+            return None
+        if fault.what == "bridge":
+            return partial(mesh.bridge, source, middle[0], target)
+        if fault.what == "flap":
+            return partial(mesh.flap, source, target, every=fault.every_ms / 1000)
+        return partial(mesh.cut if fault.what == "cut" else mesh.one_way, source, target)
+
+    def _packets_call(self, fault: FaultSpec) -> Callable[[], None]:
+        mesh = self._mesh
+        source = self._selecting.hosts(fault.from_) or None
+        target = self._selecting.hosts(fault.to, source or ()) or None
+        if fault.what == "latency":
+            assert fault.latency_ms is not None, "checked when it was read"
+            return partial(mesh.latency, fault.latency_ms, source, target)
+        if fault.what == "rate":
+            return partial(mesh.rate, fault.rate_bytes, source, target)
+        if fault.what == "reorder":
+            return partial(mesh.reorder, fault.share, source, target, ms=fault.late_ms)
+        call = {"loss": mesh.loss, "duplicate": mesh.duplicate, "corrupt": mesh.corrupt}
+        return partial(call[fault.what], fault.share, source, target)
+
+    # -- faults of one host --
+
+    def _break_host(self, fault: FaultSpec, name: str) -> Callable[[], None] | None:
+        mesh, what = self._mesh, fault.what
+        state = mesh.host(name).state if name in mesh.names else HostState.DOWN
+        if what in DOWN:
+            return self._bring_down(what, name, state)
+        if what == "pause":
+            if state is not HostState.UP:
+                return None
+            mesh.pause(name)
+            return partial(self._resume, name)
+        if what == "resume":
+            self._resume(name)
+        elif what == "restart":
+            self._restart(name)
+        elif what in ("join", "leave"):
+            self._start(self._join(name) if what == "join" else self._leave(name))
+        elif what in ("failing_disk", "full_disk", "slow_disk"):
+            self._break_disk(fault, name)
+            return partial(self._mend_disk_and_restart, name)
+        else:
+            self._other(fault, name)
+        return None
+
+    def _bring_down(self, what: str, name: str, state: HostState) -> Callable[[], None] | None:
+        mesh = self._mesh
+        if what == "stop":
+            if state is HostState.DOWN:
+                return None
+            self._start(mesh.stop(name))
+        elif state is not HostState.DOWN:
+            (mesh.power_cut if what == "power_cut" else mesh.crash)(name)
+        if what == "wipe":
+            mesh.wipe(name)
+        elif what == "roll_back" and name in self._snapshots:
+            mesh.roll_back(name)
+        return partial(self._restart, name)
+
+    def _break_disk(self, fault: FaultSpec, name: str) -> None:
+        self._broken_disks[name] = None
+        if fault.what == "failing_disk":
+            self._mesh.disk_failing(name)
+        elif fault.what == "full_disk":
+            self._mesh.disk_full(name)
+        else:
+            self._mesh.slow_disk(name, fault.sync_ms)
+
+    def _mend_disk(self, name: str) -> None:
+        """The disk is as new; a node that has stopped because of it stays so until its restart."""
+        del self._broken_disks[name]
+        disk = self._mesh.host(name).disk
+        if disk.failing:
+            self._mesh.disk_failing(name, failing=False)
+            self._restart(name)
+        if disk.full:
+            self._mesh.disk_full(name, full=False)
+        if disk.sync_ms != SYNC_MS:
+            self._mesh.slow_disk(name, SYNC_MS)
+
+    def _mend_disk_and_restart(self, name: str) -> None:
+        if name in self._broken_disks:
+            self._mend_disk(name)
+
+    def _other(self, fault: FaultSpec, name: str) -> None:
+        mesh = self._mesh
+        if fault.what == "snapshot":
+            self._snapshots[name] = None
+            mesh.snapshot(name)
+        elif fault.what == "flip_bit":
+            mesh.flip_bit(name)
+        elif fault.what == "clock_jump":
+            mesh.clock_jump(name, fault.by_ms / 1000)
+        elif fault.what == "clock_drift":
+            mesh.clock_drift(name, fault.drift)
+        else:
+            raise AssertionError(f"{fault.what} is in the table of faults, and nobody does it")
+
+    # -- what takes its time --
+
+    def _resume(self, name: str) -> None:
+        if self._mesh.host(name).state is HostState.PAUSED:
+            self._mesh.resume(name)
+
+    def _restart(self, name: str) -> None:
+        self._start(self._restarted(name))
+
+    async def _restarted(self, name: str) -> None:
+        if name not in self._selecting.left:
+            await self._mesh.restart(name)
+
+    async def _join(self, name: str) -> None:
+        nodes = self._scenario.nodes
+        try:
+            await self._mesh.join(name, zone=nodes.zone_of(name), leaf=name in nodes.leaves)
+        except SimulationSettleError:
+            pass  # amid faults it takes its time; at the end it must have settled
+        self._workload.serve(name)
+
+    async def _leave(self, name: str) -> None:
+        if self._mesh.host(name).state is HostState.UP:
+            self._selecting.left[name] = None
+            await self._mesh.leave(name, LEAVE_S)
+
+    async def _churn(self, fault: FaultSpec, hosts: list[str]) -> None:
+        for _ in range(fault.times):
+            up = [name for name in hosts if self._mesh.is_up(name)]
+            if self._is_over or not up:
+                return
+            name = self._rng.choice(up)
+            self._mesh.crash(name)
+            self._start(self._restart_later(name, fault.down_ms / 1000))
+            await asyncio.sleep(fault.every_ms / 1000)
+
+    async def _restart_later(self, name: str, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if self._mesh.host(name).state is HostState.DOWN:
+            await self._restarted(name)
+
+    async def _roll(self, fault: FaultSpec, hosts: list[str]) -> None:
+        for name in hosts:
+            if self._is_over:
+                return
+            await self._restarted(name)
+            await asyncio.sleep(fault.every_ms / 1000)
+
+    def _start(self, work: Coroutine[object, object, object]) -> None:
+        self._tasks.append(asyncio.ensure_future(self._tolerated(work)))
+
+    async def _tolerated(self, work: Coroutine[object, object, object]) -> None:
+        """Faults meet: a host that starts is killed, one that leaves is cut off."""
+        try:
+            await work
+        except SimulationError as error:
+            self.errors.append(error)
+        except P2PMQError:
+            pass
+
+
+def _call_all(calls: Sequence[Callable[[], None]]) -> None:
+    for call in calls:
+        call()

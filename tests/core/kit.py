@@ -1,0 +1,145 @@
+"""What the core's tests share: bodies that say what they are, a disk of plain dicts, names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from p2pmq.core import records as rec
+from p2pmq.core.effects import Effect, Persist, Send
+from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.packets.publishing import Batch
+from p2pmq.core.records import Recovered, RecoveredBatch, Space, StoredBodies
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from p2pmq.core.intervals import Interval
+    from p2pmq.core.packets.membership import Rumour
+    from p2pmq.core.packets.registry import Packet
+    from p2pmq.core.records import Record
+
+KEY = PartitionKey("orders", 0)
+A, B, C = b"node-aaa", b"node-bbb", b"node-ccc"
+S1, S2 = b"session1", b"session2"
+
+Dot = tuple[bytes, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Bodies that a test can read."""
+
+    texts: tuple[str, ...]
+
+    def part(self, start: int, stop: int) -> Texts:
+        return Texts(self.texts[start:stop])
+
+
+def batch_of(session: bytes, first: int, count: int, *, size: int | None = None) -> Batch:
+    """A batch whose bodies name their dots."""
+    texts = tuple(f"{session.hex()}-{seq}" for seq in range(first, first + count))
+    return Batch(session, first, count, 10 * count if size is None else size, Texts(texts))
+
+
+def dots_of(runs: Iterable[Run]) -> set[Dot]:
+    return {(run.session, seq) for run in runs for seq in range(run.first, run.last + 1)}
+
+
+def runs_of(dots: Iterable[Dot]) -> list[Run]:
+    """The dots as the longest runs."""
+    found: list[Run] = []
+    for session, seq in sorted(dots):
+        if found and found[-1].session == session and found[-1].last == seq - 1:
+            found[-1] = found[-1]._replace(last=seq)
+        else:
+            found.append(Run(session, seq, seq))
+    return found
+
+
+def packets(effects: Iterable[Effect]) -> list[Packet]:
+    return [effect.packet for effect in effects if isinstance(effect, Send)]
+
+
+def writes(effects: Iterable[Effect]) -> list[Persist]:
+    return [effect for effect in effects if isinstance(effect, Persist)]
+
+
+class Name(NamedTuple):
+    space: Space
+    key: PartitionKey
+    number: int
+
+
+class Kept(NamedTuple):
+    batch: Batch
+    alive: tuple[Interval, ...]
+
+
+@dataclass(slots=True)
+class Disk:
+    """What is durable. Every batch is kept as its bodies came; reading gives `StoredBodies`."""
+
+    node_id: bytes = A
+    boot: int = 0
+    incarnation: int = 0
+    batches: dict[Name, Kept] = field(default_factory=dict)
+    seen: dict[tuple[PartitionKey, bytes], tuple[Interval, ...]] = field(default_factory=dict)
+    members: dict[bytes, Rumour] = field(default_factory=dict)
+
+    def apply(self, records: Iterable[Record]) -> None:
+        for record in records:
+            self._apply(record)
+
+    def _apply(self, record: Record) -> None:
+        match record:
+            case rec.BatchStored(space, key, number, batch):
+                name = Name(space, key, number)
+                assert name not in self.batches, f"{name} was used before"
+                self.batches[name] = Kept(self.read(batch), ((batch.first, batch.last),))
+            case rec.BatchTrimmed(space, key, number, alive):
+                name = Name(space, key, number)
+                self.batches[name] = self.batches[name]._replace(alive=alive)
+            case rec.BatchRemoved(space, key, number):
+                del self.batches[Name(space, key, number)]
+            case rec.SeenChanged(key, session, seqs):
+                self.seen[key, session] = seqs
+            case rec.PartitionRemoved(key):
+                for name in [n for n in self.batches if n[:2] == (Space.PARTITION, key)]:
+                    del self.batches[name]
+                for seen in [s for s in self.seen if s[0] == key]:
+                    del self.seen[seen]
+            case rec.MemberSaved(rumour):
+                self.members[rumour.node_id] = rumour
+            case rec.MemberRemoved(node_id):
+                self.members.pop(node_id, None)
+            case rec.IncarnationSaved(incarnation):
+                self.incarnation = incarnation
+
+    def read(self, batch: Batch) -> Batch:
+        """The batch with its bodies at hand."""
+        where = batch.bodies
+        if not isinstance(where, StoredBodies):
+            return batch
+        kept = self.batches[Name(where.space, where.key, where.number)]
+        return replace(batch, bodies=kept.batch.bodies.part(where.start, where.stop))
+
+    def recovered(self) -> Recovered:
+        """What the next start finds."""
+        batches = tuple(
+            RecoveredBatch(
+                *name,
+                replace(kept.batch, bodies=StoredBodies(*name, 0, kept.batch.count)),
+                kept.alive,
+            )
+            for name, kept in sorted(self.batches.items(), key=lambda item: item[0])
+        )
+        seen = tuple(rec.SeenChanged(*name, seqs) for name, seqs in sorted(self.seen.items()))
+        members = tuple(self.members[node_id] for node_id in sorted(self.members))
+        return Recovered(
+            self.node_id, b"store-id", self.boot, self.incarnation, batches, seen, members
+        )
+
+    def of_space(self, space: Space) -> list[RecoveredBatch]:
+        """The batches that the next start finds in one space."""
+        return [found for found in self.recovered().batches if found.space is space]

@@ -1,0 +1,268 @@
+"""Each check of a history: a broken one fails it, a good one does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.sim import SimulationCheckError, Violation, checks
+from p2pmq.sim.history import (
+    AckConfirmed,
+    Acked,
+    ConsumerEnded,
+    Delivered,
+    Dropped,
+    Entry,
+    Excused,
+    Fault,
+    Heal,
+    Held,
+    History,
+    Nacked,
+    Outcome,
+    Process,
+    ProcessEnded,
+    Publication,
+    Pushed,
+    Subscription,
+    Taken,
+)
+
+SHOP, BANK, DEPOT = Process("shop", 1), Process("bank", 1), Process("depot", 1)
+KEY = PartitionKey("orders", 0)
+SESSION = b"sessions"
+CONSUMER, OTHER = b"consumer", b"consum-2"
+Check = Callable[[History], list[Violation]]
+
+
+def run(first: int, last: int | None = None) -> Run:
+    return Run(SESSION, first, last if last is not None else first)
+
+
+def published(
+    first: int, last: int | None = None, outcome: Outcome = Outcome.COMMITTED, at_s: float = 1
+) -> Publication:
+    dots = run(first, last)
+    digests = tuple(range(dots.first, dots.last + 1))
+    return Publication(at_s, SHOP, KEY, dots, "committed", digests, first, outcome)
+
+
+def delivered(
+    first: int, last: int | None = None, at_s: float = 2, consumer: bytes = CONSUMER
+) -> Delivered:
+    dots = run(first, last)
+    digests = tuple(range(dots.first, dots.last + 1))
+    return Delivered(at_s, DEPOT, consumer, KEY, dots, 1, digests)
+
+
+def acked(first: int, last: int | None = None, at_s: float = 3) -> Acked:
+    return Acked(at_s, DEPOT, CONSUMER, KEY, run(first, last))
+
+
+def pushed(first: int, at_s: float = 2, attempt: int = 1, owner: Process = BANK) -> Pushed:
+    return Pushed(at_s, owner, KEY, run(first), attempt)
+
+
+def subscribed(prefetch: int = 10, consumer: bytes = CONSUMER) -> Subscription:
+    return Subscription(0, DEPOT, consumer, KEY, prefetch, 30)
+
+
+def confirmed(first: int, at_s: float = 3, by: str = "bank") -> AckConfirmed:
+    return AckConfirmed(at_s, CONSUMER, KEY, run(first), by)
+
+
+def history(*entries: Entry, held: Run | None = None, now_s: float = 100) -> History:
+    made = History(entries)
+    made.now_s = now_s
+    if held is not None:
+        made.held = [Held("bank", "partition", KEY, held)]
+    return made
+
+
+def test_an_empty_history_and_a_good_one_break_no_promise() -> None:
+    assert checks.broken_promises(History(), 0, 0) == []
+    good = history(subscribed(), published(1, 3), delivered(1, 3), acked(1, 3))
+    assert checks.broken_promises(good, 0, 0) == []
+
+
+BROKEN: dict[str, tuple[Check, History]] = {
+    "a committed message that is nowhere": (
+        checks.committed_is_kept,
+        history(published(1, 2), acked(1), held=None),
+    ),
+    "a stored message that is nowhere": (
+        checks.stored_is_kept,
+        history(published(1, outcome=Outcome.STORED)),
+    ),
+    "a timed-out message that was stored and is nowhere": (
+        checks.stored_is_kept,
+        history(replace(published(1, outcome=Outcome.TIMED_OUT), stored=True)),
+    ),
+    "a body that was never published": (
+        checks.nothing_unexpected,
+        history(published(1), delivered(2)),
+    ),
+    "another body than was published": (
+        checks.nothing_unexpected,
+        history(published(1), delivered(1)._replace(digests=(99,))),
+    ),
+    "a delivery repeated in calm": (
+        checks.duplicates_are_explained,
+        history(subscribed(), published(1), delivered(1), delivered(1, at_s=4, consumer=OTHER)),
+    ),
+    "a delivery repeated before its visibility timeout": (
+        checks.duplicates_are_explained,
+        history(subscribed(), published(1), delivered(1), delivered(1, at_s=31)),
+    ),
+    "an owner that pushes the second before the first": (
+        checks.order_is_kept,
+        history(Taken(1, BANK, KEY, run(1, 2)), pushed(2), pushed(1, at_s=3)),
+    ),
+    "an owner that pushes what it confirmed as acked": (
+        checks.acked_stays_acked,
+        history(Fault(2, "cut", (), ""), confirmed(1), pushed(1, at_s=4)),
+    ),
+    "another owner that pushes in calm what was acked": (
+        checks.acked_stays_acked,
+        history(confirmed(1), pushed(1, at_s=4, owner=SHOP)),
+    ),
+    "a second push that claims to be the first": (
+        checks.redeliveries_are_marked,
+        history(pushed(1), pushed(1, at_s=5)),
+    ),
+    "more messages than the prefetch": (
+        checks.prefetch_is_a_bound,
+        history(subscribed(prefetch=2), delivered(1, 2), acked(1), delivered(3, 4)),
+    ),
+    "views that still differ 60 s after a heal": (
+        checks.views_are_equal_after_a_heal,
+        history(Heal(10, differing="shop does not see bank"), now_s=71),
+    ),
+    "views that were equal, but late": (
+        checks.views_are_equal_after_a_heal,
+        history(Heal(10, equal_at_s=71), now_s=100),
+    ),
+}
+
+
+@pytest.mark.parametrize(("check", "broken"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_history_fails(check: Check, broken: History) -> None:
+    assert len(check(broken)) == 1
+    assert check(broken)[0] in checks.broken_promises(broken)
+
+
+def test_a_message_that_left_a_living_outbox_and_is_nowhere_was_dropped_silently() -> None:
+    broken = history(published(1, outcome=Outcome.NOTHING))
+    broken.outboxes = {SHOP: 0}
+    assert checks.nothing_is_dropped_silently(broken)
+    broken.outboxes = {SHOP: 1}
+    assert not checks.nothing_is_dropped_silently(broken)
+    broken.outboxes = {}
+    assert not checks.nothing_is_dropped_silently(broken)
+
+
+GOOD: dict[str, tuple[Check, History]] = {
+    "kept on a disk": (checks.committed_is_kept, history(published(1, 2), held=run(1, 2))),
+    "destroyed by a fault": (
+        checks.committed_is_kept,
+        history(published(1), Excused(1, KEY, run(1), "wiped")),
+    ),
+    "given up with a reason": (
+        checks.committed_is_kept,
+        history(published(1), Dropped(1, BANK, KEY, run(1), "damaged")),
+    ),
+    "not promised": (
+        checks.stored_is_kept,
+        history(published(1, outcome=Outcome.TIMED_OUT)),
+    ),
+    "repeated since it was given back": (
+        checks.duplicates_are_explained,
+        history(delivered(1), Nacked(3, DEPOT, CONSUMER, KEY, run(1)), delivered(1, at_s=4)),
+    ),
+    "repeated since its consumer ended": (
+        checks.duplicates_are_explained,
+        history(subscribed(), delivered(1), ConsumerEnded(3, CONSUMER), delivered(1, at_s=4)),
+    ),
+    "repeated after a crash": (
+        checks.duplicates_are_explained,
+        history(subscribed(), delivered(1), ProcessEnded(3, BANK), delivered(1, at_s=4)),
+    ),
+    "repeated when its visibility timeout had ended": (
+        checks.duplicates_are_explained,
+        history(subscribed(), delivered(1), delivered(1, at_s=32)),
+    ),
+    "repeated in a partition": (
+        checks.duplicates_are_explained,
+        history(
+            subscribed(), Fault(1, "cut", (), "", until_s=1.5), delivered(1), delivered(1, at_s=4)
+        ),
+    ),
+    "pushed late, for it was handed over": (
+        checks.order_is_kept,
+        history(Taken(1, BANK, KEY, run(2)), pushed(2), pushed(1, at_s=3)),
+    ),
+    "pushed in one instant, to several consumers": (
+        checks.order_is_kept,
+        history(Taken(1, BANK, KEY, run(1, 2)), pushed(2), pushed(1)),
+    ),
+    "pushed by an owner that could not know of the ack": (
+        checks.acked_stays_acked,
+        history(confirmed(1), Fault(2, "cut", (), ""), pushed(1, at_s=4, owner=SHOP)),
+    ),
+    "pushed before the ack": (checks.acked_stays_acked, history(pushed(1), confirmed(1))),
+    "pushed again, and marked": (
+        checks.redeliveries_are_marked,
+        history(pushed(1), pushed(1, at_s=4, attempt=2)),
+    ),
+    "as many as the prefetch": (
+        checks.prefetch_is_a_bound,
+        history(subscribed(prefetch=2), delivered(1, 2), acked(1, 2), delivered(3, 4)),
+    ),
+    "equal in time": (
+        checks.views_are_equal_after_a_heal,
+        history(Heal(10, equal_at_s=69), Heal(80), Heal(90, disturbed=True)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("check", "good"), GOOD.values(), ids=GOOD)
+def test_a_history_that_can_be_explained_passes(check: Check, good: History) -> None:
+    assert check(good) == []
+
+
+def test_bounds_are_checked_where_they_are_given() -> None:
+    repeated = history(published(1), delivered(1), delivered(1), delivered(1), held=run(1))
+    assert checks.too_many_duplicates(repeated, None) == []
+    assert checks.too_many_duplicates(repeated, 2) == []
+    assert "2 deliveries beyond the first" in checks.too_many_duplicates(repeated, 1)[0].text
+    assert checks.too_many_stuck(repeated, 1) == []
+    assert "on bank" in checks.too_many_stuck(repeated, 0)[0].text
+
+
+def test_the_summary_counts_as_total_queue_does() -> None:
+    entries = [
+        published(1, 4),
+        published(5, outcome=Outcome.TIMED_OUT),
+        published(6, outcome=Outcome.NOTHING),
+        delivered(1, 2),
+        delivered(2),
+        delivered(5),
+        delivered(7),
+        acked(1, 2),
+    ]
+    found = checks.summary(history(*entries, held=run(3)))
+    assert str(found) == (
+        "6 attempted, 4 acknowledged, 4 delivered, 2 acked, 1 lost, 1 duplicated, "
+        "1 unexpected, 1 recovered, 1 stuck"
+    )
+
+
+def test_the_error_lists_breaches_the_seed_and_how_to_replay() -> None:
+    error = SimulationCheckError([Violation("c", f"v{n}") for n in range(30)], 7, "do this")
+    assert "30 broken promises with seed 7" in str(error)
+    assert "c: v0\n" in str(error)
+    assert "and 10 more\ndo this" in str(error)
+    assert isinstance(error, AssertionError)
