@@ -21,6 +21,7 @@ __all__ = [
     "LibraryVersionError",
     "NameTakenError",
     "NoOwnerError",
+    "NodeFailedError",
     "NotCommittedError",
     "NotSerializableError",
     "OutboxFullError",
@@ -81,6 +82,17 @@ class ClosedNodeError(P2PMQError):
         )
         self.name = name
         self.state = state
+
+
+class NodeFailedError(P2PMQError):
+    """The node found a fault of its own and stopped; the cause is in `__cause__`."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"node {name!r} stopped at a fault of its own ({reason}), for its state is in doubt: "
+            "start it again (what was confirmed is kept), and report this with the log"
+        )
+        self.name = name
 
 
 class PortTakenError(P2PMQError):
@@ -236,4 +248,12 @@ class RequestTimeoutError(P2PMQError, TimeoutError):
 
 
 class StaleReceiptError(P2PMQError):
-    """The delivery is over: its visibility timeout passed, or it was settled already."""
+    """The delivery is over: its consumer has ended, and what it held was given back."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(
+            f"the consumer of queue {queue!r} has ended, and what it held unsettled was given "
+            "back: this ack comes too late, the message is delivered again; settle messages "
+            "before leaving their loop"
+        )
+        self.queue = queue

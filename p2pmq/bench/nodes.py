@@ -129,9 +129,7 @@ async def consume(node: Node, queue: str, command: dict[str, Any], line: Line) -
     await asyncio.sleep(0)  # the reader subscribes
     line.reply()
     await reader
-    # What close() does first, and what a user who goes on has no call for: wait until every
-    # ack is confirmed durable.
-    await node._drain(PHASE_TIMEOUT_S)  # noqa: SLF001  as said
+    await node.flush(PHASE_TIMEOUT_S)
     line.reply(
         settled_ns=time.monotonic_ns(), duplicates=tally.duplicates, **tally.percentiles_us()
     )

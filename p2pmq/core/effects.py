@@ -31,12 +31,14 @@ class Send:
 class Persist:
     """Make `records` durable in one atomic write, then feed `then` back; a crash before runs none.
 
-    A disk that is full feeds back `WriteRefused(then)`; any other failure
-    stops the node.
+    `patient`: nobody's latency hangs on it, so that it may wait a little for
+    others to be committed with. A disk that is full feeds back
+    `WriteRefused(then)`; any other failure stops the node.
     """
 
     records: tuple[Record, ...]
     then: DurableEvent | None = None
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +78,11 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """How a flush ended: what was left, and is durable now."""
+    """How a flush ended: what was left, and is durable now; `unstored` of it is not."""
 
     messages_left: int
     settles_left: int
+    unstored: int = 0
 
 
 @dataclass(frozen=True, slots=True)

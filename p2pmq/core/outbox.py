@@ -310,9 +310,15 @@ class Outbox:
         return [e for stream in self._streams.values() for e in self._spill_stream(stream)]
 
     @property
-    def all_durable(self) -> bool:
-        """Whether everything here is on disk."""
-        return all(entry.durable for s in self._streams.values() for entry in s.entries)
+    def writing(self) -> bool:
+        """Whether something is on its way to the disk."""
+        return bool(self._writing)
+
+    @property
+    def unstored(self) -> int:
+        """How many messages are not on disk."""
+        streams = self._streams.values()
+        return sum(e.batch.count for s in streams for e in s.entries if not e.durable)
 
     def keys(self) -> list[PartitionKey]:
         """The partitions for which something waits."""
@@ -397,7 +403,7 @@ class Outbox:
             cut_in_two = any(other.number == entry.number for other in neighbours)
             if (entry.durable or entry.writing) and not cut_in_two:
                 removed = BatchRemoved(Space.OUTBOX, stream.key, entry.number)
-                effects.append(Persist((removed,)))
+                effects.append(Persist((removed,), patient=True))
             if entry.token is not None:
                 outcome = self._outcome(stream, entry, copies=copies, timed_out=False)
                 effects.append(Resolve(entry.token, replace(outcome, owner=peer)))

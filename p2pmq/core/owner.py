@@ -155,7 +155,7 @@ class Owner:
         records = self.take_owed(key) + records
         durable = SettleDurable(key, peer, packet.consumer, packet.number)
         if records or runs:  # acks that change nothing may be a repeat that overtook the write
-            effects: list[Effect] = [Persist(tuple(records), then=durable)]
+            effects: list[Effect] = [Persist(tuple(records), then=durable, patient=True)]
         else:
             effects = self.on_settle_durable(durable)
         return [*effects, *self._pump(key, now)]
@@ -169,12 +169,12 @@ class Owner:
         if stored is None:
             return []
         effects: list[Effect] = []
-        if stored.publisher is not None:
-            effects.append(self._confirm(stored.publisher, event.key, stored.run))
         delivery = self.deliveries.get(event.key)
-        if delivery is not None:
+        if delivery is not None:  # first: a consumer waits longer than a publisher
             delivery.add(stored)
             effects += self._pump(event.key, now)
+        if stored.publisher is not None:
+            effects.append(self._confirm(stored.publisher, event.key, stored.run))
         return effects
 
     def on_settle_durable(self, event: SettleDurable) -> list[Effect]:

@@ -131,10 +131,11 @@ class Requests:
             effects = self._outbox.spill_all()
             if effects:
                 return effects
-        if not self._outbox.all_durable:
+        if self._outbox.writing:
             return []
         self._waiting.remove(waiting)
-        return [Resolve(waiting.token, Flushed(self._outbox.messages, settles))]
+        outbox = self._outbox
+        return [Resolve(waiting.token, Flushed(outbox.messages, settles, outbox.unstored))]
 
     def _check_leave(self, waiting: Waiting, now: int) -> list[Effect]:
         if self._owner.partitions and now < waiting.deadline:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core import events
 from p2pmq.core.ids import Run
-from p2pmq.errors import ClosedNodeError
+from p2pmq.errors import StaleReceiptError
+from p2pmq.node.durations import to_ms
 from p2pmq.node.message import Message, MessageBatch
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ class Consumer:
 
     def fail(self, error: BaseException) -> None:
         """The node has stopped: whoever waits gets the error."""
-        self._error = error
-        self._wake()
+        if not self._ended:
+            self._error = error
+            self._wake()
 
     def end(self) -> None:
         """The node has closed in good order: the iteration is over."""
@@ -77,6 +79,10 @@ class Consumer:
         try:
             while (segment := await self._next()) is not None:
                 for position in range(segment.batch.count):
+                    if self._error is not None:
+                        raise self._error
+                    if self.closed:
+                        return  # the rest has been given back
                     yield Message(self, segment, position)
         finally:
             self.close()
@@ -91,17 +97,18 @@ class Consumer:
 
     async def _next(self) -> Segment | None:
         """The next messages; None when there will be no more."""
-        while not self._segments:
+        while True:
             if self._error is not None:
                 raise self._error
             if self._ended:
                 return None
+            if self._segments:
+                return self._segments.popleft()
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        return self._segments.popleft()
 
     def close(self) -> None:
         """Stop: settle what the user has settled, give the rest back."""
@@ -120,6 +127,7 @@ class Consumer:
 
     def settle_ack(self, session: Session, seq: int) -> None:
         """Ack one message; consecutive ones become one run."""
+        self._check_open()
         acks = self._acks
         if acks:
             last_session, first, last = acks[-1]
@@ -131,6 +139,7 @@ class Consumer:
 
     def settle_ack_run(self, run: Run) -> None:
         """Ack a run of messages."""
+        self._check_open()
         self._acks.append(run)
         self._schedule()
 
@@ -139,18 +148,25 @@ class Consumer:
         self.settle_nack_run(Run(session, seq, seq), delay)
 
     def settle_nack_run(self, run: Run, delay: float) -> None:
-        """Give a run of messages back after `delay` seconds."""
-        self._nacks.append((run, round(delay * 1000)))
-        self._schedule()
+        """Give a run of messages back after `delay` seconds; at the consumer's end it was."""
+        delay_ms = to_ms(delay)
+        if not self.closed:
+            self._nacks.append((run, delay_ms))
+            self._schedule()
 
     def settle_extend(self, session: Session, seq: int, seconds: float) -> None:
         """Hide one message for `seconds` from now."""
-        self._extends.append((Run(session, seq, seq), round(seconds * 1000)))
+        self._check_open()
+        self._extends.append((Run(session, seq, seq), to_ms(seconds)))
         self._schedule()
 
-    def _schedule(self) -> None:
+    def _check_open(self) -> None:
+        if self._error is not None:
+            raise self._error
         if self.closed:
-            raise ClosedNodeError(self.queue, "closed for this consumer")
+            raise StaleReceiptError(self.queue)
+
+    def _schedule(self) -> None:
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)

@@ -73,18 +73,21 @@ class Message:
         return wall_ms_of(self._segment.batch.stamp) / 1000
 
     def ack(self) -> None:
-        """It is done. The ack goes out with others and is repeated until confirmed."""
+        """It is done. The ack goes out with others and is repeated until confirmed.
+
+        Raises StaleReceiptError where the consumer has ended: the message was given back.
+        """
         if not self.settled:
-            self.settled = True
             batch = self._segment.batch
             self._consumer.settle_ack(batch.session, batch.first + self._position)
+            self.settled = True
 
     def nack(self, delay: float = 0.0) -> None:
         """Give it back, to be delivered again after `delay` seconds."""
         if not self.settled:
-            self.settled = True
             batch = self._segment.batch
             self._consumer.settle_nack(batch.session, batch.first + self._position, delay)
+            self.settled = True
 
     def extend(self, seconds: float) -> None:
         """Keep it hidden from others for `seconds` from now."""
@@ -149,14 +152,14 @@ class MessageBatch:
     def ack(self) -> None:
         """All of them are done."""
         if not self.settled:
-            self.settled = True
             self._consumer.settle_ack_run(self._segment.batch.run)
+            self.settled = True
 
     def nack(self, delay: float = 0.0) -> None:
         """Give all of them back, to be delivered again after `delay` seconds."""
         if not self.settled:
-            self.settled = True
             self._consumer.settle_nack_run(self._segment.batch.run, delay)
+            self.settled = True
 
     async def __aenter__(self) -> Self:
         return self

@@ -9,21 +9,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from p2pmq.config import Config, NodeSettings
 from p2pmq.core import effects, events
+from p2pmq.core.delivery import VISIBILITY_MS_MIN
 from p2pmq.core.events import Confirmation
 from p2pmq.core.ids import ID_BYTES, PartitionKey
 from p2pmq.core.membership import MemberState
 from p2pmq.core.names import check_queue_name
 from p2pmq.core.packets.link import ADDRESSES_MAX, REFUSED_NAME_TAKEN, Hello
 from p2pmq.core.packets.membership import Rumour
-from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
+from p2pmq.core.packets.registry import ITEMS_MAX, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmq.discovery.base import Announcement
-from p2pmq.errors import ClosedNodeError, NameTakenError, RequestTimeoutError, UsageError
+from p2pmq.errors import (
+    ClosedNodeError,
+    NameTakenError,
+    NodeFailedError,
+    P2PMQError,
+    RequestTimeoutError,
+    UsageError,
+)
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
+from p2pmq.node.durations import to_ms
 from p2pmq.node.publisher import Publisher
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import BulkReceipt, MemberInfo, QueueDepth, Receipt
@@ -149,12 +159,18 @@ class Node:
         if self._state != "not started":
             raise ClosedNodeError(self.settings.name, self._state)
         self._state = "starting"
+        self._error = self._refusal = None
+        self._met.clear()
         self._loop = self._world.loop()
         self._calm_log = CalmLog(log, self._loop.time)
-        self._store: Store = self._world.store(self.settings)
-        recovered = await self._store.open()
+        self._ports = contextlib.AsyncExitStack()
         try:
+            self._store: Store = self._world.store(self.settings)
+            recovered = await self._store.open()
+            self._ports.push_async_callback(self._store.close)
             await self._open_ports(recovered)
+            if self._error is not None:
+                raise self._error
             await self._meet()
         except BaseException:
             await self._shut("not started")
@@ -169,9 +185,12 @@ class Node:
         self._transport: Transport = self._world.transport(
             settings, recovered.node_id, recovered.boot, self.counters.add
         )
+        self._ports.push_async_callback(self._transport.close)
         limits = settings.config.limits
         self._driver = Driver(self._store, self, self._loop, self._world.wall_clock)
         self._links = Links(self._transport, self._driver, limits, self._loop, self._hello)
+        self._ports.callback(self._links.close)
+        self._ports.callback(self._driver.stop)
         self._publisher = Publisher(self._driver.feed, self._loop, limits, self._name_of)
         self.addresses = (await self._transport.open(self._links))[:ADDRESSES_MAX]
         self._links.renew_hello()
@@ -191,6 +210,7 @@ class Node:
         started = events.Started(recovered, self.addresses, self._driver.wall_offset_ms())
         self._driver.start(self._machine, self._links, started)
         self._discovery: Discovery = self._world.discovery(settings)
+        self._ports.push_async_callback(self._discovery.close)
         versions = (PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
         announcement = Announcement(
             settings.mesh, self.node_id, settings.name, self.addresses, versions
@@ -242,11 +262,14 @@ class Node:
         for consumer in list(self._consumers.values()):
             consumer.close()
             consumer.end()
-        if self._error is None:
-            await self._drain(timeout)
-        if self._error is None:
-            await self._say_goodbye()
-        await self._shut("closed")
+        try:
+            with contextlib.suppress(P2PMQError):  # it fails just now: on_failed has said so
+                if self._error is None:
+                    await self._drain(timeout)
+                if self._error is None:
+                    await self._say_goodbye()
+        finally:
+            await self._shut("closed")
 
     def abort(self) -> None:
         """Stop at once, as a crash would: nothing is drained, nothing more is written.
@@ -261,20 +284,41 @@ class Node:
             self._links.close()
         self._fail_all(ClosedNodeError(self.settings.name, "aborted"))
 
-    async def _drain(self, timeout: float | None) -> None:  # noqa: ASYNC109  as above
+    async def flush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  the drain's
+        """Wait until all that was published is committed and all acks are confirmed.
+
+        Returns False when `timeout` (seconds) was over first; what is left then
+        is on this node's disk, and goes on being sent.
+        """
+        self._check_running()
+        flushed = await self._flushed(timeout)
+        return not flushed.messages_left and not flushed.settles_left
+
+    async def _flushed(self, timeout: float | None) -> effects.Flushed:  # noqa: ASYNC109  as above
         self._publisher.flush()
         token, future = self._wait_token()
         timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.drain_timeout_ms)
         self._driver.feed(events.FlushRequested(timeout_ms, token))
-        with contextlib.suppress(Exception):  # a failing disk: said by on_failed already
-            flushed = await future
-            if flushed.messages_left:
-                log.warning(
-                    "node %s closed with %d messages in its outbox: they are stored, and are "
-                    "sent when it runs again",
-                    self.settings.name,
-                    flushed.messages_left,
-                )
+        flushed: effects.Flushed = await future
+        return flushed
+
+    async def _drain(self, timeout: float | None) -> None:  # noqa: ASYNC109  as above
+        flushed = await self._flushed(timeout)
+        lost = flushed.unstored if self.settings.store == "disk" else flushed.messages_left
+        if flushed.messages_left > lost:
+            log.warning(
+                "node %s closes with %d messages in its outbox: they are stored, and are sent "
+                "when it runs again",
+                self.settings.name,
+                flushed.messages_left - lost,
+            )
+        if lost:
+            log.error(
+                "node %s closes with %d messages in its outbox that are lost: their owners were "
+                "away, and it has no disk to keep them on, or no room there",
+                self.settings.name,
+                lost,
+            )
 
     async def _say_goodbye(self) -> None:
         """Tell the others, and give the packets a moment: sockets close without lingering.
@@ -292,17 +336,11 @@ class Node:
 
     async def _shut(self, state: str) -> None:
         """Close every port that is open, in the order opposite to opening."""
-        if hasattr(self, "_discovery"):
-            await self._discovery.close()
-        if hasattr(self, "_driver"):
-            self._driver.stop()
-        if hasattr(self, "_links"):
-            self._links.close()
-        if hasattr(self, "_transport"):
-            await self._transport.close()
-        await self._store.close()
-        self._state = state
-        self._fail_all(ClosedNodeError(self.settings.name, "closed"))
+        try:
+            await self._ports.aclose()
+        finally:
+            self._state = state
+            self._fail_all(ClosedNodeError(self.settings.name, "closed"))
 
     # -- publishing --
 
@@ -382,9 +420,14 @@ class Node:
         key = _key(queue)
         if prefetch < 1:
             raise UsageError(f"a prefetch of {prefetch} delivers nothing: give 1 or more")
-        visibility_ms = self._timeout_ms(
-            visibility_timeout, self.settings.config.timing.visibility_timeout_ms
-        )
+        if prefetch > ITEMS_MAX:
+            raise UsageError(
+                f"a prefetch of {prefetch:,} is over {ITEMS_MAX:,}, what one packet can list: "
+                "give less (a few thousand keep any consumer busy)"
+            )
+        visibility_ms = self.settings.config.timing.visibility_timeout_ms
+        if visibility_timeout is not None:
+            visibility_ms = to_ms(visibility_timeout, least_ms=VISIBILITY_MS_MIN)
         consumer_id = self._world.random_bytes(ID_BYTES)
         consumer = Consumer(consumer_id, key, self._driver.feed, self._loop)
         self._consumers[consumer_id] = consumer
@@ -437,6 +480,7 @@ class Node:
 
     def members(self) -> list[MemberInfo]:
         """Every member of the roster as this node sees it, by name; itself among them."""
+        self._check_running()
         infos = [
             MemberInfo(
                 name=member.name,
@@ -453,6 +497,7 @@ class Node:
 
     def owner_of(self, queue: str) -> str | None:
         """The name of the queue's living owner, as this node sees it."""
+        self._check_running()
         return self._name_of(self._machine.owner_of(_key(queue)))
 
     async def forget(self, name: str) -> None:
@@ -525,6 +570,10 @@ class Node:
     def on_failed(self, error: BaseException) -> None:
         """The node cannot go on; everybody who waits gets the error."""
         log.error("node %s stops: %s", self.settings.name, error, exc_info=error)
+        if not isinstance(error, P2PMQError):
+            fault = NodeFailedError(self.settings.name, repr(error))
+            fault.__cause__ = error
+            error = fault
         self._error = error
         self._met.set()
         self._fail_all(error)
@@ -562,7 +611,7 @@ class Node:
         return token, future
 
     def _timeout_ms(self, seconds: float | None, default_ms: int) -> int:
-        return default_ms if seconds is None else max(0, round(seconds * 1000))
+        return default_ms if seconds is None else to_ms(seconds)
 
     def _check_running(self) -> None:
         if self._error is not None:
@@ -589,7 +638,9 @@ def _real_world() -> World:
     return RealWorld()
 
 
+@lru_cache(maxsize=4_096)
 def _key(queue: str) -> PartitionKey:
+    """The partition of a queue whose name is good; remembered, since every publish asks."""
     check_queue_name(queue)
     return PartitionKey(queue, 0)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from p2pmq.core.effects import Published
@@ -33,6 +34,8 @@ BULK_BYTES = FRAME_BYTES_MAX - 16 * 1024
 """… and how many bytes of bodies: the frame stays under its bound with the columns beside."""
 BULK_IN_FLIGHT_BYTES = 8 * 1024 * 1024
 """How far `publish_many` runs ahead of its confirms."""
+MESSAGE_OVERHEAD_BYTES = 64
+"""What a message counts for beside its body, so that empty ones fill the memory no more."""
 
 
 class OpenBatch:
@@ -92,6 +95,7 @@ class Publisher:
         self._on_failure: dict[int, Callable[[BaseException], None]] = {}
         self._outbox_bytes = 0
         self._room: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
 
     # -- one message --
 
@@ -102,11 +106,13 @@ class Publisher:
         data, body_format = self._packed(body)
         if self._outbox_bytes > self._limits.outbox_bytes_max:
             await self._wait_for_room(timeout_ms)
+        if self._error is not None:
+            raise self._error
         batch = self._open_batch(key, wanted, timeout_ms, len(data))
         position = len(batch.bodies)
         batch.add(data, body_format)
         if wanted is Confirmation.NONE:
-            return Receipt(key.queue, "", committed=False, stored=False, copies=0, owner=None)
+            return Receipt(key.queue, b"", 0, committed=False, stored=False, copies=0, owner=None)
         waiter: asyncio.Future[Receipt] = self._loop.create_future()
         assert position == len(batch.waiters)
         batch.waiters.append(waiter)
@@ -145,12 +151,7 @@ class Publisher:
         def resolve(outcome: Published) -> None:
             self._resolve_all(key, waiters, outcome, batch.timeout_ms)
 
-        def fail(error: BaseException) -> None:
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(error)
-
-        self._request(key, batch, resolve, fail)
+        self._request(key, batch, resolve, partial(_fail_all, waiters))
 
     def _request(
         self,
@@ -159,6 +160,9 @@ class Publisher:
         resolve: Callable[[Published], None],
         fail: Callable[[BaseException], None],
     ) -> None:
+        if self._error is not None:
+            fail(self._error)
+            return
         token = self._next_token
         self._next_token += 1
         if batch.wanted is not Confirmation.NONE:
@@ -224,13 +228,17 @@ class Publisher:
             self._room = None
 
     def fail(self, error: BaseException) -> None:
-        """The node has stopped: whoever waits gets the error."""
+        """The node has stopped: whoever waits gets the error, and whoever comes still."""
+        self._error = error
+        batches, self._open = self._open, {}
         failures, self._on_failure = self._on_failure, {}
         self._on_outcome.clear()
+        for batch in batches.values():
+            _fail_all(batch.waiters, error)
         for fail in failures.values():
             fail(error)
         if self._room is not None and not self._room.done():
-            self._room.set_exception(error)
+            self._room.set_result(None)
 
     # -- within --
 
@@ -246,6 +254,8 @@ class Publisher:
     async def _wait_for_room(self, timeout_ms: int) -> None:
         deadline = self._loop.time() + timeout_ms / 1000
         while self._outbox_bytes > self._limits.outbox_bytes_max:
+            if self._error is not None:
+                raise self._error
             if self._room is None:
                 self._room = self._loop.create_future()
             remaining = deadline - self._loop.time()
@@ -261,15 +271,12 @@ class Publisher:
         timeout_ms: int,
     ) -> None:
         owner = self._name_of(outcome.owner)
-        session = outcome.session.hex()
-        committed = outcome.copies > 0
+        queue, session, copies, stored = key.queue, outcome.session, outcome.copies, outcome.stored
+        committed = copies > 0
         for at, waiter in enumerate(waiters):
             if waiter.done():
                 continue  # its publisher was cancelled
-            message_id = f"{session}-{outcome.first + at}"
-            receipt = Receipt(
-                key.queue, message_id, committed, outcome.stored, outcome.copies, owner
-            )
+            receipt = Receipt(queue, session, outcome.first + at, committed, stored, copies, owner)
             if outcome.timed_out:
                 waiter.set_exception(not_committed(receipt, outcome, timeout_ms))
             else:
@@ -305,7 +312,8 @@ class BulkProgress:
             await self._wait()
         if self._error is not None:
             raise self._error
-        count, size = len(batch.bodies), batch.size
+        count = len(batch.bodies)
+        size = batch.size + count * MESSAGE_OVERHEAD_BYTES
         self._published += count
         if batch.wanted is not Confirmation.NONE:
             self._open += 1
@@ -340,10 +348,10 @@ class BulkProgress:
         self._bytes -= size
         owner = self._publisher._name_of(outcome.owner)  # noqa: SLF001  as above
         if outcome.timed_out:
-            message_id = f"{outcome.session.hex()}-{outcome.first}"
             receipt = Receipt(
                 self._key.queue,
-                message_id,
+                outcome.session,
+                outcome.first,
                 committed=False,
                 stored=outcome.stored,
                 copies=outcome.copies,
@@ -364,6 +372,12 @@ class BulkProgress:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _fail_all(waiters: list[asyncio.Future[Receipt]], error: BaseException) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_exception(error)
 
 
 def not_committed(receipt: Receipt, outcome: Published, waited_ms: int) -> NotCommittedError:

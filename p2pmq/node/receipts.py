@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """What became of one message.
 
     `committed`: it is fsynced on `copies` home nodes, of which `owner` (a node
@@ -15,11 +15,17 @@ class Receipt:
     """
 
     queue: str
-    message_id: str
+    session: bytes
+    seq: int
     committed: bool
     stored: bool
     copies: int
     owner: str | None
+
+    @property
+    def message_id(self) -> str:
+        """Publisher's session and seq; empty after `confirm="none"`: the dot comes later."""
+        return f"{self.session.hex()}-{self.seq}" if self.seq else ""
 
 
 @dataclass(frozen=True, slots=True)

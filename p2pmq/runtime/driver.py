@@ -160,7 +160,8 @@ class Driver:
             self._report_unreadable(stored)
             self._loop.call_soon(self.feed, events.WriteRefused(persist.then, records))
             return
-        self._store.write(at_hand, partial(self._on_written, persist))
+        done = partial(self._on_written, persist)
+        self._store.write(at_hand, done, patient=persist.patient)
 
     def _on_written(self, persist: effects.Persist, error: StoreError | None) -> None:
         if error is None:

@@ -84,7 +84,6 @@ class RealWorld:
         return random.Random(secrets.randbits(128))
 
 
-
 def data_dir_of(settings: NodeSettings) -> Path:
     """Where a node's store lies."""
     if settings.data_dir is not None:

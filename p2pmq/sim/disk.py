@@ -218,7 +218,13 @@ class SimStore:
         """What the disk holds."""
         return self._disk.boot()
 
-    def write(self, records: Sequence[Record], done: WriteDone) -> None:
+    def write(
+        self,
+        records: Sequence[Record],
+        done: WriteDone,
+        *,
+        patient: bool = False,  # noqa: ARG002  a disk that never waits is one of those there are
+    ) -> None:
         """Queue a write; it goes with the next commit."""
         for record in records:
             if isinstance(record, rec.BatchStored):

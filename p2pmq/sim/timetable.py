@@ -17,8 +17,9 @@ import asyncio
 import heapq
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from p2pmq.config import WAN, Config
 from p2pmq.errors import P2PMQError
 from p2pmq.sim.host import HostState
 from p2pmq.sim.mesh import SimulationSettleError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from p2pmq.sim.mesh import Mesh
-    from p2pmq.sim.scenario import FaultSpec, Scenario
+    from p2pmq.sim.scenario import FaultSpec, Nodes, Scenario
     from p2pmq.sim.workload import Workload
 
 SYNC_MS = (0.5, 3.0)
@@ -37,6 +38,8 @@ SYNC_MS = (0.5, 3.0)
 GROUPS = ("partition", "isolate", "one_way", "cut", "bridge", "ring_of_majorities", "flap")
 PACKETS = ("latency", "loss", "duplicate", "reorder", "corrupt", "rate")
 NETWORK = (*GROUPS, *PACKETS)
+SLOW = ("stop", "restart", "join", "leave")
+"""These take their time; a host does one of them after the other."""
 DOWN = ("crash", "power_cut", "stop", "wipe", "roll_back")
 LEAVE_S = 10.0
 
@@ -53,6 +56,7 @@ class Timetable:
         self._in_force: dict[int, Callable[[], None]] = {}
         self._numbers = count()
         self._tasks: list[asyncio.Task[None]] = []
+        self._busy: dict[str, None] = {}
         self._broken_disks: dict[str, None] = {}
         self._snapshots: dict[str, None] = {}
         self._is_over = True
@@ -116,7 +120,9 @@ class Timetable:
         """Wait for what takes its time: restarts, joins, leaves."""
         while self._tasks:
             tasks, self._tasks = self._tasks, []
-            await asyncio.gather(*tasks)
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(result, Exception):  # a cancelled one died with its host
+                    raise result
 
     async def mend(self, hosts: Sequence[str] | None = None) -> None:
         """Mend everything; or only on `hosts` and between them: then the others stay cut off."""
@@ -133,6 +139,7 @@ class Timetable:
                 self._mesh.resume(name)
             if name in self._broken_disks:
                 self._mend_disk(name)
+        await self.finish()
         await asyncio.gather(*(self._mended(name) for name in mended))
 
     async def _mended(self, name: str) -> None:
@@ -226,6 +233,8 @@ class Timetable:
     def _break_host(self, fault: FaultSpec, name: str) -> Callable[[], None] | None:
         mesh, what = self._mesh, fault.what
         state = mesh.host(name).state if name in mesh.names else HostState.DOWN
+        if name in self._busy and what in SLOW:
+            return None
         if what in DOWN:
             return self._bring_down(what, name, state)
         if what == "pause":
@@ -238,7 +247,7 @@ class Timetable:
         elif what == "restart":
             self._restart(name)
         elif what in ("join", "leave"):
-            self._start(self._join(name) if what == "join" else self._leave(name))
+            self._start(self._join(name) if what == "join" else self._leave(name), name)
         elif what in ("failing_disk", "full_disk", "slow_disk"):
             self._break_disk(fault, name)
             return partial(self._mend_disk_and_restart, name)
@@ -251,7 +260,7 @@ class Timetable:
         if what == "stop":
             if state is HostState.DOWN:
                 return None
-            self._start(mesh.stop(name))
+            self._start(mesh.stop(name), name)
         elif state is not HostState.DOWN:
             (mesh.power_cut if what == "power_cut" else mesh.crash)(name)
         if what == "wipe":
@@ -306,24 +315,24 @@ class Timetable:
             self._mesh.resume(name)
 
     def _restart(self, name: str) -> None:
-        self._start(self._restarted(name))
+        if name not in self._busy:
+            self._start(self._restarted(name), name)
 
     async def _restarted(self, name: str) -> None:
         if name not in self._selecting.left:
             await self._mesh.restart(name)
 
     async def _join(self, name: str) -> None:
-        nodes = self._scenario.nodes
         try:
-            await self._mesh.join(name, zone=nodes.zone_of(name), leaf=name in nodes.leaves)
+            await self._mesh.start(name, **options_of(self._scenario.nodes))
         except SimulationSettleError:
             pass  # amid faults it takes its time; at the end it must have settled
         self._workload.serve(name)
 
     async def _leave(self, name: str) -> None:
         if self._mesh.host(name).state is HostState.UP:
-            self._selecting.left[name] = None
             await self._mesh.leave(name, LEAVE_S)
+            self._selecting.left[name] = None
 
     async def _churn(self, fault: FaultSpec, hosts: list[str]) -> None:
         for _ in range(fault.times):
@@ -332,7 +341,7 @@ class Timetable:
                 return
             name = self._rng.choice(up)
             self._mesh.crash(name)
-            self._start(self._restart_later(name, fault.down_ms / 1000))
+            self._start(self._restart_later(name, fault.down_ms / 1000), name)
             await asyncio.sleep(fault.every_ms / 1000)
 
     async def _restart_later(self, name: str, seconds: float) -> None:
@@ -347,10 +356,12 @@ class Timetable:
             await self._restarted(name)
             await asyncio.sleep(fault.every_ms / 1000)
 
-    def _start(self, work: Coroutine[object, object, object]) -> None:
-        self._tasks.append(asyncio.ensure_future(self._tolerated(work)))
+    def _start(self, work: Coroutine[object, object, object], host: str = "") -> None:
+        if host:
+            self._busy[host] = None
+        self._tasks.append(asyncio.ensure_future(self._tolerated(work, host)))
 
-    async def _tolerated(self, work: Coroutine[object, object, object]) -> None:
+    async def _tolerated(self, work: Coroutine[object, object, object], host: str) -> None:
         """Faults meet: a host that starts is killed, one that leaves is cut off."""
         try:
             await work
@@ -358,8 +369,20 @@ class Timetable:
             self.errors.append(error)
         except P2PMQError:
             pass
+        finally:
+            self._busy.pop(host, None)
 
 
 def _call_all(calls: Sequence[Callable[[], None]]) -> None:
     for call in calls:
         call()
+
+
+def options_of(nodes: Nodes) -> dict[str, Any]:
+    """What `mesh.start` is told of these nodes."""
+    return {
+        "zone": {name: nodes.zone_of(name) for name in nodes.all},
+        "leaf": dict.fromkeys(nodes.leaves, True),
+        "weight": dict(nodes.weights),
+        "config": dict.fromkeys(nodes.all, Config(swim=WAN)) if nodes.profile == "wan" else None,
+    }

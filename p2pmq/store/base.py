@@ -30,8 +30,11 @@ class Store(Protocol):
         """
         ...
 
-    def write(self, records: Sequence[Record], done: WriteDone) -> None:
+    def write(self, records: Sequence[Record], done: WriteDone, *, patient: bool = False) -> None:
         """Make the records durable, then call `done` in the loop's thread.
+
+        A `patient` write may wait some milliseconds for others to be committed
+        with, since nobody's latency hangs on it (acks, for one).
 
         `done(None)`: durable. `done(StoreFullError)`: the disk is full, nothing of
         it was written, later writes may succeed; only writes that store a batch

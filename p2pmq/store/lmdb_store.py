@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 CACHE_BYTES_MAX = 32 * 1024 * 1024
 GROUP_BYTES_MAX = 32 * 1024 * 1024
+PATIENCE_S = 0.005
+"""How long a patient write waits for others to be committed with: a few commits' time."""
 """Bodies in one transaction: what waits beyond goes into the next, so that no commit takes long."""
 
 
@@ -86,6 +88,7 @@ class LmdbStore:
         self._idle = True
         self._closing = False
         self._wake = threading.Event()
+        self._patience: asyncio.TimerHandle | None = None
         self._thread: threading.Thread | None = None
 
     async def open(self) -> Recovered:
@@ -114,7 +117,7 @@ class LmdbStore:
 
     # ------------------------------------------------------------------------ in the loop's thread
 
-    def write(self, records: Sequence[Record], done: WriteDone) -> None:
+    def write(self, records: Sequence[Record], done: WriteDone, *, patient: bool = False) -> None:
         """Make the records durable, then call `done` in the loop's thread."""
         write = Write([], done, self._told)
         try:
@@ -130,9 +133,23 @@ class LmdbStore:
             if not self._groups or self._groups[-1].size > GROUP_BYTES_MAX:
                 self._groups.append(Group())
             self._groups[-1].add(write)
+        if not patient:
+            self._hasten()
+        elif self._patience is None:
+            self._patience = self._loop.call_later(PATIENCE_S, self._end_patience)
+
+    def _hasten(self) -> None:
+        """Have everything that was given committed as soon as the disk is free."""
+        with self._lock:
+            for group in self._groups:
+                group.urgent = True
             idle, self._idle = self._idle, False
         if idle:
             self._wake.set()
+
+    def _end_patience(self) -> None:
+        self._patience = None
+        self._hasten()
 
     def read(self, where: StoredBodies) -> PackedBodies:
         """The bodies as they were written, from memory or disk.
@@ -157,6 +174,8 @@ class LmdbStore:
             return
         with self._lock:
             self._closing = True
+        if self._patience is not None:
+            self._patience.cancel()
         self._wake.set()
         await asyncio.shield(self._closed)
         self._thread.join()
@@ -260,7 +279,8 @@ class LmdbStore:
         failed: StoreError | None = None
         while True:
             with self._lock:
-                group = self._groups.popleft() if self._groups else None
+                ready = bool(self._groups) and (self._groups[0].urgent or self._closing)
+                group = self._groups.popleft() if ready else None
                 if group is None:
                     if self._closing:
                         return

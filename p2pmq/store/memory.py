@@ -56,7 +56,13 @@ class MemoryStore:
             incarnation=0,
         )
 
-    def write(self, records: Sequence[Record], done: WriteDone) -> None:
+    def write(
+        self,
+        records: Sequence[Record],
+        done: WriteDone,
+        *,
+        patient: bool = False,  # noqa: ARG002  nothing is waited for here
+    ) -> None:
         """Keep the bodies of the records; call `done` in the next turn of the loop."""
         for record in records:
             match record:

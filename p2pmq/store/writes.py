@@ -318,11 +318,12 @@ class Write:
 
 
 class Group:
-    """Writes that are committed together, in order."""
+    """Writes that are committed together, in order; `urgent` once somebody waits for one."""
 
-    __slots__ = ("_seen", "_stored", "size", "writes")
+    __slots__ = ("_seen", "_stored", "size", "urgent", "writes")
 
     def __init__(self) -> None:
+        self.urgent = False
         self.writes: list[Write] = []
         self.size = 0
         self._stored: dict[bytes, PutBatch] = {}

@@ -51,7 +51,13 @@ class Bodies:
     def __init__(self) -> None:
         self._held: dict[tuple[Space, PartitionKey, int], PackedBodies] = {}
 
-    def write(self, records: Sequence[Record], done: WriteDone) -> None:
+    def write(
+        self,
+        records: Sequence[Record],
+        done: WriteDone,
+        *,
+        patient: bool = False,
+    ) -> None:
         for record in records:
             match record:
                 case BatchStored(space, key, number, batch):

@@ -1,0 +1,250 @@
+"""The runner: plays a scenario with a seed, and tells the outcome.
+
+First comes the *safety* phase: the workload and every fault, then all is
+mended, and nothing that was promised may be lost. If the scenario asks for it,
+the *liveness* phase follows: everything fails again, a core is healed, the rest
+stays broken, and the core must converge and drain its queues.
+
+Invariant: the same scenario and seed give the same trace hash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from p2pmq.errors import P2PMQError, RequestTimeoutError
+from p2pmq.sim.chaos import chaos_faults
+from p2pmq.sim.judging import checked, expected, measured, not_stuck, totals
+from p2pmq.sim.mesh import POLL_S, RESTS_S
+from p2pmq.sim.observer import Observer
+from p2pmq.sim.outcome import Band, Outcome, Verdict
+from p2pmq.sim.simulation import Simulation
+from p2pmq.sim.timetable import Timetable, options_of
+from p2pmq.sim.units import written_duration
+from p2pmq.sim.views import differing_views, failed_tasks, running, unfinished_work
+from p2pmq.sim.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from p2pmq.sim.mesh import Mesh
+    from p2pmq.sim.scenario import Liveness, Scenario
+
+EVENTS_MAX = 200_000_000
+"""A run that goes on for ever ends here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a run is called: the scenario's name, and the command that replays it."""
+
+    scenario: str = "scenario"
+    replay: str = ""
+
+
+@dataclass
+class Playing:
+    """One run of a scenario on a mesh."""
+
+    mesh: Mesh
+    scenario: Scenario
+    observes: bool
+    verdicts: list[Verdict] = field(default_factory=list)
+    observer: Observer | None = None
+
+    def __post_init__(self) -> None:
+        self.workload = Workload(self.mesh, self.scenario)
+        self.timetable = Timetable(self.mesh, self.scenario, self.workload)
+        self._rng = self.mesh.chance("runner")
+
+    async def run(self) -> None:
+        """From the first start to the last verdict."""
+        nodes = self.scenario.nodes
+        self.timetable.lay_links()
+        await self.mesh.start(*nodes.first, together=not nodes.in_turn, **options_of(nodes))
+        watching = self._observe()
+        try:
+            await self._safety()
+            if self.scenario.liveness is not None:
+                await self._liveness(self.scenario.liveness)
+        finally:
+            if watching is not None:
+                watching.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watching
+        self.verdicts += [
+            Verdict("no_task_failed", ok=False, violations=tuple(failed))
+            for failed in [failed_tasks([self.mesh.host(name) for name in self.mesh.names])]
+            if failed
+        ]
+        if self.timetable.errors:
+            texts = tuple(str(error).splitlines()[0] for error in self.timetable.errors)
+            self.verdicts.append(Verdict("faults_were_carried_out", ok=False, violations=texts))
+
+    def _observe(self) -> asyncio.Task[None] | None:
+        if not self.observes:
+            return None
+        seconds = self.scenario.duration_ms / 1000
+        if self.scenario.liveness is not None:
+            seconds += self.scenario.liveness.duration_ms / 1000
+        self.observer = Observer(self.mesh, seconds)
+        return asyncio.ensure_future(self.observer.run())
+
+    # -- the phases --
+
+    async def _safety(self) -> None:
+        seconds = self.scenario.duration_ms / 1000
+        faults = (*self.scenario.faults, *chaos_faults(self.scenario, self.mesh.chance("chaos")))
+        self.workload.begin(self.timetable.present, seconds)
+        await self.timetable.play(faults, seconds)
+        await self.timetable.finish()
+        if self.scenario.mend:
+            await self.timetable.mend()
+        hosts = self.timetable.present
+        await self._drain(hosts, "safety")
+        self.mesh.take_stock()
+        self.verdicts.append(not_stuck(self.mesh.history, hosts, self.scenario.expect.stuck))
+
+    async def _liveness(self, liveness: Liveness) -> None:
+        seconds = liveness.duration_ms / 1000
+        self.workload.begin(self.timetable.present, seconds)
+        await self.timetable.play(liveness.faults, seconds)
+        core = [name for name in liveness.core if name in self.timetable.present]
+        rest = [name for name in self.timetable.present if name not in core]
+        await self.timetable.mend(core)
+        for name in rest:
+            if self.mesh.is_up(name) and liveness.rest != "isolated":
+                (self.mesh.crash if liveness.rest == "crashed" else self.mesh.pause)(name)
+        await self._drain(core, "liveness")
+        self.mesh.take_stock()
+        self.verdicts.append(not_stuck(self.mesh.history, core, self.scenario.expect.stuck))
+
+    # -- coming to rest --
+
+    async def _drain(self, names: Sequence[str], phase: str) -> None:
+        """These hosts must come to rest, and their queues be emptied."""
+        within_ms = self.scenario.expect.settle_within_ms
+        lines = await self._settle(names, within_ms / 1000)
+        if not lines:
+            lines = await self._consume_all(names, within_ms / 1000)
+        if not lines:
+            lines = await self._settle(names, within_ms / 1000)
+        what = f"{phase}: settled within {written_duration(within_ms)}"
+        self.verdicts.append(Verdict(what, not lines, tuple(lines)))
+
+    async def _settle(self, names: Sequence[str], within_s: float) -> list[str]:
+        """Wait until these hosts are at rest; what is still under way when time is up."""
+        deadline_s = self.mesh.now + within_s
+        hosts = [self.mesh.host(name) for name in names]
+        rests_since_s: float | None = None
+        while True:
+            lines = differing_views(hosts, self.mesh.network) + unfinished_work(hosts)
+            now_s = self.mesh.now
+            if lines:
+                rests_since_s = None
+                if now_s >= deadline_s:
+                    return lines
+            elif rests_since_s is None:
+                rests_since_s = now_s
+            elif now_s - rests_since_s >= RESTS_S:
+                return []
+            await asyncio.sleep(POLL_S)
+
+    async def _consume_all(self, names: Sequence[str], within_s: float) -> list[str]:
+        """Empty every queue; those that could not be."""
+        lines: list[str] = []
+        for queue in self.scenario.queues:
+            hosts = running([self.mesh.host(name) for name in names])
+            node = self._rng.choice(hosts).node
+            try:
+                async for _ in node.drain(queue, patience=within_s):
+                    pass
+            except RequestTimeoutError as error:
+                lines.append(str(error))
+        return lines
+
+
+def play(
+    scenario: Scenario,
+    seed: int,
+    label: Label | None = None,
+    *,
+    observes: bool = True,
+    keep: list[str] | None = None,
+) -> Outcome:
+    """Play a scenario with a seed.
+
+    `observes=False` leaves out what only a report needs, which is quicker; `keep` gets the
+    lines of the trace.
+    """
+    label = label if label is not None else Label()
+    began = time.perf_counter()
+    simulation = Simulation(seed, events_max=EVENTS_MAX, keep_trace=keep is not None)
+    mesh = simulation.mesh
+    mesh.replay = f"replay it with: {label.replay}"
+    playing = Playing(mesh, scenario, observes)
+    error = ""
+    try:
+        simulation.run(lambda _: playing.run())
+    except (P2PMQError, AssertionError, ExceptionGroup) as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    try:
+        outcome = _outcome(playing, label, error, began)
+        if keep is not None:
+            keep += mesh.trace.lines or []
+    finally:
+        simulation.close()
+    return outcome
+
+
+def _outcome(playing: Playing, label: Label, error: str, began: float) -> Outcome:
+    mesh, scenario, observer = playing.mesh, playing.scenario, playing.observer
+    if observer is not None:
+        observer.end()
+    counted = mesh.summary()  # it takes stock
+    history = mesh.history
+    latencies = measured(history, observer)
+    gave_up = playing.workload.gave_up
+    verdicts = [
+        *checked(history),
+        *expected(scenario.expect, history, counted, latencies, gave_up),
+        *playing.verdicts,
+    ]
+    return Outcome(
+        scenario=label.scenario,
+        seed=mesh.seed,
+        replay=label.replay,
+        trace_hash=mesh.trace.digest,
+        events=mesh.network.loop.events,
+        virtual_s=mesh.now,
+        wall_s=time.perf_counter() - began,
+        nodes=tuple(mesh.names),
+        bands=tuple(_bands(mesh)),
+        ownership=tuple(sorted(observer.ownership, key=lambda o: o.from_s)) if observer else (),
+        presence=tuple(sorted(observer.presence, key=lambda p: p.from_s)) if observer else (),
+        convergence_s=tuple(observer.convergence_s) if observer else (),
+        verdicts=tuple(verdicts),
+        totals=totals(counted),
+        latencies=latencies,
+        traffic=tuple(observer.traffic) if observer else (),
+        error=error,
+    )
+
+
+def _bands(mesh: Mesh) -> list[Band]:
+    """The faults; one that went on in the instant in which it ended is one band."""
+    bands: list[Band] = []
+    for fault in mesh.history.faults:
+        to_s = mesh.now if fault.until_s is None else fault.until_s
+        for at, band in enumerate(bands):
+            same = (band.what, band.who, band.text) == (fault.kind, fault.hosts, fault.text)
+            if same and band.to_s == fault.at_s and band.to_s > band.from_s:
+                bands[at] = Band(band.what, band.who, band.from_s, to_s, band.text)
+                break
+        else:
+            bands.append(Band(fault.kind, fault.hosts, fault.at_s, to_s, fault.text))
+    return bands
