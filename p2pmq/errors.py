@@ -19,6 +19,7 @@ __all__ = [
     "DataDirectoryLockedError",
     "InsecureListenError",
     "LibraryVersionError",
+    "NameLookupError",
     "NameTakenError",
     "NoOwnerError",
     "NodeFailedError",

@@ -66,8 +66,10 @@ class LedgerReader:
 class Tally:
     """Counts of lines.
 
-    `duplicated` counts the second and later times; `damaged` are lines that
-    were processed with another text than was published, or never published.
+    `published` were confirmed to the publisher, and `lost` are those of them
+    that nobody processed. `duplicated` counts the second and later times,
+    `damaged` what was processed and is none of the lines, and `unconfirmed`
+    the lines that were not confirmed before the demo ended.
     """
 
     published: int
@@ -75,12 +77,21 @@ class Tally:
     lost: int
     duplicated: int
     damaged: int
+    unconfirmed: int
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every line was confirmed, and came through whole."""
+        return not (self.lost or self.damaged or self.unconfirmed)
 
 
 class Books:
     """All ledgers of the demo: what was confirmed to the publisher, what consumers did."""
 
-    def __init__(self, publisher: Path, consumers: Iterable[Path]) -> None:
+    def __init__(
+        self, messages: Iterable[bytes], publisher: Path, consumers: Iterable[Path]
+    ) -> None:
+        self._lines = {entry_of(message)[:-1] for message in messages}
         self._publisher = LedgerReader(publisher)
         self._consumers = [LedgerReader(path) for path in consumers]
         self._confirmed: set[bytes] = set()
@@ -100,8 +111,9 @@ class Books:
         """The result, from what has been read."""
         return Tally(
             published=len(self._confirmed),
-            processed=len(self._done & self._confirmed),
+            processed=len(self._done & self._lines),
             lost=len(self._confirmed - self._done),
             duplicated=self._times_done - len(self._done),
-            damaged=len(self._done - self._confirmed),
+            damaged=len(self._done - self._lines),
+            unconfirmed=len(self._lines - self._confirmed),
         )

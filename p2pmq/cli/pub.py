@@ -66,8 +66,7 @@ async def publish_lines(
 ) -> int:
     """Publish every line; the exit code tells whether all were confirmed."""
     with _opened(file) as (descriptor, size):
-        drain_s = timeout_s if confirm == "none" else None
-        async with visiting(mesh, visit, "pub", data_dir=data_dir, drain_s=drain_s) as node:
+        async with visiting(mesh, visit, "pub", data_dir=data_dir) as node:
             with metered(f"publishing to {queue}", size) as meter:
                 publishing = Publishing(
                     node, queue, confirm, timeout_s, meter, counts_bytes=size is not None
@@ -127,6 +126,9 @@ class Publishing:
         """Read to the end and wait for the confirms; the exit code."""
         try:
             await self._pump(descriptor)
+            if self._confirm == "none" and not await self._node.flush(self._timeout_s):
+                say("p2pmq: time is up before all lines had left this process: the rest is lost")
+                return 1
         except asyncio.CancelledError:
             return await self._give_up(EXIT_INTERRUPTED)
         except (NotCommittedError, OutboxFullError, BodyTooLargeError) as error:

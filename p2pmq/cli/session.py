@@ -106,11 +106,9 @@ async def visiting(
     kind: str,
     *,
     data_dir: Path | None = None,
-    drain_s: float | None = None,
 ) -> AsyncIterator[Node]:
     """A leaf that is part of the mesh, and leaves it at the end.
 
-    At the end its outbox is given `drain_s` seconds (by default the node's own) to empty.
     Raises NoOwnerError if no full node is found in the time that `visit` gives.
     """
     set_up_logging(logging.DEBUG if mesh.debug else logging.WARNING)
@@ -131,7 +129,7 @@ async def visiting(
         await _until_full_node(node, mesh, visit.wait)
         yield node
     finally:
-        await node.close(drain_s)
+        await node.close()
 
 
 async def _until_full_node(node: Node, mesh: MeshOptions, wait_s: float) -> None:

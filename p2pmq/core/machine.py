@@ -57,6 +57,7 @@ class Machine:
         self.consuming = Consuming(owner_of, config.timing)
         self.handovers = Handovers(own.node_id, own.boot, self.owner, owner_of)
         self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
+        self._rooms = (self.owner, self.outbox, self.consuming, self.handovers, self.requests)
         self._boots: dict[NodeId, int] = {}
         self._placed_version = -1
         self._on_event = self._event_table()
@@ -85,9 +86,12 @@ class Machine:
 
     def next_deadline(self) -> int | None:
         """When `handle(TimePassed())` is due, in ms; None: not before something happens."""
-        rooms = (self.swim, self.owner, self.outbox, self.consuming, self.handovers, self.requests)
-        deadlines = [at for room in rooms if (at := room.next_deadline()) is not None]
-        return min(deadlines) if deadlines else None
+        first = self.swim.next_deadline()
+        for room in self._rooms:
+            at = room.next_deadline()
+            if at is not None and (first is None or at < first):
+                first = at
+        return first
 
     # -- tables --
 
@@ -169,7 +173,7 @@ class Machine:
 
     def _on_time_passed(self, _event: events.TimePassed, now: int) -> list[Effect]:
         effects = self._membership(self.swim.on_timeout(now), now)
-        for room in (self.owner, self.outbox, self.consuming, self.handovers, self.requests):
+        for room in self._rooms:
             effects += room.on_timeout(now)
         return effects
 

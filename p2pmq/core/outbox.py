@@ -165,11 +165,10 @@ class Outbox:
             self._waiting[entry.number] = (stream, entry)
             self._deadlines.set(entry.number, now + request.timeout_ms)
         effects: list[Effect] = []
-        if request.wanted is Confirmation.STORED:
+        if request.wanted is Confirmation.STORED or self._owner_of(stream.key) is None:
             effects += self._spill(stream, entry)
         effects += self._pump(stream, now)
-        due = stream.progress_at + self._timing.spill_ms
-        self._timers.set_if_earlier((stream.key, stream.session), due)
+        self._timers.set_if_earlier((stream.key, stream.session), now + self._timing.spill_ms)
         if self.bytes_in_memory > self._limits.outbox_bytes_max // 2:
             effects.append(Notify(OutboxChanged(self.bytes_in_memory)))
         return effects

@@ -27,7 +27,12 @@ class Ownership:
     """The living owner of each partition, as this node sees it."""
 
     def __init__(self) -> None:
-        self.ring = Ring(())
+        self._ring = Ring(())
+        self._moved_to: list[Place] | None = None
+        """The roster that the ring is not of yet: it is made when somebody asks.
+
+        While a mesh forms, the roster changes with every other packet.
+        """
         self._alive: dict[NodeId, None] = {}
         self._owners: dict[PartitionKey, NodeId | None] = {}
 
@@ -48,14 +53,20 @@ class Ownership:
         """The member on whose disk the partition belongs, there or not; None: there is no such."""
         if key.number >= PARTITIONS:
             return None
-        return self.ring.owner(key.queue, key.number, PARTITIONS)
+        if self._moved_to is not None:
+            self._ring, self._moved_to = self._ring.changed(self._moved_to), None
+        return self._ring.owner(key.queue, key.number, PARTITIONS)
 
     def refresh(
         self, places: Iterable[Place], is_alive: Callable[[NodeId], bool]
     ) -> list[PartitionKey]:
         """Take a new roster; the partitions (of those asked for) whose owner has changed."""
-        self.ring = self.ring.changed(places)
-        self._alive = {node_id: None for node_id in self.ring.members if is_alive(node_id)}
+        self._moved_to = sorted(places, key=lambda place: place.node_id)
+        self._alive = {
+            place.node_id: None
+            for place in self._moved_to
+            if place.weight and is_alive(place.node_id)
+        }
         before, self._owners = self._owners, {}
         return [key for key, owner in before.items() if self.owner_of(key) != owner]
 

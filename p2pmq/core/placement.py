@@ -14,6 +14,7 @@ nodes of a mesh must agree on it, so a change here is a change of protocol.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
 
@@ -28,6 +29,8 @@ ARCS: Final = 1 << ARC_BITS
 # A member's share of the circle is the mean of as many gaps as it has tokens, so it
 # strays by about 1/sqrt(tokens): 9 % at weight 1. Twice the tokens would make it 6 %.
 TOKENS_PER_WEIGHT: Final = ARCS
+REMEMBERED_MAX: Final = 1_024
+"""So many members' tokens are remembered: some 14 KiB each, which their ring holds anyway."""
 
 _LOW_MASK: Final = (1 << (OFFSET_BITS - ARC_BITS)) - 1
 _REVERSED: Final = tuple(int(f"{arc:0{ARC_BITS}b}"[::-1], 2) for arc in range(ARCS))
@@ -46,6 +49,7 @@ def position(queue: str, partition: int) -> tuple[int, int]:
     return (digest[0] % ARCS) ^ index, int.from_bytes(digest[8:])
 
 
+@lru_cache(REMEMBERED_MAX)
 def tokens(node_id: bytes, weight: int) -> list[list[int]]:
     """Return the member's tokens, sorted, for each arc: offset << 64 | node id.
 
@@ -54,6 +58,9 @@ def tokens(node_id: bytes, weight: int) -> list[list[int]]:
     aligned block of 2**b arcs the 2**b tokens lie in the 2**b different parts
     of an arc. So a queue meets a member near and far as often as it should,
     and loads stray less than by chance; the bound has less to do.
+
+    The answer is remembered, and not to be changed: nodes that share a process
+    (in simulations, a thousand) share the tokens too.
     """
     node = int.from_bytes(node_id)
     arcs: list[list[int]] = [[] for _ in range(ARCS)]

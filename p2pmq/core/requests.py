@@ -107,6 +107,8 @@ class Requests:
 
     def next_deadline(self) -> int | None:
         """When a request's time is up."""
+        if not self._asking and not self._waiting:
+            return None  # as nearly always, and it is asked after every event
         deadlines = [asking.deadline for asking in self._asking.values()]
         deadlines += [waiting.deadline for waiting in self._waiting if not waiting.spilling]
         return min(deadlines, default=None)

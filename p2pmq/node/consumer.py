@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from p2pmq.core import events
 from p2pmq.core.ids import Run
 from p2pmq.errors import StaleReceiptError
-from p2pmq.node.durations import to_ms
+from p2pmq.node.arguments import to_ms
 from p2pmq.node.message import Message, MessageBatch
 
 if TYPE_CHECKING:

@@ -9,19 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from p2pmq.config import Config, NodeSettings
 from p2pmq.core import effects, events
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
-from p2pmq.core.events import Confirmation
 from p2pmq.core.ids import ID_BYTES, PartitionKey
 from p2pmq.core.membership import MemberState
 from p2pmq.core.names import check_queue_name
 from p2pmq.core.packets.link import ADDRESSES_MAX, REFUSED_NAME_TAKEN, Hello
 from p2pmq.core.packets.membership import Rumour
-from p2pmq.core.packets.registry import ITEMS_MAX, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
+from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmq.discovery.base import Announcement
 from p2pmq.errors import (
     ClosedNodeError,
@@ -31,15 +29,24 @@ from p2pmq.errors import (
     RequestTimeoutError,
     UsageError,
 )
+from p2pmq.node.arguments import check_name, check_prefetch, confirmation_of, key_of, to_ms
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
-from p2pmq.node.durations import to_ms
+from p2pmq.node.farewell import tell_what_is_left
 from p2pmq.node.publisher import Publisher
 from p2pmq.node.queue import Queue
-from p2pmq.node.receipts import BulkReceipt, MemberInfo, QueueDepth, Receipt
+from p2pmq.node.receipts import (
+    BulkReceipt,
+    MemberInfo,
+    QueueDepth,
+    Receipt,
+    depth_of,
+    info_of,
+)
 from p2pmq.observe.counters import CalmLog, Counters
 from p2pmq.runtime.driver import Driver
 from p2pmq.runtime.links import Links
+from p2pmq.runtime.world import real_world
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable
@@ -62,15 +69,8 @@ log = logging.getLogger("p2pmq")
 PREFETCH = 100
 """Messages that a consumer may hold unsettled, unless it says otherwise."""
 BATCH_PREFETCH = 4_096
-NAME_BYTES_MAX = 255
 GOODBYE_S = 0.05
 """How long the last packets have to leave; whoever misses them finds out by probing."""
-
-CONFIRMATIONS = {
-    "committed": Confirmation.COMMITTED,
-    "stored": Confirmation.STORED,
-    "none": Confirmation.NONE,
-}
 
 
 class Node:
@@ -109,8 +109,8 @@ class Node:
         config: Config | None = None,
         world: World | None = None,
     ) -> None:
-        _check_name("node", name)
-        _check_name("mesh", mesh)
+        check_name("node", name)
+        check_name("mesh", mesh)
         self.settings = NodeSettings(
             name=name,
             mesh=mesh,
@@ -125,7 +125,7 @@ class Node:
             insecure=insecure,
             config=config if config is not None else Config(),
         )
-        self._world: World = world if world is not None else _real_world()
+        self._world: World = world if world is not None else real_world()
         self._state = "not started"
         self._error: BaseException | None = None
         self.counters = Counters()
@@ -169,8 +169,6 @@ class Node:
             recovered = await self._store.open()
             self._ports.push_async_callback(self._store.close)
             await self._open_ports(recovered)
-            if self._error is not None:
-                raise self._error
             await self._meet()
         except BaseException:
             await self._shut("not started")
@@ -219,6 +217,8 @@ class Node:
 
     async def _meet(self) -> None:
         """Wait to meet somebody, or until it is plain that nobody is there."""
+        if self._error is not None:
+            raise self._error
         timing = self.settings.config.timing
         if not self.settings.seeds and not self.settings.mdns and not self._has_known_members():
             return
@@ -265,7 +265,7 @@ class Node:
         try:
             with contextlib.suppress(P2PMQError):  # it fails just now: on_failed has said so
                 if self._error is None:
-                    await self._drain(timeout)
+                    tell_what_is_left(await self._flushed(timeout), self.settings)
                 if self._error is None:
                     await self._say_goodbye()
         finally:
@@ -301,24 +301,6 @@ class Node:
         self._driver.feed(events.FlushRequested(timeout_ms, token))
         flushed: effects.Flushed = await future
         return flushed
-
-    async def _drain(self, timeout: float | None) -> None:  # noqa: ASYNC109  as above
-        flushed = await self._flushed(timeout)
-        lost = flushed.unstored if self.settings.store == "disk" else flushed.messages_left
-        if flushed.messages_left > lost:
-            log.warning(
-                "node %s closes with %d messages in its outbox: they are stored, and are sent "
-                "when it runs again",
-                self.settings.name,
-                flushed.messages_left - lost,
-            )
-        if lost:
-            log.error(
-                "node %s closes with %d messages in its outbox that are lost: their owners were "
-                "away, and it has no disk to keep them on, or no room there",
-                self.settings.name,
-                lost,
-            )
 
     async def _say_goodbye(self) -> None:
         """Tell the others, and give the packets a moment: sockets close without lingering.
@@ -365,7 +347,9 @@ class Node:
         """
         self._check_running()
         timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms)
-        return await self._publisher.publish(_key(queue), body, _confirmation(confirm), timeout_ms)
+        return await self._publisher.publish(
+            key_of(queue), body, confirmation_of(confirm), timeout_ms
+        )
 
     async def publish_many(
         self,
@@ -384,7 +368,7 @@ class Node:
         self._check_running()
         timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms)
         return await self._publisher.publish_many(
-            _key(queue), bodies, _confirmation(confirm), timeout_ms
+            key_of(queue), bodies, confirmation_of(confirm), timeout_ms
         )
 
     # -- consuming --
@@ -417,14 +401,8 @@ class Node:
 
     def _subscribe(self, queue: str, prefetch: int, visibility_timeout: float | None) -> Consumer:
         self._check_running()
-        key = _key(queue)
-        if prefetch < 1:
-            raise UsageError(f"a prefetch of {prefetch} delivers nothing: give 1 or more")
-        if prefetch > ITEMS_MAX:
-            raise UsageError(
-                f"a prefetch of {prefetch:,} is over {ITEMS_MAX:,}, what one packet can list: "
-                "give less (a few thousand keep any consumer busy)"
-            )
+        key = key_of(queue)
+        check_prefetch(prefetch)
         visibility_ms = self.settings.config.timing.visibility_timeout_ms
         if visibility_timeout is not None:
             visibility_ms = to_ms(visibility_timeout, least_ms=VISIBILITY_MS_MIN)
@@ -457,7 +435,7 @@ class Node:
 
     async def depth(self, queue: str) -> QueueDepth:
         """How many messages the queue holds; raises RequestTimeoutError if its owner is silent."""
-        key = _key(queue)
+        key = key_of(queue)
         stats = await self._ask_stats(queue)
         owner = self._name_of(self._machine.owner_of(key))
         if stats.missing or owner is None:
@@ -467,13 +445,13 @@ class Node:
             )
         if not stats.queues:
             return QueueDepth(queue, 0, 0, 0, 0, 0, owner)
-        return _depth(stats.queues[0], owner)
+        return depth_of(stats.queues[0], owner)
 
     async def queues(self) -> list[QueueDepth]:
         """Every queue that a living owner holds, by name."""
         stats = await self._ask_stats("")
         depths = [
-            _depth(s, self._name_of(self._machine.owner_of(PartitionKey(s.queue, s.partition))))
+            depth_of(s, self._name_of(self._machine.owner_of(PartitionKey(s.queue, s.partition))))
             for s in stats.queues
         ]
         return sorted(depths, key=lambda depth: depth.queue)
@@ -481,24 +459,13 @@ class Node:
     def members(self) -> list[MemberInfo]:
         """Every member of the roster as this node sees it, by name; itself among them."""
         self._check_running()
-        infos = [
-            MemberInfo(
-                name=member.name,
-                node_id=member.node_id.hex(),
-                state=MemberState(member.state).name.lower(),
-                addresses=member.addresses,
-                zone=member.zone,
-                leaf=member.weight == 0,
-                is_self=member.node_id == self.node_id,
-            )
-            for member in self._machine.swim.roster()
-        ]
+        infos = [info_of(member, self.node_id) for member in self._machine.swim.roster()]
         return sorted(infos, key=lambda info: info.name)
 
     def owner_of(self, queue: str) -> str | None:
         """The name of the queue's living owner, as this node sees it."""
         self._check_running()
-        return self._name_of(self._machine.owner_of(_key(queue)))
+        return self._name_of(self._machine.owner_of(key_of(queue)))
 
     async def forget(self, name: str) -> None:
         """Take a member that is gone for good off the roster; its queues get new owners.
@@ -629,47 +596,3 @@ class Node:
             consumer.fail(error)
         if hasattr(self, "_publisher"):
             self._publisher.fail(error)
-
-
-def _real_world() -> World:
-    """This machine; imported only here, so that a simulation needs no ZeroMQ, LMDB or zeroconf."""
-    from p2pmq.runtime.real import RealWorld  # noqa: PLC0415  see above
-
-    return RealWorld()
-
-
-@lru_cache(maxsize=4_096)
-def _key(queue: str) -> PartitionKey:
-    """The partition of a queue whose name is good; remembered, since every publish asks."""
-    check_queue_name(queue)
-    return PartitionKey(queue, 0)
-
-
-def _confirmation(confirm: str) -> Confirmation:
-    try:
-        return CONFIRMATIONS[confirm]
-    except KeyError:
-        raise UsageError(
-            f"confirm={confirm!r} is unknown: use 'committed', 'stored' or 'none'"
-        ) from None
-
-
-def _check_name(what: str, name: str) -> None:
-    size = len(name.encode("utf-8", "surrogatepass"))
-    if not 0 < size <= NAME_BYTES_MAX or not name.isprintable():
-        raise UsageError(
-            f"the {what} name {name[:40]!r} cannot be used: 1 to {NAME_BYTES_MAX} bytes of "
-            "printable text are needed"
-        )
-
-
-def _depth(stats: Any, owner: str | None) -> QueueDepth:  # noqa: ANN401  QueueStats, by shape
-    return QueueDepth(
-        stats.queue,
-        stats.ready,
-        stats.in_flight,
-        stats.delayed,
-        stats.size,
-        stats.consumers,
-        owner,
-    )

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from p2pmq.core.ids import NodeId
+    from p2pmq.core.membership import Member
+    from p2pmq.core.packets.publishing import QueueStats
 
 
 class Receipt(NamedTuple):
@@ -72,3 +77,29 @@ class MemberInfo:
     zone: str
     leaf: bool
     is_self: bool
+
+
+def depth_of(stats: QueueStats, owner: str | None) -> QueueDepth:
+    """A partition's statistics as the user sees them."""
+    return QueueDepth(
+        stats.queue,
+        stats.ready,
+        stats.in_flight,
+        stats.delayed,
+        stats.size,
+        stats.consumers,
+        owner,
+    )
+
+
+def info_of(member: Member, own_id: NodeId) -> MemberInfo:
+    """An entry of the roster as the user sees it."""
+    return MemberInfo(
+        name=member.name,
+        node_id=member.node_id.hex(),
+        state=member.state.name.lower(),
+        addresses=member.addresses,
+        zone=member.zone,
+        leaf=member.leaf,
+        is_self=member.node_id == own_id,
+    )

@@ -228,8 +228,10 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = deadline
-        # Half a millisecond late rather than early: `now` is cut to whole milliseconds.
-        self._timer = self._loop.call_at(deadline / 1000 + 0.0005, self._on_timer)
+        # Half a millisecond late rather than early: `now` is cut to whole milliseconds. One that
+        # has passed and stands still is looked at again, but never without a pause.
+        at = max(deadline / 1000 + 0.0005, self._loop.time() + 0.001)
+        self._timer = self._loop.call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -57,3 +57,10 @@ class World(Protocol):
     def discovery(self, settings: NodeSettings) -> Discovery:
         """Where the node hears of addresses, not started yet."""
         ...
+
+
+def real_world() -> World:
+    """This machine; imported only here, so that a simulation needs no LMDB and no zeroconf."""
+    from p2pmq.runtime.real import RealWorld  # noqa: PLC0415  see above
+
+    return RealWorld()

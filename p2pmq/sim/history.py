@@ -275,9 +275,9 @@ class History:
         self._of_kind[type(entry)].append(entry)
 
 
-_WithRun = (
-    Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Dropped
-) | (Excused | Held)
+_WithRun = (Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Dropped) | (
+    Excused | Held
+)
 
 
 def dots(entries: Iterable[_WithRun]) -> Iterator[Dot]:

@@ -79,13 +79,18 @@ def _in_time(name: str, samples_ms: Sequence[float], within_ms: int) -> Verdict:
     return _verdict(f"{name} within {written_duration(within_ms)}", slow)
 
 
-def not_stuck(history: History, hosts: Sequence[str], stuck_max: int) -> Verdict:
-    """Of what was promised, at most so much lies unacked on these hosts."""
+def not_stuck(
+    history: History, hosts: Sequence[str], stuck_max: int, ownerless: Sequence[str] = ()
+) -> Verdict:
+    """Of what was promised, at most so much lies unacked on these hosts.
+
+    What is for the queues in `ownerless` does not count: who should have it is away.
+    """
     promised = set(dots(p for p in history.publications if p.is_promised))
     settled = set(dots(history.acks)) | set(dots(history.dropped)) | set(dots(history.excused))
     where: dict[Dot, str] = {}
     for held in history.held:
-        if held.host in hosts:
+        if held.host in hosts and held.key.queue not in ownerless:
             where |= dict.fromkeys(dots([held]), held.host)
     stuck = sorted(dot for dot in where if dot in promised and dot not in settled)
     violations = [f"{dot} lies on {where[dot]}" for dot in stuck] if len(stuck) > stuck_max else []

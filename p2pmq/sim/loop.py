@@ -53,6 +53,7 @@ _LOG = logging.getLogger("p2pmq.sim")
 _NO_DEADLINE = sys.float_info.max  # only a timer at infinity lies beyond: it never fires
 _CHECK_EVERY_EVENTS = 1_000  # limits are looked at this often, not at each event
 _CANCELLED_TIMERS_MIN = 64  # fewer than this are not worth rebuilding the heap for
+_COLLECT_EVENTS_MAX = 1_000_000
 _SHUTDOWN_S = 3_600.0  # virtual time that cancelled tasks get to end
 
 
@@ -378,7 +379,10 @@ class SimLoop(RefusingLoop):
         if self.events - self._instant_began > self.events_per_instant_max:
             raise self._limit_error(f"events_per_instant_max={self.events_per_instant_max:,}")
         if self.collect_every_events is not None and self.events >= self._collect_at:
-            self._collect_at = self.events + self.collect_every_events
+            # A collection costs in proportion to what lives: the longer a run, the fewer.
+            self._collect_at = self.events + min(
+                _COLLECT_EVENTS_MAX, max(self.collect_every_events, self.events // 2)
+            )
             gc.collect()
         self._check_at = self.events + _CHECK_EVERY_EVENTS
 

@@ -116,6 +116,11 @@ class SimNetwork:
         """Every direction is as the default again."""
         self._directions.clear()
 
+    @property
+    def has_cuts(self) -> bool:
+        """Whether some direction is cut."""
+        return self.default.cut or any(c.cut for c in self._directions.values())
+
     def is_cut(self, a: str, b: str) -> bool:
         """Whether the path between two hosts is cut in one direction or both."""
         return self.conditions(a, b).cut or self.conditions(b, a).cut

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from p2pmq.errors import P2PMQError, RequestTimeoutError
@@ -22,15 +22,17 @@ from p2pmq.sim.judging import checked, expected, measured, not_stuck, totals
 from p2pmq.sim.mesh import POLL_S, RESTS_S
 from p2pmq.sim.observer import Observer
 from p2pmq.sim.outcome import Band, Outcome, Verdict
-from p2pmq.sim.simulation import Simulation
+from p2pmq.sim.resting import under_way, without_owner
+from p2pmq.sim.simulation import simulate
 from p2pmq.sim.timetable import Timetable, options_of
 from p2pmq.sim.units import written_duration
-from p2pmq.sim.views import differing_views, failed_tasks, running, unfinished_work
+from p2pmq.sim.views import failed_tasks, running
 from p2pmq.sim.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from p2pmq.sim.host import Host
     from p2pmq.sim.mesh import Mesh
     from p2pmq.sim.scenario import Liveness, Scenario
 
@@ -104,10 +106,7 @@ class Playing:
         await self.timetable.finish()
         if self.scenario.mend:
             await self.timetable.mend()
-        hosts = self.timetable.present
-        await self._drain(hosts, "safety")
-        self.mesh.take_stock()
-        self.verdicts.append(not_stuck(self.mesh.history, hosts, self.scenario.expect.stuck))
+        await self._drain(self.timetable.present, "safety")
 
     async def _liveness(self, liveness: Liveness) -> None:
         seconds = liveness.duration_ms / 1000
@@ -120,29 +119,31 @@ class Playing:
             if self.mesh.is_up(name) and liveness.rest != "isolated":
                 (self.mesh.crash if liveness.rest == "crashed" else self.mesh.pause)(name)
         await self._drain(core, "liveness")
-        self.mesh.take_stock()
-        self.verdicts.append(not_stuck(self.mesh.history, core, self.scenario.expect.stuck))
 
     # -- coming to rest --
 
     async def _drain(self, names: Sequence[str], phase: str) -> None:
         """These hosts must come to rest, and their queues be emptied."""
-        within_ms = self.scenario.expect.settle_within_ms
-        lines = await self._settle(names, within_ms / 1000)
+        expect = self.scenario.expect
+        hosts = [self.mesh.host(name) for name in names]
+        within_s = expect.settle_within_ms / 1000
+        lines = await self._settle(hosts, within_s)
+        ownerless = without_owner(hosts, self.scenario.queues)
         if not lines:
-            lines = await self._consume_all(names, within_ms / 1000)
+            lines = await self._consume_all(hosts, ownerless, within_s)
         if not lines:
-            lines = await self._settle(names, within_ms / 1000)
-        what = f"{phase}: settled within {written_duration(within_ms)}"
+            lines = await self._settle(hosts, within_s)
+        what = f"{phase}: settled within {written_duration(expect.settle_within_ms)}"
         self.verdicts.append(Verdict(what, not lines, tuple(lines)))
+        self.mesh.take_stock()
+        self.verdicts.append(not_stuck(self.mesh.history, names, expect.stuck, ownerless))
 
-    async def _settle(self, names: Sequence[str], within_s: float) -> list[str]:
+    async def _settle(self, hosts: Sequence[Host], within_s: float) -> list[str]:
         """Wait until these hosts are at rest; what is still under way when time is up."""
         deadline_s = self.mesh.now + within_s
-        hosts = [self.mesh.host(name) for name in names]
         rests_since_s: float | None = None
         while True:
-            lines = differing_views(hosts, self.mesh.network) + unfinished_work(hosts)
+            lines = under_way(hosts, self.mesh.network)
             now_s = self.mesh.now
             if lines:
                 rests_since_s = None
@@ -154,12 +155,15 @@ class Playing:
                 return []
             await asyncio.sleep(POLL_S)
 
-    async def _consume_all(self, names: Sequence[str], within_s: float) -> list[str]:
-        """Empty every queue; those that could not be."""
+    async def _consume_all(
+        self, hosts: Sequence[Host], ownerless: Sequence[str], within_s: float
+    ) -> list[str]:
+        """Empty every queue that somebody owns; those that could not be emptied."""
         lines: list[str] = []
         for queue in self.scenario.queues:
-            hosts = running([self.mesh.host(name) for name in names])
-            node = self._rng.choice(hosts).node
+            if queue in ownerless:
+                continue
+            node = self._rng.choice(running(hosts)).node
             try:
                 async for _ in node.drain(queue, patience=within_s):
                     pass
@@ -183,25 +187,21 @@ def play(
     """
     label = label if label is not None else Label()
     began = time.perf_counter()
-    simulation = Simulation(seed, events_max=EVENTS_MAX, keep_trace=keep is not None)
-    mesh = simulation.mesh
-    mesh.replay = f"replay it with: {label.replay}"
-    playing = Playing(mesh, scenario, observes)
     error = ""
-    try:
-        simulation.run(lambda _: playing.run())
-    except (P2PMQError, AssertionError, ExceptionGroup) as failure:
-        error = f"{type(failure).__name__}: {failure}"
-    try:
-        outcome = _outcome(playing, label, error, began)
+    with simulate(seed, events_max=EVENTS_MAX, keep_trace=keep is not None) as simulation:
+        simulation.mesh.replay = f"replay it with: {label.replay}"
+        playing = Playing(simulation.mesh, scenario, observes)
+        try:
+            simulation.run(lambda _: playing.run())
+        except (P2PMQError, AssertionError, ExceptionGroup) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        outcome = _outcome(playing, label, error)
         if keep is not None:
-            keep += mesh.trace.lines or []
-    finally:
-        simulation.close()
-    return outcome
+            keep += simulation.mesh.trace.lines or []
+    return replace(outcome, wall_s=time.perf_counter() - began)
 
 
-def _outcome(playing: Playing, label: Label, error: str, began: float) -> Outcome:
+def _outcome(playing: Playing, label: Label, error: str) -> Outcome:
     mesh, scenario, observer = playing.mesh, playing.scenario, playing.observer
     if observer is not None:
         observer.end()
@@ -221,7 +221,7 @@ def _outcome(playing: Playing, label: Label, error: str, began: float) -> Outcom
         trace_hash=mesh.trace.digest,
         events=mesh.network.loop.events,
         virtual_s=mesh.now,
-        wall_s=time.perf_counter() - began,
+        wall_s=0.0,
         nodes=tuple(mesh.names),
         bands=tuple(_bands(mesh)),
         ownership=tuple(sorted(observer.ownership, key=lambda o: o.from_s)) if observer else (),

@@ -105,13 +105,28 @@ def _override(document: dict[str, Any], override: str) -> At:
         value = tomllib.loads(f"value = {written}")["value"]
     except tomllib.TOMLDecodeError:
         value = written.strip()
-    table = document
+    table: Any = document
+    at: At = ()
     for key in path[:-1]:
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            raise ScenarioError("--set", 0, f"{override!r}: {key} is a list, not a table")
-    table[path[-1]] = value
-    return path
+        place = _place(table, key, override)
+        table = table[place] if isinstance(table, list) else table.setdefault(place, {})
+        at += (place,)
+    place = _place(table, path[-1], override)
+    table[place] = value
+    return (*at, place)
+
+
+def _place(table: object, key: str, override: str) -> str | int:
+    """A key of a table, or a number of an item in a list of tables."""
+    if isinstance(table, dict):
+        return key
+    if not isinstance(table, list):
+        raise ScenarioError("--set", 0, f"{override!r}: there is no table before {key!r}")
+    if not key.isdecimal() or int(key) >= len(table):
+        raise ScenarioError(
+            "--set", 0, f"{override!r}: write a number from 0 to {len(table) - 1} for {key!r}"
+        )
+    return int(key)
 
 
 def _table(kind: type[_T], given: object, at: At) -> _T:

@@ -13,7 +13,13 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from p2pmq.errors import ClosedNodeError, NotCommittedError, OutboxFullError, RequestTimeoutError
+from p2pmq.errors import (
+    ClosedNodeError,
+    NotCommittedError,
+    OutboxFullError,
+    RequestTimeoutError,
+    StaleReceiptError,
+)
 from p2pmq.sim.host import HostState
 
 if TYPE_CHECKING:
@@ -23,8 +29,14 @@ if TYPE_CHECKING:
     from p2pmq.node.node import Node
     from p2pmq.sim.mesh import Mesh
 
-GIVEN_UP = (ClosedNodeError, NotCommittedError, OutboxFullError, RequestTimeoutError)
-"""What a publisher must expect of a mesh in which everything fails."""
+GIVEN_UP = (
+    ClosedNodeError,
+    NotCommittedError,
+    OutboxFullError,
+    RequestTimeoutError,
+    StaleReceiptError,
+)
+"""What a service must expect of a mesh in which everything fails."""
 
 CONFIRMS: tuple[Literal["committed", "stored", "none"], ...] = (
     "committed",

@@ -133,7 +133,8 @@ class Timetable:
         mended = self.present if hosts is None else list(hosts)
         if hosts is not None:
             others = [name for name in self.present if name not in mended]
-            self._mesh.isolate(*others)
+            if others:
+                self._mesh.isolate(*others)
         for name in mended:
             if self._mesh.host(name).state is HostState.PAUSED:
                 self._mesh.resume(name)

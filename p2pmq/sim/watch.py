@@ -164,18 +164,14 @@ class Witness:
         """A process takes up what its disk holds."""
         for found in event.recovered.batches:
             if found.space is Space.PARTITION:
-                self._history.add(
-                    Taken(self.now_s, self.process, found.key, found.batch.run)
-                )
+                self._history.add(Taken(self.now_s, self.process, found.key, found.batch.run))
 
     def on_persist(self, effect: Persist) -> None:
         """The owner takes messages from their publisher."""
         if isinstance(effect.then, events.BatchDurable):
             for record in effect.records:
                 if isinstance(record, BatchStored):
-                    self._history.add(
-                        Taken(self.now_s, self.process, record.key, record.batch.run)
-                    )
+                    self._history.add(Taken(self.now_s, self.process, record.key, record.batch.run))
 
     def on_push(self, packet: Delivery) -> None:
         """The owner pushes messages."""

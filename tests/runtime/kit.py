@@ -46,7 +46,7 @@ def advance(loop: SimLoop, seconds: float) -> None:
     loop.run_until_complete(wait())
 
 
-def hello(node_id: bytes = PEER, **changed: Any) -> Hello:
+def hello(node_id: bytes = PEER, **changed: object) -> Hello:
     """A peer's Hello that is welcome, but for what is changed."""
     facts: dict[str, Any] = {
         "mesh": "m",
@@ -154,9 +154,7 @@ class Scene:
         self.loop = loop
         self.transport = FakeTransport()
         self.events = Listener()
-        self.links = Links(
-            self.transport, self.events, limits or Limits(), loop, self._make_hello
-        )
+        self.links = Links(self.transport, self.events, limits or Limits(), loop, self._make_hello)
 
     def _make_hello(self, *, answer: bool) -> Hello:
         return hello(US, answer=answer)

@@ -1,4 +1,4 @@
-"""Links: what waits for what. Control goes at once, bulk within a window, nothing into a full pipe."""
+"""Links: control goes at once, bulk within a window, and nothing into a full pipe."""
 
 from collections.abc import Iterator
 

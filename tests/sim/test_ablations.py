@@ -15,13 +15,16 @@ import pytest
 
 from p2pmq.core import dots as core_dots
 from p2pmq.core.consuming import Consuming
-from p2pmq.core.hearsay import Hearsay
+from p2pmq.core.effects import Effect
 from p2pmq.core.healing import Healing
-from p2pmq.core.outbox import Outbox
-from p2pmq.core.owner import Owner
+from p2pmq.core.hearsay import Hearsay
+from p2pmq.core.outbox import Outbox, Stream
 from p2pmq.core.partition import Partition
+from p2pmq.core.records import BatchRemoved, BatchTrimmed, Record
 from p2pmq.sim import SimulationCheckError, SimulationError, simulate
+from p2pmq.sim.disk import Contents
 from p2pmq.sim.mesh import Mesh
+from p2pmq.sim.world import SimDiscovery
 
 Story = Callable[[Mesh], Awaitable[None]]
 SEEDS = 6
@@ -45,13 +48,21 @@ async def repeated(mesh: Mesh) -> None:
     """Confirms are lost, so that batches are sent again."""
     a, b = await mesh.start("a", "b")
     queue = next(f"q{n}" for n in range(50) if a.owner_of(f"q{n}") == "b")
+    got: list[int] = []
+
+    async def consume() -> None:
+        async for message in b.consume(queue):
+            got.append(message.body)
+            message.ack()
+
+    mesh.run("b", consume())
     mesh.loss(0.5, "b", "a")
     for number in range(20):
         await a.publish(queue, number, confirm="stored")
         await mesh.run_for(seconds=0.2)
     mesh.heal()
     await mesh.settle()
-    assert [m.body async for m in b.drain(queue)] == list(range(20))
+    assert got == list(range(20))
     mesh.check(duplicates_max=0, stuck_max=0)
 
 
@@ -140,7 +151,12 @@ def nothing(*_: Any, **__: Any) -> list[Any]:  # noqa: ANN401  stands in for man
 def test_without_resends_of_the_outbox_messages_stay_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Outbox, "_resend", nothing)
+    def only_wait(outbox: Outbox, stream: Stream, now: int) -> list[Effect]:
+        stream.progress_at = now
+        outbox._set_timer(stream, now)
+        return []
+
+    monkeypatch.setattr(Outbox, "_resend", only_wait)
     assert fails(lossy)
 
 
@@ -203,16 +219,8 @@ def test_without_refutation_a_paused_node_stays_dead(monkeypatch: pytest.MonkeyP
 
 def test_without_the_healing_contact_a_long_split_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Healing, "pick", nothing)
-    assert fails(split_without_discovery(split))
-
-
-def split_without_discovery(story: Story) -> Story:
-    """The same where nobody sights addresses again: membership must do it alone."""
-
-    async def without(mesh: Mesh) -> None:
-        await story(mesh)
-
-    return without
+    monkeypatch.setattr(SimDiscovery, "_sight", nothing)  # else it would find the others, slowly
+    assert fails(split)
 
 
 def test_without_repeats_of_settles_acks_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,13 +242,12 @@ def test_without_the_durable_part_of_acks_a_restart_brings_messages_back(
         mesh.check(duplicates_max=0)
 
     run(story, 0)
-    monkeypatch.setattr("p2pmq.core.owner.Persist", lambda records, then=None: _Unsaved(then))
+    apply = Contents.apply
+
+    def forgetful(contents: Contents, record: Record) -> None:
+        if not isinstance(record, BatchTrimmed | BatchRemoved):
+            apply(contents, record)
+
+    monkeypatch.setattr(Contents, "apply", forgetful)
     with pytest.raises((SimulationError, AssertionError)):
         run(story, 0)
-    assert Owner is not None
-
-
-def _Unsaved(then: Any) -> Any:  # noqa: ANN401, N802
-    from p2pmq.core.effects import Persist
-
-    return Persist((), then)

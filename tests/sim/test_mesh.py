@@ -106,9 +106,7 @@ async def test_only_the_middle_of_a_bridge_reaches_both_sides(mesh: Mesh) -> Non
 
 
 @pytest.mark.parametrize("size", [5, 6, 7, 9])
-async def test_in_a_ring_of_majorities_each_reaches_another_majority(
-    mesh: Mesh, size: int
-) -> None:
+async def test_in_a_ring_of_majorities_each_reaches_another_majority(mesh: Mesh, size: int) -> None:
     names = [f"n{n}" for n in range(size)]
     await mesh.start(*names)
     mesh.ring_of_majorities()

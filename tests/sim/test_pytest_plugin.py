@@ -65,7 +65,13 @@ def run_pytest(folder: Path, *options: str) -> str:
     command = [sys.executable, "-m", "pytest", "-p", "p2pmq.sim.pytest_plugin", "-p"]
     command += ["no:cacheprovider", "-rA", "--rootdir", str(folder), *options]
     found = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
     )
     return found.stdout + found.stderr
 

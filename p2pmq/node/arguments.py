@@ -1,0 +1,68 @@
+"""A user's arguments, checked before anything is sent, in the form that the core takes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from p2pmq.core.events import Confirmation
+from p2pmq.core.ids import PartitionKey
+from p2pmq.core.names import check_queue_name
+from p2pmq.core.packets.registry import ITEMS_MAX
+from p2pmq.errors import UsageError
+
+MS_MAX = 2**42
+"""139 years: the most that a packet's `Milliseconds` hold. What is longer means for ever."""
+NAME_BYTES_MAX = 255
+PREFETCH_MAX = ITEMS_MAX
+"""An attach lists all that its consumer holds, in one packet."""
+
+CONFIRMATIONS = {
+    "committed": Confirmation.COMMITTED,
+    "stored": Confirmation.STORED,
+    "none": Confirmation.NONE,
+}
+
+
+def to_ms(seconds: float, least_ms: int = 0) -> int:
+    """Whole milliseconds, at the most MS_MAX; raises UsageError below `least_ms`, or for NaN."""
+    if not seconds >= least_ms / 1000:
+        raise UsageError(
+            f"a time of {seconds} s makes no sense here: give {least_ms / 1000:g} s or more"
+        )
+    return round(min(seconds * 1000, MS_MAX))
+
+
+@lru_cache(maxsize=4_096)
+def key_of(queue: str) -> PartitionKey:
+    """The partition of a queue whose name is good; remembered, since every publish asks."""
+    check_queue_name(queue)
+    return PartitionKey(queue, 0)
+
+
+def confirmation_of(confirm: str) -> Confirmation:
+    """What to wait for."""
+    try:
+        return CONFIRMATIONS[confirm]
+    except KeyError:
+        raise UsageError(
+            f"confirm={confirm!r} is unknown: use 'committed', 'stored' or 'none'"
+        ) from None
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise UsageError if this cannot be the name of a node or a mesh."""
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= NAME_BYTES_MAX or not name.isprintable():
+        raise UsageError(
+            f"the {what} name {name[:40]!r} cannot be used: 1 to {NAME_BYTES_MAX} bytes of "
+            "printable text are needed"
+        )
+
+
+def check_prefetch(prefetch: int) -> None:
+    """Raise UsageError if nothing could be delivered with it, or more than a packet can list."""
+    if not 1 <= prefetch <= PREFETCH_MAX:
+        raise UsageError(
+            f"a prefetch of {prefetch:,} cannot be: give 1 to {PREFETCH_MAX:,} (a few thousand "
+            "keep any consumer busy)"
+        )

@@ -1,0 +1,140 @@
+"""The drawing of random scenarios: a mesh, a workload and faults, all from one seed.
+
+Each seed leaves out most kinds of faults and uses the others often: a run with
+a little of everything finds less than one with much of something (Groce et al.,
+*Swarm testing*, 2012).
+
+Invariant: a seed always draws the same scenario, and nothing else is asked.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from p2pmq.sim.chaos import KINDS, drawn_faults
+from p2pmq.sim.scenario import (
+    CONFIRMS,
+    RESTS,
+    Chaos,
+    Consumers,
+    FaultSpec,
+    Links,
+    Liveness,
+    Nodes,
+    Publishers,
+    Scenario,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SIZES = (1, 2, 3, 3, 4, 5, 5, 6, 7)
+"""How many nodes, as often as it stands here."""
+ZONES = ("east", "west", "south")
+QUEUES = ("q1", "q2", "q3")
+DURATIONS_MS = (10_000, 20_000, 30_000)
+LIVENESS_MS = 10_000
+
+
+def drawn_scenario(seed: int) -> Scenario:
+    """The scenario of a seed."""
+    rng = random.Random(f"swarm {seed}")
+    nodes = _nodes(rng)
+    duration_ms = rng.choice(DURATIONS_MS)
+    queues = QUEUES[: rng.randint(1, len(QUEUES))]
+    publishers = tuple(_publishers(rng, nodes.all, queues) for _ in range(rng.randint(1, 3)))
+    consumers = tuple(_consumers(rng, nodes.all, queues) for _ in range(rng.randint(0, 3)))
+    chaos = _chaos(rng)
+    faults = drawn_faults(rng, nodes.all, chaos, duration_ms)
+    faults += _joins_and_leaves(rng, nodes, duration_ms)
+    return Scenario(
+        nodes=nodes,
+        about=f"drawn from seed {seed}",
+        seed=seed,
+        duration_ms=duration_ms,
+        links=_links(rng),
+        publishers=publishers,
+        consumers=consumers,
+        faults=tuple(sorted(faults, key=lambda fault: fault.at_ms)),
+        liveness=_liveness(rng, nodes, chaos) if rng.random() < 0.5 else None,
+    )
+
+
+def _nodes(rng: random.Random) -> Nodes:
+    names = tuple(f"n{number}" for number in range(1, rng.choice(SIZES) + 1))
+    leaves = tuple(name for name in names[1:] if rng.random() < 0.15)
+    full = [name for name in names if name not in leaves]
+    zones: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    if rng.random() < 0.3:
+        zone_of = {name: rng.choice(ZONES) for name in names}
+        listed = [(z, tuple(n for n in names if zone_of[n] == z)) for z in ZONES]
+        zones = tuple((zone, members) for zone, members in listed if members)
+    weights = tuple((name, 2) for name in full if rng.random() < 0.1)
+    late = names[-1:] if len(full) > 2 and rng.random() < 0.2 else ()  # noqa: PLR2004  two are there at first
+    return Nodes(names=names, late=late, leaves=leaves, zones=zones, weights=weights)
+
+
+def _links(rng: random.Random) -> tuple[Links, ...]:
+    if rng.random() < 0.7:
+        return ()
+    return (Links(latency_ms=(1, rng.choice((5, 60))), loss=rng.choice((0.0, 0.01))),)
+
+
+def _publishers(rng: random.Random, names: Sequence[str], queues: Sequence[str]) -> Publishers:
+    return Publishers(
+        on=_some(rng, names),
+        queues=_some(rng, queues),
+        every_ms=rng.choice(((100, 300), (300, 1_000), (1_000, 3_000))),
+        batch=rng.choice(((1, 1), (1, 1), (1, 3), (20, 200))),
+        size_bytes=rng.choice(((10, 10), (0, 200), (1, 20_000))),
+        confirm=_some(rng, CONFIRMS),
+        timeout_ms=rng.choice((None, None, 500, 30_000)),
+    )
+
+
+def _consumers(rng: random.Random, names: Sequence[str], queues: Sequence[str]) -> Consumers:
+    return Consumers(
+        on=_some(rng, names),
+        queues=_some(rng, queues),
+        prefetch=rng.choice((1, 10, 100, 1_000)),
+        handler_ms=rng.choice(((0, 0), (0, 0), (0, 20), (50, 300))),
+        visibility_ms=rng.choice((None, 3_000, 10_000)),
+        nack=rng.choice((0.0, 0.0, 0.05, 0.3)),
+        nack_delay_ms=rng.choice(((0, 0), (0, 3_000))),
+        forget=rng.choice((0.0, 0.0, 0.02)),
+        resubscribe=rng.choice((None, None, 5, 100)),
+    )
+
+
+def _chaos(rng: random.Random) -> Chaos:
+    kinds = tuple(dict.fromkeys(KINDS))
+    return Chaos(
+        what=tuple(rng.sample(kinds, rng.randint(1, 6))),
+        every_ms=rng.choice(((100, 2_000), (500, 4_000), (2_000, 8_000))),
+    )
+
+
+def _joins_and_leaves(rng: random.Random, nodes: Nodes, duration_ms: int) -> list[FaultSpec]:
+    found = [
+        FaultSpec(rng.randint(0, duration_ms), "join", hosts=(name,)) for name in nodes.late
+    ]
+    full = [name for name in nodes.first if name not in nodes.leaves]
+    if len(full) > 2 and rng.random() < 0.15:  # noqa: PLR2004  two stay
+        leaver = (rng.choice(full),)
+        found.append(FaultSpec(rng.randint(0, duration_ms), "leave", hosts=leaver))
+    return found
+
+
+def _liveness(rng: random.Random, nodes: Nodes, chaos: Chaos) -> Liveness | None:
+    core = _some(rng, nodes.all)
+    if set(core) <= set(nodes.leaves):
+        core = nodes.all[:1]  # it is never a leaf
+    faults = drawn_faults(rng, nodes.all, chaos, LIVENESS_MS)
+    return Liveness(core, LIVENESS_MS, rng.choice(RESTS), tuple(faults))
+
+
+def _some(rng: random.Random, names: Sequence[str]) -> tuple[str, ...]:
+    """Some of the names, one at least, in their order."""
+    chosen = rng.sample(list(names), rng.randint(1, len(names)))
+    return tuple(name for name in names if name in chosen)

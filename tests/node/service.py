@@ -1,0 +1,29 @@
+"""A node in a process of its own: prints its addresses, and runs until stdin ends or it is killed.
+
+python service.py '{"name": "bank", "folder": "/tmp/bank", "seeds": ["127.0.0.1:4000"]}'
+"""
+
+import asyncio
+import json
+import sys
+
+from p2pmq import Config, Node, Timing
+
+
+async def main() -> None:
+    plan = json.loads(sys.argv[1])
+    node = Node(
+        plan["name"],
+        mesh="test",
+        mdns=False,
+        seeds=plan["seeds"],
+        data_dir=plan["folder"],
+        config=Config(timing=Timing(join_timeout_ms=200, drain_timeout_ms=500)),
+    )
+    async with node:
+        sys.stdout.write(json.dumps(node.addresses) + "\n")
+        sys.stdout.flush()
+        await asyncio.to_thread(sys.stdin.read)
+
+
+asyncio.run(main())
