@@ -15,6 +15,7 @@ from p2pmq.cli.options import DaemonOptions, MeshOptions, VisitOptions, flattene
 from p2pmq.cli.pub import publish_lines
 from p2pmq.cli.run import serve
 from p2pmq.cli.session import run_async
+from p2pmq.cli.simulate import simulate
 from p2pmq.cli.sub import Ending, consume_lines
 from p2pmq.core.names import check_queue_name
 from p2pmq.errors import QueueNameError
@@ -192,3 +193,6 @@ def demo(
 
 
 app.command("bench")(bench)
+
+
+app.command("simulate")(simulate)

@@ -312,19 +312,23 @@ class Consuming:
         return [Send(subscription.owner, detach)]
 
     def _take_in(self, subscription: Subscription, segments: tuple[Segment, ...]) -> list[Segment]:
-        """Note the dots as held, leaving out what is held already or acked but unconfirmed."""
+        """Note the dots as held, leaving out what is held already or acked but unconfirmed.
+
+        A later delivery of what is held is handed on: its time was up, and
+        maybe whoever had it has lost it.
+        """
         fresh: list[Segment] = []
         for segment in segments:
             run = segment.batch.run
             runs = subscription.holding.missing(run)
             if subscription.settling:
                 runs = [part for new in runs for part in subscription.settling.missing(new)]
-            for held, _ in subscription.holding.overlap(run):
-                subscription.holding.put(held, segment.attempt)
-            for new in runs:
-                subscription.holding.put(new, segment.attempt)
-                fresh.append(Segment(segment.batch.part(new.first, new.last), segment.attempt))
             subscription.limit += run.length - total(runs)
+            held = subscription.holding.overlap(run)
+            runs += [part for part, attempt in held if attempt < segment.attempt]
+            for part in sorted(runs):
+                subscription.holding.put(part, segment.attempt)
+                fresh.append(Segment(segment.batch.part(part.first, part.last), segment.attempt))
         return fresh
 
     def _drop(self, subscription: Subscription) -> None:

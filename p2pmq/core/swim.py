@@ -324,6 +324,8 @@ class Swim:
             out.append(Notify(Counted("swim_other_mesh", text=f"{peer.hex()} is of {packet.mesh}")))
             return
         member = self.members.get(peer)
+        if packet.stranger and {r.node_id for r in packet.rumours} <= {peer, self._own.node_id}:
+            self._settled = True  # it knows nobody else: no mesh that has forgotten this node
         if member is not None and not self._settled:
             if packet.stranger:
                 self._hearsay.adopt(packet.rumours, out)

@@ -80,7 +80,7 @@ def drawn_fault(
         case "latency":
             return FaultSpec(at_ms, what, for_ms, latency_ms=(1, rng.choice((20, 300))))
         case "rate":
-            rate = rng.choice((2_000, 20_000, 200_000))
+            rate = rng.choice((50_000, 200_000, 1_000_000))
             return FaultSpec(at_ms, what, for_ms, rate_bytes=rate)
         case "slow_disk":
             sync_ms = (5, rng.choice((50, 800)))

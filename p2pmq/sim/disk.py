@@ -84,18 +84,19 @@ class Contents:
             case rec.SeenChanged(key, session, seqs):
                 self.seen[key, session] = seqs
             case rec.PartitionRemoved(key):
-                for name in [
-                    n for n in self.batches if n.key == key and n.space is Space.PARTITION
-                ]:
-                    del self.batches[name]
-                for seen_key in [s for s in self.seen if s[0] == key]:
-                    del self.seen[seen_key]
+                self._remove_partition(key)
             case rec.MemberSaved(rumour):
                 self.members[rumour.node_id] = rumour
             case rec.MemberRemoved(node_id):
                 self.members.pop(node_id, None)
             case rec.IncarnationSaved(incarnation):
                 self.incarnation = incarnation
+
+    def _remove_partition(self, key: PartitionKey) -> None:
+        for name in [n for n in self.batches if n.key == key and n.space is Space.PARTITION]:
+            del self.batches[name]
+        for seen_key in [s for s in self.seen if s[0] == key]:
+            del self.seen[seen_key]
 
 
 class SimDisk:
@@ -223,7 +224,7 @@ class SimStore:
         records: Sequence[Record],
         done: WriteDone,
         *,
-        patient: bool = False,  # noqa: ARG002  a disk that never waits is one of those there are
+        patient: bool = False,  # noqa: ARG002  disks that never wait are among those there are
     ) -> None:
         """Queue a write; it goes with the next commit."""
         for record in records:
@@ -309,4 +310,4 @@ class SimStore:
 
 
 def _set(waiter: object) -> None:
-    waiter.set_result(None)  # type: ignore[attr-defined]  # a future, by its maker above
+    waiter.set_result(None)  # type: ignore[attr-defined]  # it is the future made above

@@ -86,7 +86,7 @@ def _publishers(rng: random.Random, names: Sequence[str], queues: Sequence[str])
         on=_some(rng, names),
         queues=_some(rng, queues),
         every_ms=rng.choice(((100, 300), (300, 1_000), (1_000, 3_000))),
-        batch=rng.choice(((1, 1), (1, 1), (1, 3), (20, 200))),
+        batch=rng.choice(((1, 1), (1, 1), (1, 3), (5, 50))),
         size_bytes=rng.choice(((10, 10), (0, 200), (1, 20_000))),
         confirm=_some(rng, CONFIRMS),
         timeout_ms=rng.choice((None, None, 500, 30_000)),
@@ -102,7 +102,7 @@ def _consumers(rng: random.Random, names: Sequence[str], queues: Sequence[str]) 
         visibility_ms=rng.choice((None, 3_000, 10_000)),
         nack=rng.choice((0.0, 0.0, 0.05, 0.3)),
         nack_delay_ms=rng.choice(((0, 0), (0, 3_000))),
-        forget=rng.choice((0.0, 0.0, 0.02)),
+        late=rng.choice((0.0, 0.0, 0.02)),
         resubscribe=rng.choice((None, None, 5, 100)),
     )
 

@@ -61,6 +61,7 @@ class Faults:
         self._end_faults("cut")  # what was cut before is as this one says now
         shown = " | ".join(",".join(group) for group in named)
         self._begin("cut", listed, f"partition {shown}")
+        self._ground.history.faults[-1].sides = tuple(map(tuple, named))
 
     def _apply_partition(self) -> None:
         group_of = {name: n for n, group in enumerate(self._groups or ()) for name in group}

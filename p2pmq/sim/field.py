@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LATENCY_MS = (1, 2)
 """Uniform between these two."""
 LOOK_MS = 50
-"""`run_until` looks so often."""
+"""`run_until` looks so often, if not told otherwise."""
 
 
 @dataclass(slots=True)
@@ -147,14 +147,15 @@ class Field:
 
     def run(self, duration_ms: int) -> None:
         """Let time pass."""
-        self.run_until(lambda: False, duration_ms)
+        self.run_until(lambda: False, duration_ms, look_ms=duration_ms)
 
-    def run_until(self, reached: Callable[[], bool], within_ms: int) -> int | None:
+    def run_until(
+        self, reached: Callable[[], bool], within_ms: int, look_ms: int = LOOK_MS
+    ) -> int | None:
         """Let time pass until a condition holds; how long that took, or None if it never did."""
         start, end, heap = self.now, self.now + within_ms, self._heap
-        step_ms = LOOK_MS if within_ms < LOOK_MS * 1_000_000 else within_ms
         while self.now < end:
-            look = min(self.now + step_ms, end)
+            look = min(self.now + look_ms, end)
             while heap and heap[0][0] <= look:
                 self.now, _, act, given = heapq.heappop(heap)
                 self.events += 1

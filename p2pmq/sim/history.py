@@ -191,6 +191,8 @@ class Fault:
     hosts: tuple[str, ...]
     text: str
     until_s: float | None = None
+    sides: tuple[tuple[str, ...], ...] = ()
+    """Of a partition: who was with whom; hosts that no side names were one more."""
 
 
 @dataclass(slots=True)

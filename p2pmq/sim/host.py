@@ -133,7 +133,9 @@ class Host:
                 f"a second process on {self.name!r}", "stop or crash the first one"
             )
         ground, options = self._ground, self.options
-        host_loop = HostLoop(ground.loop)
+        context = contextvars.copy_context()
+        context.run(HOST.set, self.name)
+        host_loop = HostLoop(ground.loop, context)
         world = SimWorld(
             network=ground.network,
             disk=self.disk,
@@ -153,8 +155,6 @@ class Host:
             config=options.config,
             world=world,
         )
-        context = contextvars.copy_context()
-        context.run(HOST.set, self.name)
         run = self._run = _Run(node, world, host_loop, context)
         self.state = HostState.UP
         try:
@@ -165,7 +165,7 @@ class Host:
             self.kill(unsynced_may_survive=True)
             raise
         for service in self.services:
-            self.run(service(node))
+            self.begin(service)
         return node
 
     async def stop(self) -> None:
@@ -213,6 +213,11 @@ class Host:
         run.tasks[task] = None
         task.add_done_callback(self._on_done)
         return task
+
+    def begin(self, service: Service) -> None:
+        """Run a service on the node that runs now."""
+        task = self.run(service(self.node))
+        task.set_name(getattr(service, "__qualname__", type(service).__qualname__))
 
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         if self._run is not None:

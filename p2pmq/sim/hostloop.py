@@ -64,8 +64,10 @@ class MeshLoop(SimLoop):
 class HostLoop:
     """What a node's runtime uses of an event loop, for one host."""
 
-    def __init__(self, loop: SimLoop) -> None:
+    def __init__(self, loop: SimLoop, context: contextvars.Context) -> None:
         self._loop = loop
+        # Not the caller's: who sends a packet or lends a hand may be paused when its turn comes.
+        self._context = context
         self._held: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         self.paused = False
 
@@ -75,7 +77,7 @@ class HostLoop:
 
     def call_soon(self, callback: Callable[..., object], *args: Any) -> asyncio.Handle:  # noqa: ANN401  asyncio's signature
         """Run in this round of the loop, unless the host is paused."""
-        return self._loop.call_soon(self.call_now, callback, *args)
+        return self._loop.call_soon(self.call_now, callback, *args, context=self._context)
 
     def call_later(
         self,
@@ -84,21 +86,24 @@ class HostLoop:
         *args: Any,  # noqa: ANN401  as above
     ) -> asyncio.TimerHandle:
         """Run after `delay` seconds, or at resume if that is later."""
-        return self._loop.call_later(delay, self.call_now, callback, *args)
+        return self._loop.call_later(delay, self.call_now, callback, *args, context=self._context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any
-    ) -> asyncio.TimerHandle:  # noqa: ANN401  as above
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,  # noqa: ANN401  as above
+    ) -> asyncio.TimerHandle:
         """Run at a time, or at resume if that is later."""
-        return self._loop.call_at(when, self.call_now, callback, *args)
+        return self._loop.call_at(when, self.call_now, callback, *args, context=self._context)
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future of the simulation's loop."""
         return self._loop.create_future()
 
     def create_task(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """A task of the simulation's loop; it is paused by what its context says."""
-        return self._loop.create_task(coroutine)
+        """A task of the simulation's loop, on this host."""
+        return self._loop.create_task(coroutine, context=self._context.copy())
 
     def call_now(self, callback: Callable[..., object], *args: Any) -> None:  # noqa: ANN401  as above
         """Run it, or hold it while the host is paused."""
@@ -121,4 +126,4 @@ class HostLoop:
         self.paused = False
         held, self._held = self._held, []
         for callback, args in held:
-            self._loop.call_soon(self.call_now, callback, *args)
+            self._loop.call_soon(self.call_now, callback, *args, context=self._context)

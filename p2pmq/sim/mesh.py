@@ -96,9 +96,12 @@ class Mesh(Faults):
                     f'start("{name}"), which was started before,', f'await mesh.restart("{name}")'
                 )
             options = NodeOptions(
-                "sim", _of(zone, name, default=""), _of(leaf, name, default=False), _of(weight, name, default=1),
-                _of(config, name, default=None),
-            )  # fmt: skip
+                "sim",
+                zone=_of(zone, name, default=""),
+                leaf=_of(leaf, name, default=False),
+                weight=_of(weight, name, default=1),
+                config=_of(config, name, default=None),
+            )
             self._hosts[name] = Host(name, self._ground, options)
             self.network.add_host(name)
         if self._groups is not None:
@@ -195,8 +198,7 @@ class Mesh(Faults):
         host = self.host(name)
         host.services.append(service)
         if host.state is not HostState.DOWN:
-            task = host.run(service(host.node))
-            assert not task.done()  # it begins when this task waits
+            host.begin(service)
 
     @property
     def now(self) -> float:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from p2pmq.sim.simulation import Simulation
 
 SEED_DEFAULT = 0
-_SIMULATION = pytest.StashKey["Simulation"]()
+_SIMULATION: pytest.StashKey[Simulation] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

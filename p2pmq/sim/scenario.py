@@ -175,8 +175,8 @@ class Consumers:
     nack: Annotated[float, SHARE] = 0.0
     """Share of messages that are given back."""
     nack_delay_ms: Annotated[RangeMs, _DURATIONS] = (0, 0)
-    forget: Annotated[float, SHARE] = 0.0
-    """Share of messages that are never settled."""
+    late: Annotated[float, SHARE] = 0.0
+    """Share of messages that are acked only when their visibility timeout is over."""
     resubscribe: Annotated[int | None, COUNT_1] = None
     """Begin anew after so many messages: what is held then goes back."""
     start_ms: Annotated[int, DURATION] = 0

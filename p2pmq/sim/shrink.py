@@ -226,7 +226,7 @@ def _plainer_consumers(spec: Consumers) -> Iterator[dict[str, Any]]:
         yield {"on": (name,)}
     for queue in spec.queues if len(spec.queues) > 1 else ():
         yield {"queues": (queue,)}
-    names = ("nack", "forget", "resubscribe", "handler_ms", "visibility_ms", "nack_delay_ms")
+    names = ("nack", "late", "resubscribe", "handler_ms", "visibility_ms", "nack_delay_ms")
     yield from _defaults(Consumers, spec, (*names, "prefetch"))
 
 

@@ -61,6 +61,14 @@ class Plan:
         "crash", "power", "restart", "pause", "partition", "one_way", "flap", "isolate",
         "loss", "duplicate", "reorder", "corrupt", "latency", "slow_disk", "clock", "heal", "heal",
     )  # fmt: skip
+    consuming: float = 0.7
+    """Share of nodes that consume."""
+    slow: float = 0.3
+    """Share of messages that take a while."""
+    given_back: float = 0.05
+    """Share of messages that a consumer nacks."""
+    mended: float = 0.5
+    """Chance that a node which is down or paused comes back instead of the next fault."""
     forgotten: float = 0.0
     """Share of messages that a consumer never settles."""
     settle_s: float = 240.0
@@ -86,7 +94,7 @@ class Story:
         await mesh.start(*names)
         for name in names:
             mesh.serve(name, self._publish)
-            if self._rng.random() < 0.7:
+            if self._rng.random() < plan.consuming:
                 mesh.serve(name, self._consume)
         end = mesh.now + plan.seconds
         while mesh.now < end:
@@ -145,11 +153,11 @@ class Story:
     async def _process(self, message: Message) -> None:
         rng = self._mesh.random
         fate = rng.random()
-        if fate < 0.3:
+        if fate < self._plan.slow:
             await asyncio.sleep(rng.expovariate(10))
         if fate < self._plan.forgotten and not self._ended:
             return  # its visibility timeout will end
-        if fate > 0.95 and not self._ended:
+        if fate > 1 - self._plan.given_back and not self._ended:
             message.nack(rng.choice((0, 0.5, 3)))
         else:
             message.ack()
@@ -172,9 +180,9 @@ class Story:
         rng, mesh = self._rng, self._mesh
         up = [name for name in mesh.names if mesh.is_up(name)]
         down = [name for name in mesh.names if mesh.host(name).state is HostState.DOWN]
-        if down and rng.random() < 0.5:
+        if down and rng.random() < self._plan.mended:
             self._restart(rng.choice(down))
-        elif self._paused and rng.random() < 0.5:
+        elif self._paused and rng.random() < self._plan.mended:
             self._resume()
         elif fault in breaks and len(up) > 1:
             breaks[fault](rng.choice(up))

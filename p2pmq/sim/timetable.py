@@ -126,20 +126,16 @@ class Timetable:
 
     async def mend(self, hosts: Sequence[str] | None = None) -> None:
         """Mend everything; or only on `hosts` and between them: then the others stay cut off."""
-        await self.finish()
         self._in_force.clear()
         self._mesh.heal()
         self.lay_links()
         mended = self.present if hosts is None else list(hosts)
-        if hosts is not None:
-            others = [name for name in self.present if name not in mended]
-            if others:
-                self._mesh.isolate(*others)
+        others = [name for name in self.present if name not in mended]
+        if others:
+            self._mesh.isolate(*others)
         for name in mended:
-            if self._mesh.host(name).state is HostState.PAUSED:
-                self._mesh.resume(name)
-            if name in self._broken_disks:
-                self._mend_disk(name)
+            self._resume(name)
+            self._mend_disk(name)
         await self.finish()
         await asyncio.gather(*(self._mended(name) for name in mended))
 
@@ -251,7 +247,7 @@ class Timetable:
             self._start(self._join(name) if what == "join" else self._leave(name), name)
         elif what in ("failing_disk", "full_disk", "slow_disk"):
             self._break_disk(fault, name)
-            return partial(self._mend_disk_and_restart, name)
+            return partial(self._mend_disk, name)
         else:
             self._other(fault, name)
         return None
@@ -281,6 +277,8 @@ class Timetable:
 
     def _mend_disk(self, name: str) -> None:
         """The disk is as new; a node that has stopped because of it stays so until its restart."""
+        if name not in self._broken_disks:
+            return
         del self._broken_disks[name]
         disk = self._mesh.host(name).disk
         if disk.failing:
@@ -290,10 +288,6 @@ class Timetable:
             self._mesh.disk_full(name, full=False)
         if disk.sync_ms != SYNC_MS:
             self._mesh.slow_disk(name, SYNC_MS)
-
-    def _mend_disk_and_restart(self, name: str) -> None:
-        if name in self._broken_disks:
-            self._mend_disk(name)
 
     def _other(self, fault: FaultSpec, name: str) -> None:
         mesh = self._mesh

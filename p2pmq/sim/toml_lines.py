@@ -81,7 +81,7 @@ def _full_header(path: Path, statement: str, seen: dict[Path, int]) -> Path:
 def _items(line: int, statement: str, path: Path) -> Iterator[tuple[int, Path]]:
     """The items of an array that is written over several lines: where each begins."""
     lines = statement.splitlines()
-    begun = 0
+    number, begins = 0, 1
     for end in range(1, len(lines)):
         try:
             value = tomllib.loads("\n".join(lines[:end]) + "\n]")
@@ -89,6 +89,8 @@ def _items(line: int, statement: str, path: Path) -> Iterator[tuple[int, Path]]:
             continue
         for key in path[-len(_path_of(value)) :]:
             value = value[key]
-        for number in range(begun, len(value)):
-            yield line + end - 1, (*path, number)
-        begun = max(begun, len(value))
+        while lines[begins].strip().startswith("#"):
+            begins += 1
+        for finished in range(number, len(value)):
+            yield line + begins, (*path, finished)
+        number, begins = max(number, len(value)), max(begins, end)

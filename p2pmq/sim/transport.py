@@ -94,7 +94,7 @@ class SimTransport:
         if not self._closed:
             self._loop.call_now(self._take, connection, frames, accept)
 
-    def _take(self, connection: Connection, frames: list[bytes], accept: bool) -> None:  # noqa: FBT001  a callback
+    def _take(self, connection: Connection, frames: list[bytes], accept: bool) -> None:  # noqa: FBT001  callbacks take it by position
         if self._closed or connection not in self.pipes:
             return
         if accept:

@@ -10,8 +10,10 @@ changes nothing for the others.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from p2pmq.config import Timing
 from p2pmq.errors import P2PMQError
 from p2pmq.sim.refuse import SimulationError
 from p2pmq.sim.selecting import meant_before_start
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from p2pmq.sim.mesh import Mesh
     from p2pmq.sim.scenario import Consumers, Publishers, Scenario
 
+LATE = 1.2
+"""A late ack comes after so many visibility timeouts."""
 RETRY_S = 1.0
 """A consumer whose node refuses it tries again after this."""
 
@@ -143,6 +147,7 @@ class _Consumer:
         self._spec = spec
         self._queue = queue
         self._rng = workload.chance(f"consumer {number} of {queue} on {host}")
+        self._late: list[asyncio.Task[None]] = []
 
     async def run(self, node: Node) -> None:
         """Consume for ever."""
@@ -172,14 +177,24 @@ class _Consumer:
             await messages.aclose()  # type: ignore[attr-defined]  # an async generator, as Node makes it
 
     async def _process(self, message: Message) -> None:
+        """Handle a message; when nobody publishes any more, it is quick and settles everything."""
         rng, spec = self._rng, self._spec
-        if spec.handler_ms[1]:
+        if spec.handler_ms[1] and not self._workload.is_over:
             await asyncio.sleep(rng.uniform(*spec.handler_ms) / 1000)
         fate = rng.random()
         if not self._workload.is_over:
-            if fate < spec.forget:
-                return  # its visibility timeout will end
+            if fate < spec.late:
+                task = asyncio.ensure_future(self._ack_late(message))
+                self._late.append(task)
+                task.add_done_callback(self._late.remove)
+                return
             if fate > 1 - spec.nack:
                 message.nack(rng.uniform(*spec.nack_delay_ms) / 1000)
                 return
         message.ack()
+
+    async def _ack_late(self, message: Message) -> None:
+        visibility_ms = self._spec.visibility_ms or Timing().visibility_timeout_ms
+        await asyncio.sleep(visibility_ms / 1000 * LATE)
+        with suppress(P2PMQError):  # its consumer is closed, or its node is dead
+            message.ack()

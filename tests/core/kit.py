@@ -93,6 +93,8 @@ class Disk:
 
     def _apply(self, record: Record) -> None:
         match record:
+            case rec.MemberSaved() | rec.MemberRemoved() | rec.IncarnationSaved():
+                self._apply_roster(record)
             case rec.BatchStored(space, key, number, batch):
                 name = Name(space, key, number)
                 assert name not in self.batches, f"{name} was used before"
@@ -109,6 +111,11 @@ class Disk:
                     del self.batches[name]
                 for seen in [s for s in self.seen if s[0] == key]:
                     del self.seen[seen]
+
+    def _apply_roster(
+        self, record: rec.MemberSaved | rec.MemberRemoved | rec.IncarnationSaved
+    ) -> None:
+        match record:
             case rec.MemberSaved(rumour):
                 self.members[rumour.node_id] = rumour
             case rec.MemberRemoved(node_id):

@@ -29,7 +29,7 @@ from p2pmq.core.packets.delivering import Attach, Delivery, Extend, Nack
 from p2pmq.core.packets.publishing import RunField
 from p2pmq.core.partition import Partition
 from p2pmq.core.records import BatchStored, Space
-from tests.core.kit import KEY, S1, S2, A, B, C, Disk, Dot, batch_of, dots_of, packets, runs_of
+from tests.core.kit import KEY, S1, S2, A, B, C, Disk, Dot, batch_of, dots_of, runs_of
 
 CONSUMERS = [Bearer(A, b"consume1"), Bearer(A, b"consume2"), Bearer(B, b"consume3")]
 VISIBILITY_MS = 1_000
@@ -390,6 +390,6 @@ class DeliveryMachine(RuleBasedStateMachine):
 
 
 def test_every_message_is_in_exactly_one_place_whatever_happens() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # hypothesis leaves it untyped
+    run_state_machine_as_test(
         DeliveryMachine, settings=settings(max_examples=400, stateful_step_count=50)
     )

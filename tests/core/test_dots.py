@@ -90,7 +90,9 @@ def history_of(taken: list[tuple[str, int, int, int]]) -> tuple[list[Replica], s
         here = replicas[at]
         if what == "add":
             run = Run(SESSIONS[number % 2], len(added) + 1, len(added) + 1 + number % 3)
-            replicas[at] = Replica(here.seen.union(DotSet([run])), here.pending.union(DotSet([run])))
+            replicas[at] = Replica(
+                here.seen.union(DotSet([run])), here.pending.union(DotSet([run]))
+            )
             added |= dots([run])
         elif what == "ack":
             pending = list(here.pending.runs())

@@ -20,11 +20,11 @@ from p2pmq.core.handover import BATCHES_MAX, Handovers
 from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import NodeId, Run
 from p2pmq.core.owner import Owner
-from p2pmq.core.packets.delivering import Attach, Handover, HandoverTaken, Settle, Settled
+from p2pmq.core.packets.delivering import Attach, Handover, HandoverTaken, Settle
 from p2pmq.core.packets.publishing import Confirm, Moved, Publish, RunField
 from p2pmq.core.packets.registry import Packet
 from p2pmq.core.records import BatchStored, Space
-from tests.core.kit import KEY, S1, S2, A, B, C, Disk, Dot, batch_of, dots_of, packets, runs_of
+from tests.core.kit import KEY, S1, S2, A, B, C, Disk, Dot, batch_of, dots_of, runs_of
 
 USER = b"node-usr"
 
@@ -46,9 +46,7 @@ class Node:
         self.disk.boot += 1
         self.owner = Owner(self.node_id, HybridClock(), lambda _key: self.view)
         self.owner.recover(self.disk.recovered(), self.disk.of_space(Space.PARTITION), now)
-        self.handovers = Handovers(
-            self.node_id, self.disk.boot, self.owner, lambda _key: self.view
-        )
+        self.handovers = Handovers(self.node_id, self.disk.boot, self.owner, lambda _key: self.view)
         return self.change(now)
 
     def change(self, now: int) -> list[Effect]:
@@ -58,20 +56,21 @@ class Node:
         ]
 
     def receive(self, peer: NodeId, packet: Packet, now: int) -> list[Effect]:
+        effects: list[Effect] = []
         match packet:
             case Publish():
-                return self.owner.on_publish(peer, packet, now)
+                effects = self.owner.on_publish(peer, packet, now)
             case Settle():
-                return self.owner.on_settle(peer, packet, now)
+                effects = self.owner.on_settle(peer, packet, now)
             case Attach():
-                return self.owner.on_attach(peer, packet, now)
+                effects = self.owner.on_attach(peer, packet, now)
             case Handover():
-                return self.handovers.on_handover(peer, packet, now)
+                effects = self.handovers.on_handover(peer, packet, now)
             case HandoverTaken():
-                return self.handovers.on_taken(peer, packet, now)
+                effects = self.handovers.on_taken(peer, packet, now)
             case Moved():
-                return self.handovers.on_moved(KEY, now)
-        return []
+                effects = self.handovers.on_moved(KEY, now)
+        return effects
 
     def write(self, now: int) -> list[Effect]:
         """The first write becomes durable."""
@@ -132,11 +131,9 @@ class Mesh:
             case Handover():
                 disk = self.nodes[node_id].disk
                 batches = tuple(disk.read(batch) for batch in packet.batches)
-                packet = Handover(
-                    *KEY, packet.transfer, packet.acked, packet.leases, batches
-                )
+                packet = Handover(*KEY, packet.transfer, packet.acked, packet.leases, batches)
                 self.way.append((node_id, peer, packet))
-            case Settled() | _ if peer in self.nodes:
+            case _ if peer in self.nodes:
                 self.way.append((node_id, peer, packet))
 
     @staticmethod
@@ -437,6 +434,6 @@ class HandoverMachine(RuleBasedStateMachine):
 
 
 def test_nothing_is_lost_and_no_ack_undone_however_a_partition_moves() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # hypothesis leaves it untyped
+    run_state_machine_as_test(
         HandoverMachine, settings=settings(max_examples=200, stateful_step_count=50)
     )

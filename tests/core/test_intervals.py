@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,7 +38,7 @@ def built(history: list[tuple[str, Interval]]) -> tuple[IntervalSet, set[int]]:
 def check_form(found: IntervalSet) -> None:
     pairs = found.pairs()
     assert all(low <= high for low, high in pairs)
-    assert all(one[1] + 1 < two[0] for one, two in zip(pairs, pairs[1:], strict=False))
+    assert all(one[1] + 1 < two[0] for one, two in pairwise(pairs))
 
 
 @given(steps)

@@ -67,7 +67,7 @@ def test_the_entries_of_a_session_are_in_order(history: list[tuple[bool, Run, in
 @given(steps)
 def test_items_may_be_changed_while_they_are_walked(history: list[tuple[bool, Run, int]]) -> None:
     found, _ = built(history)
-    for run, _ in found.items():
-        found.take(run)
+    for run, value in found.items():
+        assert found.take(run) == [(run, value)]
     assert not found
     assert found.count == 0

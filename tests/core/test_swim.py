@@ -111,6 +111,14 @@ def test_a_newcomer_learns_of_the_dead_too() -> None:
     assert not mesh.nodes[4].swim.is_alive(node_id_of(3))
 
 
+def test_a_newcomer_learns_of_the_dead_from_the_only_one_who_is_left() -> None:
+    mesh = joined(2)
+    mesh.crash(1)
+    mesh.run(2 * MINUTE)
+    mesh.add(2, seeds=(0,))
+    assert mesh.run_until(lambda: mesh.member(2, 1) is not None, 20_000) is not None
+
+
 def test_a_slow_node_is_not_held_dead_with_lifeguard() -> None:
     mesh = joined(20, seed=3)
     mesh.nodes[7].slowness_ms = 4_000

@@ -7,7 +7,7 @@ import asyncio
 import json
 import sys
 
-from p2pmq import Config, Node, Timing
+from p2pmq import Config, Node, SwimConfig, Timing
 
 
 async def main() -> None:
@@ -18,7 +18,10 @@ async def main() -> None:
         mdns=False,
         seeds=plan["seeds"],
         data_dir=plan["folder"],
-        config=Config(timing=Timing(join_timeout_ms=200, drain_timeout_ms=500)),
+        config=Config(
+            swim=SwimConfig(probe_interval_ms=400, probe_timeout_ms=300),
+            timing=Timing(join_timeout_ms=200, drain_timeout_ms=500),
+        ),
     )
     async with node:
         sys.stdout.write(json.dumps(node.addresses) + "\n")

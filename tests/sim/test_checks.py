@@ -243,7 +243,7 @@ def test_bounds_are_checked_where_they_are_given() -> None:
 
 
 def test_the_summary_counts_as_total_queue_does() -> None:
-    entries = [
+    entries: list[Entry] = [
         published(1, 4),
         published(5, outcome=Outcome.TIMED_OUT),
         published(6, outcome=Outcome.NOTHING),

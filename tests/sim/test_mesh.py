@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from p2pmq.errors import ClosedNodeError, NotCommittedError, RequestTimeoutError
+from p2pmq.node.node import Node
 from p2pmq.sim import SimulationSettleError, SimulationUsageError
 from p2pmq.sim.mesh import Mesh
 
@@ -70,12 +71,12 @@ async def test_a_paused_host_does_nothing_and_catches_up(mesh: Mesh) -> None:
     await mesh.start("a", "b")
     ticks: list[float] = []
 
-    async def tick() -> None:
+    async def tick(_: Node) -> None:
         while True:
             await asyncio.sleep(1)
             ticks.append(mesh.now)
 
-    mesh.run("a", tick())
+    mesh.serve("a", tick)
     await mesh.run_for(seconds=3.5)
     mesh.pause("a")
     await mesh.run_for(seconds=100)
@@ -189,7 +190,7 @@ async def test_a_full_disk_refuses_and_a_failing_one_stops_the_node(mesh: Mesh) 
 
 
 async def test_a_leaving_node_hands_over(mesh: Mesh) -> None:
-    a, b, c = await mesh.start("a", "b", "c")
+    a, _, c = await mesh.start("a", "b", "c")
     names = [f"q{n}" for n in range(9)]
     for name in names:
         await a.publish(name, name)
@@ -203,8 +204,6 @@ async def test_a_leaving_node_hands_over(mesh: Mesh) -> None:
 
 async def test_churn_loses_nothing(mesh: Mesh) -> None:
     await mesh.start("a", "b", "c")
-    churn = mesh.run_for(seconds=0)
-    await churn
     task = asyncio.ensure_future(mesh.churn("b", "c", every=20, down=4, times=3))
     for number in range(30):
         await mesh.node("a").publish("q", number, confirm="stored")
@@ -243,11 +242,11 @@ async def test_settle_says_what_does_not_settle(mesh: Mesh) -> None:
     a, _ = await mesh.start("a", "b")
     await a.publish("q", b"1")
 
-    async def hold() -> None:
-        async for _ in a.consume("q", visibility_timeout=1_000):
+    async def hold(_: Node) -> None:
+        async for _message in a.consume("q", visibility_timeout=1_000):
             await asyncio.Event().wait()
 
-    mesh.run("a", hold())
+    mesh.serve("a", hold)
     with pytest.raises(SimulationSettleError, match="1 held by consumers"):
         await mesh.settle(timeout=5)
 

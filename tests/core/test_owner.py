@@ -1,0 +1,271 @@
+"""The owner's part, one rule a test; whole histories are in test_consuming and test_machine."""
+
+from __future__ import annotations
+
+from p2pmq.core.effects import Counted, Effect, Notify, Persist
+from p2pmq.core.events import BatchDurable, SettleDurable
+from p2pmq.core.hlc import HybridClock
+from p2pmq.core.ids import NodeId, Run
+from p2pmq.core.owner import REATTACH_GRACE_MS, Owner
+from p2pmq.core.packets.delivering import Attach, Attached, Delivery, Detach, Settle, Settled
+from p2pmq.core.packets.publishing import (
+    BATCH_MESSAGES_MAX,
+    Confirm,
+    Gap,
+    Moved,
+    Publish,
+    PublishRefused,
+    RunField,
+)
+from p2pmq.core.records import Space
+from tests.core.kit import KEY, S1, S2, A, B, C, Disk, Dot, batch_of, dots_of, packets, writes
+
+ME = b"node-own"
+CONSUMER = b"consumer"
+
+
+class Rig:
+    """An owner on its disk, at a time."""
+
+    def __init__(self) -> None:
+        self.now = 10_000
+        self.owner_id: NodeId | None = ME
+        self.disk = Disk()
+        self.owner = self.start()
+
+    def start(self) -> Owner:
+        self.owner = Owner(ME, HybridClock(), lambda _key: self.owner_id)
+        self.owner.recover(self.disk.recovered(), self.disk.of_space(Space.PARTITION), self.now)
+        self.owner.on_placement_changed(self.now)
+        return self.owner
+
+    def publish(
+        self, first: int, count: int = 1, *, previous: int = 0, session: bytes = S1
+    ) -> list[Effect]:
+        packet = Publish(*KEY, previous, batch_of(session, first, count))
+        return self.owner.on_publish(A, packet, self.now)
+
+    def attach(self, number: int = 1, limit: int = 10, *holding: RunField) -> list[Effect]:
+        packet = Attach(*KEY, CONSUMER, number, limit, 30_000, holding)
+        return self.owner.on_attach(B, packet, self.now)
+
+    def settle(self, number: int, *acks: RunField) -> list[Effect]:
+        packet = Settle(*KEY, CONSUMER, 1, number, 10, acks)
+        return self.owner.on_settle(B, packet, self.now)
+
+    def write(self, effects: list[Effect]) -> list[Effect]:
+        """Everything that the effects write becomes durable."""
+        after: list[Effect] = []
+        for write in writes(effects):
+            self.disk.apply(write.records)
+            match write.then:
+                case BatchDurable():
+                    after += self.owner.on_batch_durable(write.then, self.now)
+                case SettleDurable():
+                    after += self.owner.on_settle_durable(write.then)
+        return after
+
+
+def pushed(effects: list[Effect]) -> set[Dot]:
+    return {
+        dot
+        for packet in packets(effects)
+        if isinstance(packet, Delivery)
+        for segment in packet.segments
+        for dot in dots_of([segment.batch.run])
+    }
+
+
+def kinds(effects: list[Effect]) -> list[type]:
+    return [type(packet) for packet in packets(effects)]
+
+
+def test_a_batch_is_confirmed_and_delivered_only_when_it_is_durable() -> None:
+    rig = Rig()
+    rig.attach()
+    effects = rig.publish(1, 3)
+    assert not packets(effects)
+    assert set(kinds(rig.write(effects))) == {Confirm, Delivery}
+
+
+def test_a_repeat_of_a_durable_batch_is_confirmed_and_of_an_undurable_one_is_not() -> None:
+    rig = Rig()
+    first = rig.publish(1, 3)
+    assert rig.publish(1, 3) == []
+    rig.write(first)
+    again = rig.publish(1, 3)
+    assert kinds(again) == [Confirm]
+    assert not writes(again)
+
+
+def test_a_batch_whose_predecessor_has_not_come_is_a_gap() -> None:
+    rig = Rig()
+    assert kinds(rig.publish(4, 1, previous=3)) == [Gap]
+    rig.write(rig.publish(3, 1))
+    assert writes(rig.publish(4, 1, previous=3))
+
+
+def test_a_publishers_stamp_counts_for_nothing() -> None:
+    rig = Rig()
+    batch = batch_of(S1, 1, 1)
+    jumping = type(batch)(S1, 1, 1, batch.size, batch.bodies, stamp=2**60)
+    rig.owner.on_publish(A, Publish(*KEY, 0, jumping), rig.now)
+    rig.publish(1, 1, session=S2)
+    first, second = rig.owner.partitions[KEY].batches.values()
+    assert first.stamp < second.stamp < 2**60
+
+
+def test_who_does_not_own_the_partition_says_who_does() -> None:
+    rig = Rig()
+    rig.owner_id = C
+    for effects in (rig.publish(1), rig.attach(), rig.settle(1)):
+        (packet,) = packets(effects)
+        assert isinstance(packet, Moved)
+        assert packet.owner == C
+    rig.owner_id = None
+    (packet,) = packets(rig.publish(1))
+    assert isinstance(packet, Moved)
+    assert packet.owner == bytes(8)
+
+
+def test_a_full_disk_refuses_the_batch_and_forgets_it() -> None:
+    rig = Rig()
+    (write,) = writes(rig.publish(1, 3))
+    assert isinstance(write.then, BatchDurable)
+    effects = rig.owner.on_batch_refused(write.then)
+    assert kinds(effects) == [PublishRefused]
+    assert writes(rig.publish(1, 3)), "it may be tried again"
+
+
+def test_an_ack_is_confirmed_only_when_it_is_durable_its_repeat_too() -> None:
+    rig = Rig()
+    rig.write(rig.publish(1, 3))
+    rig.attach()
+    first = rig.settle(1, RunField(S1, 1, 2))
+    assert Settled not in kinds(first)
+    repeat = rig.settle(1, RunField(S1, 1, 2))
+    assert Settled not in kinds(repeat), "the first write may still be lost"
+    assert kinds(rig.write(first)) == [Settled]
+    assert kinds(rig.write(repeat)) == [Settled]
+
+
+def test_a_settle_without_acks_needs_no_disk() -> None:
+    rig = Rig()
+    rig.attach()
+    effects = rig.settle(1)
+    assert kinds(effects) == [Settled]
+    assert not writes(effects)
+
+
+def test_acks_that_a_full_disk_refused_are_written_with_the_next() -> None:
+    rig = Rig()
+    rig.write(rig.publish(1, 3))
+    (write,) = writes(rig.settle(1, RunField(S1, 1, 1)))
+    rig.owner.on_settle_refused(KEY, write.records)
+    rig.write(rig.settle(1, RunField(S1, 1, 1)))
+    again = rig.start()
+    assert dots_of(again.partitions[KEY].pending.runs()) == {(S1, 2), (S1, 3)}
+
+
+def test_acks_owed_by_a_partition_that_is_gone_are_not_written_into_its_successor() -> None:
+    rig = Rig()
+    rig.write(rig.publish(1, 3))
+    (write,) = writes(rig.settle(1, RunField(S1, 1, 1)))
+    rig.owner.on_settle_refused(KEY, write.records)
+    rig.owner.drop(KEY)
+    (again,) = writes(rig.settle(2, RunField(S2, 9, 9)))
+    assert not [r for r in again.records if getattr(r, "session", S2) == S1]
+
+
+def test_after_a_restart_old_messages_wait_for_who_holds_them() -> None:
+    rig = Rig()
+    rig.write(rig.publish(1, 3))
+    rig.start()
+    effects = rig.attach(2, 10, RunField(S1, 1, 2))
+    assert kinds(effects) == [Attached]
+    rig.now += REATTACH_GRACE_MS
+    assert rig.owner.next_deadline() is not None
+    assert pushed(rig.owner.on_timeout(rig.now)) == {(S1, 3)}
+
+
+def test_messages_of_a_consumer_whose_node_is_gone_go_to_others() -> None:
+    rig = Rig()
+    rig.attach()
+    assert pushed(rig.write(rig.publish(1, 3)))
+    other = Attach(*KEY, b"another1", 1, 10, 30_000)
+    rig.owner.on_attach(C, other, rig.now)
+    assert len(pushed(rig.owner.on_node_gone(B, rig.now))) == 3
+
+
+def test_a_node_that_is_back_is_told_to_attach_anew() -> None:
+    rig = Rig()
+    rig.attach()
+    rig.owner.on_node_gone(B, rig.now)
+    assert kinds(rig.owner.on_node_back(B)) == [Moved]
+    assert not rig.owner.on_node_back(B)
+    assert not rig.owner.on_node_back(C)
+
+
+def test_an_older_attachments_end_is_no_end_of_the_newer() -> None:
+    rig = Rig()
+    rig.attach(1)
+    rig.attach(2)
+    rig.owner.on_detach(B, Detach(*KEY, CONSUMER, 1), rig.now)
+    assert pushed(rig.write(rig.publish(1)))
+
+
+def test_a_timeout_is_counted_and_frees_the_message() -> None:
+    rig = Rig()
+    rig.attach()
+    rig.write(rig.publish(1))
+    rig.now += 30_000
+    effects = rig.owner.on_timeout(rig.now)
+    counted = [e.notice for e in effects if isinstance(e, Notify)]
+    assert [(n.what, n.count) for n in counted if isinstance(n, Counted)] == [
+        ("visibility_timeout", 1)
+    ]
+    assert pushed(effects) == {(S1, 1)}
+
+
+def test_unreadable_bodies_are_given_up_and_the_consumer_sees_the_hole() -> None:
+    rig = Rig()
+    rig.attach(1, 1)
+    rig.write(rig.publish(1))
+    rig.write(rig.publish(2))
+    effects = rig.owner.on_unreadable(KEY, Run(S1, 1, 1), rig.now)
+    rig.write([e for e in effects if isinstance(e, Persist)])
+    (packet,) = [p for p in packets(effects) if isinstance(p, Delivery)]
+    assert packet.number == 2, "the first, which was lost, shows as missing"
+    assert dots_of(rig.start().partitions[KEY].pending.runs()) == {(S1, 2)}
+
+
+def test_unreadable_bodies_of_what_is_not_here_are_not_taken_for_acked() -> None:
+    rig = Rig()
+    rig.attach()
+    assert rig.owner.on_unreadable(KEY, Run(S1, 1, 1), rig.now) == []
+    assert writes(rig.publish(1))
+
+
+def test_statistics_count_each_message_once() -> None:
+    rig = Rig()
+    rig.attach(1, 2)
+    rig.write(rig.publish(1, 5))
+    (stats,) = rig.owner.stats("")
+    assert (stats.ready, stats.in_flight, stats.delayed, stats.consumers) == (3, 2, 0, 1)
+    assert stats.size == 50
+    assert rig.owner.stats("other") == []
+    rig.owner_id = C
+    assert rig.owner.stats("") == []
+
+
+def test_a_run_of_thousands_is_pushed_as_one_segment() -> None:
+    """Work is by runs: a batch is one record, one ready entry, one lease and one segment."""
+    rig = Rig()
+    rig.attach(1, 100_000)
+    (delivery,) = [
+        packet
+        for packet in packets(rig.write(rig.publish(1, BATCH_MESSAGES_MAX)))
+        if isinstance(packet, Delivery)
+    ]
+    assert len(delivery.segments) == 1
+    assert len(rig.owner.deliveries[KEY].leases.runs()) == 1

@@ -1,0 +1,55 @@
+"""Who owns what just now."""
+
+from __future__ import annotations
+
+from p2pmq.core.ids import NodeId, PartitionKey
+from p2pmq.core.ownership import Ownership
+from p2pmq.core.ring import Place
+from tests.core.kit import A, B, C
+
+KEYS = [PartitionKey(f"queue{number}", 0) for number in range(40)]
+ALL = [Place(node_id, "") for node_id in (A, B, C)]
+
+
+def alive_but(*dead: NodeId) -> Ownership:
+    ownership = Ownership()
+    ownership.refresh(ALL, lambda node_id: node_id not in dead)
+    return ownership
+
+
+def test_without_members_nobody_owns_anything() -> None:
+    assert Ownership().owner_of(KEYS[0]) is None
+
+
+def test_the_owner_is_the_member_at_home_if_it_is_alive() -> None:
+    ownership = alive_but()
+    assert {ownership.owner_of(key) for key in KEYS} == {A, B, C}
+    assert all(ownership.owner_of(key) == ownership.home_of(key) for key in KEYS)
+
+
+def test_while_its_home_is_away_nobody_owns_a_partition() -> None:
+    ownership, whole = alive_but(B), alive_but()
+    for key in KEYS:
+        assert ownership.home_of(key) == whole.home_of(key)
+        expected = None if whole.owner_of(key) == B else whole.owner_of(key)
+        assert ownership.owner_of(key) == expected
+
+
+def test_a_refresh_names_the_partitions_whose_owner_has_changed() -> None:
+    ownership = alive_but()
+    before = {key: ownership.owner_of(key) for key in KEYS}
+    changed = ownership.refresh(ALL, lambda node_id: node_id != C)
+    assert changed == [key for key in KEYS if before[key] == C]
+    assert ownership.refresh(ALL, lambda node_id: node_id != C) == []
+
+
+def test_partitions_of_a_member_that_left_have_new_owners() -> None:
+    ownership = alive_but()
+    before = {key: ownership.owner_of(key) for key in KEYS}
+    changed = ownership.refresh(ALL[:2], lambda _node_id: True)
+    assert all(ownership.owner_of(key) in (A, B) for key in KEYS)
+    assert {key for key in KEYS if before[key] == C} <= set(changed)
+
+
+def test_only_the_living_are_asked_for_statistics() -> None:
+    assert sorted(alive_but(A).alive_owners()) == [B, C]

@@ -1,0 +1,158 @@
+"""One partition on one disk; `test_delivery` has its state machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from p2pmq.core.effects import Persist
+from p2pmq.core.events import BatchDurable
+from p2pmq.core.hlc import HybridClock
+from p2pmq.core.ids import Run
+from p2pmq.core.partition import Partition
+from p2pmq.core.records import (
+    BatchRemoved,
+    BatchStored,
+    BatchTrimmed,
+    SeenChanged,
+    Space,
+    StoredBodies,
+)
+from tests.core.kit import KEY, S1, S2, A, Disk, batch_of, dots_of
+
+
+@pytest.fixture
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.fixture
+def partition() -> Partition:
+    return Partition(KEY, HybridClock())
+
+
+def store(partition: Partition, disk: Disk, first: int, count: int, session: bytes = S1) -> None:
+    for effect in partition.append(batch_of(session, first, count), 1_000, A):
+        assert isinstance(effect, Persist)
+        assert isinstance(effect.then, BatchDurable)
+        disk.apply(effect.records)
+        partition.on_durable(effect.then.number)
+
+
+def recovered(disk: Disk) -> Partition:
+    partition = Partition(KEY, HybridClock())
+    partition.recover(disk.of_space(Space.PARTITION), disk.recovered().seen)
+    return partition
+
+
+def test_a_dot_is_seen_only_once_its_body_is_durable(partition: Partition) -> None:
+    (effect,) = partition.append(batch_of(S1, 1, 3), 1_000, A)
+    assert not partition.seen
+    assert partition.received(S1, 2)
+    assert partition.is_appending([Run(S1, 3, 9)])
+    assert isinstance(effect, Persist)
+    assert isinstance(effect.then, BatchDurable)
+    partition.on_durable(effect.then.number)
+    assert partition.seen.covers(Run(S1, 1, 3))
+    assert not partition.appending
+    assert partition.size == 30
+
+
+def test_a_batch_that_could_not_be_written_never_came(partition: Partition) -> None:
+    partition.append(batch_of(S1, 1, 3), 1_000, A)
+    partition.on_write_refused(1)
+    assert not partition.received(S1, 1)
+    assert not partition.batches
+    assert len(partition.append(batch_of(S1, 1, 3), 1_000, A)) == 1
+
+
+def test_of_a_batch_that_came_in_part_only_the_rest_is_new(
+    partition: Partition, disk: Disk
+) -> None:
+    store(partition, disk, 3, 2)
+    parts = partition.new_parts(batch_of(S1, 1, 6))
+    assert [(part.first, part.count) for part in parts] == [(1, 2), (5, 2)]
+    assert [part.bodies for part in parts] == [
+        batch_of(S1, 1, 2).bodies,
+        batch_of(S1, 5, 2).bodies,
+    ]
+
+
+def test_stamps_rise_in_the_order_of_arrival_whatever_the_clock_does(
+    partition: Partition,
+) -> None:
+    partition.append(batch_of(S1, 1, 1), 5_000, A)
+    partition.append(batch_of(S2, 1, 1), 1_000, A)
+    first, second = partition.batches.values()
+    assert first.stamp < second.stamp
+
+
+def test_an_ack_of_part_of_a_batch_trims_it_and_of_all_removes_it(
+    partition: Partition, disk: Disk
+) -> None:
+    store(partition, disk, 1, 4)
+    removed, records = partition.remove([Run(S1, 2, 3)])
+    assert removed == [Run(S1, 2, 3)]
+    assert records == [BatchTrimmed(Space.PARTITION, KEY, 1, ((1, 1), (4, 4)))]
+    removed, records = partition.remove([Run(S1, 1, 4)])
+    assert removed == [Run(S1, 1, 1), Run(S1, 4, 4)]
+    assert records == [
+        BatchRemoved(Space.PARTITION, KEY, 1),
+        SeenChanged(KEY, S1, ((1, 4),)),
+    ]
+    assert (partition.size, partition.pending.count) == (0, 0)
+
+
+def test_an_ack_of_what_never_came_is_remembered_on_disk(partition: Partition, disk: Disk) -> None:
+    _, records = partition.remove([Run(S1, 7, 8)])
+    disk.apply(records)
+    again = recovered(disk)
+    assert not again.new_parts(batch_of(S1, 7, 2))
+    assert not again.pending
+
+
+def test_a_second_ack_changes_nothing(partition: Partition, disk: Disk) -> None:
+    store(partition, disk, 1, 2)
+    partition.remove([Run(S1, 1, 2)])
+    assert partition.remove([Run(S1, 1, 2)]) == ([], [])
+
+
+def test_a_restart_finds_what_was_pending_and_what_was_acked(
+    partition: Partition, disk: Disk
+) -> None:
+    store(partition, disk, 1, 4)
+    store(partition, disk, 5, 2)
+    for run in (Run(S1, 2, 2), Run(S1, 5, 6)):
+        disk.apply(partition.remove([run])[1])
+    again = recovered(disk)
+    assert dots_of(again.pending.runs()) == {(S1, 1), (S1, 3), (S1, 4)}
+    assert again.seen == partition.seen
+    assert again.size == partition.size
+    assert again.acked() == partition.acked()
+
+
+def test_after_a_restart_numbers_and_stamps_go_on(partition: Partition, disk: Disk) -> None:
+    store(partition, disk, 1, 1)
+    again = recovered(disk)
+    again.append(batch_of(S2, 1, 1), 0, A)
+    old, new = again.batches.values()
+    assert new.number == old.number + 1
+    assert new.stamp > old.stamp
+
+
+def test_a_batch_is_given_out_by_reference_to_where_it_lies(
+    partition: Partition, disk: Disk
+) -> None:
+    store(partition, disk, 11, 4)
+    batch = partition.batch(Run(S1, 12, 13), 1)
+    assert batch.bodies == StoredBodies(Space.PARTITION, KEY, 1, 1, 3)
+    assert disk.read(batch).bodies == batch_of(S1, 12, 2).bodies
+    assert batch.size == 20
+
+
+def test_only_the_record_of_the_batch_itself_is_written_when_it_comes(
+    partition: Partition,
+) -> None:
+    (effect,) = partition.append(batch_of(S1, 1, 3), 1_000, A)
+    assert isinstance(effect, Persist)
+    (record,) = effect.records
+    assert isinstance(record, BatchStored)

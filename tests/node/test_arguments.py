@@ -1,0 +1,60 @@
+"""A user's arguments are checked, and come out in the core's units."""
+
+import pytest
+
+from p2pmq import UsageError
+from p2pmq.core.events import Confirmation
+from p2pmq.core.packets.delivering import Attach
+from p2pmq.node.arguments import (
+    MS_MAX,
+    PREFETCH_MAX,
+    check_prefetch,
+    confirmation_of,
+    key_of,
+    to_ms,
+)
+from p2pmq.wire.schema import fields_of
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ms"),
+    [(0, 0), (0.0004, 0), (0.0006, 1), (1.5, 1_500), (10**20, MS_MAX), (float("inf"), MS_MAX)],
+)
+def test_seconds_become_whole_milliseconds(seconds: float, ms: int) -> None:
+    assert to_ms(seconds) == ms
+
+
+@pytest.mark.parametrize("seconds", [-0.001, -(10**9), float("nan"), float("-inf")])
+def test_a_time_that_cannot_be_is_refused(seconds: float) -> None:
+    with pytest.raises(UsageError, match="give 0 s or more"):
+        to_ms(seconds)
+
+
+def test_the_least_is_said() -> None:
+    assert to_ms(0.01, least_ms=10) == 10
+    with pytest.raises(UsageError, match=r"0\.01 s or more"):
+        to_ms(0, least_ms=10)
+
+
+def test_the_bounds_are_those_of_the_packets() -> None:
+    fields = {field.name: field.kind for field in fields_of(Attach)}
+    assert fields["visibility_timeout_ms"].high == MS_MAX
+    assert fields["holding"].high == PREFETCH_MAX
+
+
+def test_a_prefetch_has_bounds() -> None:
+    check_prefetch(1)
+    check_prefetch(PREFETCH_MAX)
+    for prefetch in (0, -1, PREFETCH_MAX + 1):
+        with pytest.raises(UsageError, match="prefetch"):
+            check_prefetch(prefetch)
+
+
+def test_a_confirm_has_three_kinds() -> None:
+    assert confirmation_of("committed") is Confirmation.COMMITTED
+    with pytest.raises(UsageError, match="'committed', 'stored' or 'none'"):
+        confirmation_of("COMMITTED")
+
+
+def test_a_queue_s_partition_is_looked_up_once() -> None:
+    assert key_of("q") is key_of("q")

@@ -1,0 +1,37 @@
+"""What a publisher gets back, and what one sees when one looks."""
+
+from p2pmq import QueueDepth, Receipt
+from p2pmq.core.membership import Member, MemberState
+from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.packets.publishing import QueueStats
+from p2pmq.node.receipts import depth_of, info_of
+
+
+def test_a_receipt_names_the_message_as_its_consumer_will() -> None:
+    receipt = Receipt("q", b"\x0a" * 8, 3, committed=True, stored=False, copies=1, owner="bank")
+    assert receipt.message_id == "0a0a0a0a0a0a0a0a-3"
+
+
+def test_a_message_that_nobody_waited_for_has_no_name_yet() -> None:
+    receipt = Receipt("q", b"", 0, committed=False, stored=False, copies=0, owner=None)
+    assert receipt.message_id == ""
+
+
+def test_the_total_of_a_queue_is_all_its_messages() -> None:
+    stats = QueueStats("q", 0, ready=1, in_flight=20, delayed=300, size=9, consumers=2)
+    depth = depth_of(stats, "bank")
+    assert depth == QueueDepth("q", 1, 20, 300, 9, 2, "bank")
+    assert depth.total == 321
+
+
+def test_a_member_is_shown_by_words() -> None:
+    rumour = Rumour(
+        b"\x01" * 8, MemberState.ALIVE, 1, name="leaf", addresses=("a:1",), zone="z", weight=0
+    )
+    member = Member(rumour, MemberState.SUSPECT, 0)
+    info = info_of(member, b"\x02" * 8)
+    assert (info.name, info.state, info.zone) == ("leaf", "suspect", "z")
+    assert info.addresses == ("a:1",)
+    assert info.leaf
+    assert not info.is_self
+    assert info_of(member, member.node_id).is_self
