@@ -11,6 +11,7 @@ Invariant: a dot is in `holding` from its delivery until the user settles it.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.effects import Counted, Deliver, Notify, Send
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.delivering import Attached, Delivery, Settled
 
 ATTACH_RETRY_MS = 500
+RENEW_MS = 5_000
+"""How often an attachment is renewed: a last delivery that was lost leaves no other trace."""
 
 
 class Subscription:
@@ -45,8 +48,10 @@ class Subscription:
         "key",
         "lapsed",
         "limit",
+        "missed",
         "owner",
         "prefetch",
+        "renew_at",
         "settle_number",
         "settles",
         "settles_sent_at",
@@ -64,6 +69,8 @@ class Subscription:
         self.attached = False
         self.lapsed = False
         self.expected = 1
+        self.missed: int | None = None
+        self.renew_at = 0
         self.limit = 0
         self.holding: RunMap[int] = RunMap()
         self.settle_number = 0
@@ -143,12 +150,26 @@ class Consuming:
 
     # -- packets --
 
-    def on_attached(self, peer: NodeId, packet: Attached) -> list[Effect]:
-        """The owner has us."""
+    def on_attached(self, peer: NodeId, packet: Attached, now: int) -> list[Effect]:
+        """The owner has us; if the same deliveries are missing twice, they were lost."""
         subscription = self._subscriptions.get(packet.consumer)
-        if subscription is not None and subscription.attachment == packet.attachment:
-            subscription.attached = peer == subscription.owner
+        if subscription is None or subscription.attachment != packet.attachment:
+            return []
+        if peer != subscription.owner or subscription.closing:
+            return []
+        subscription.attached = True
+        self._renew_later(subscription, now)
+        if packet.number < subscription.expected:
+            subscription.missed = None
+        elif subscription.missed == subscription.expected:
+            return [Notify(Counted("delivery_lost")), *self._attach(subscription, now)]
+        else:  # perhaps only slower than this answer
+            subscription.missed = subscription.expected
         return []
+
+    def _renew_later(self, subscription: Subscription, now: int) -> None:
+        subscription.renew_at = now + RENEW_MS
+        self._timers.set_if_earlier(subscription.consumer, subscription.renew_at)
 
     def on_delivery(self, peer: NodeId, packet: Delivery, now: int) -> list[Effect]:
         """Hand the messages to the user's iterator, in order and without holes."""
@@ -241,13 +262,26 @@ class Consuming:
                     effects += self._attach(subscription, now)
                 else:
                     effects += self._send_attach(subscription, owner, now)
-            elif subscription.settles:
+                continue
+            if subscription.settles:
                 resend_at = subscription.settles_sent_at + self._timing.settle_resend_ms
                 if resend_at <= now:
                     subscription.owner = self._owner_of(subscription.key)
                     effects += self._resend_settles(subscription, now)
                     resend_at = now + self._timing.settle_resend_ms
                 self._timers.set_if_earlier(consumer, resend_at)
+            if not subscription.closing:
+                effects += self._renew(subscription, now)
+        return effects
+
+    def _renew(self, subscription: Subscription, now: int) -> list[Effect]:
+        """Ask whether the attachment stands, if it is time to."""
+        effects: list[Effect] = []
+        if now >= subscription.renew_at and subscription.owner is not None:
+            attach = replace(self._attach_packet(subscription), renewal=True)
+            effects = [Send(subscription.owner, attach)]
+            subscription.renew_at = now + RENEW_MS
+        self._timers.set_if_earlier(subscription.consumer, subscription.renew_at)
         return effects
 
     @property
@@ -270,6 +304,7 @@ class Consuming:
         if subscription.closing:
             return self._resend_settles(subscription, now)
         subscription.lapsed = False
+        subscription.missed = None
         subscription.attachment += 1
         subscription.expected = 1
         subscription.limit = max(0, subscription.prefetch - subscription.holding.count)
@@ -281,7 +316,12 @@ class Consuming:
         A repeat has the same number: where answers take longer than our
         patience, a new one each time would make every answer a stale one.
         """
-        attach = Attach(
+        self._timers.set_if_earlier(subscription.consumer, now + ATTACH_RETRY_MS)
+        attach = self._attach_packet(subscription)
+        return [*self._resend_settles(subscription, now), Send(owner, attach)]
+
+    def _attach_packet(self, subscription: Subscription) -> Attach:
+        return Attach(
             subscription.key.queue,
             subscription.key.number,
             subscription.consumer,
@@ -290,8 +330,6 @@ class Consuming:
             subscription.visibility_timeout_ms,
             tuple(RunField(*run) for run in subscription.holding.runs()),
         )
-        self._timers.set_if_earlier(subscription.consumer, now + ATTACH_RETRY_MS)
-        return [*self._resend_settles(subscription, now), Send(owner, attach)]
 
     def _resend_settles(self, subscription: Subscription, now: int) -> list[Effect]:
         subscription.settles_sent_at = now

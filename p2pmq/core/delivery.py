@@ -125,6 +125,11 @@ class PartitionDelivery:
 
     # -- consumers come and go --
 
+    def is_attached(self, bearer: Bearer, attachment: int) -> bool:
+        """Whether this very attachment stands."""
+        known = self.consumers.get(bearer)
+        return known is not None and known.attachment == attachment
+
     def attach(self, peer: NodeId, packet: Attach, now: int) -> bool:
         """Take (or renew) a consumer; what it does not hold is free again. False: a stale one."""
         bearer = Bearer(peer, packet.consumer)

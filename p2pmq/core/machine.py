@@ -144,7 +144,7 @@ class Machine:
             publishing.StatsRequest: lambda peer, p, _now: self.requests.on_stats_request(peer, p),
             publishing.StatsReply: lambda peer, p, _now: self.requests.on_stats_reply(peer, p),
             delivering.Attach: self.owner.on_attach,
-            delivering.Attached: lambda peer, p, _now: self.consuming.on_attached(peer, p),
+            delivering.Attached: self.consuming.on_attached,
             delivering.Detach: self.owner.on_detach,
             delivering.Delivery: self.consuming.on_delivery,
             delivering.Settle: self.owner.on_settle,
@@ -266,7 +266,8 @@ class Machine:
             if notice.state == MemberState.ALIVE:
                 effects += self.owner.on_node_back(notice.node_id)
             elif notice.state in (MemberState.DEAD, MemberState.LEFT, MemberState.FORGOTTEN):
-                self._boots.pop(notice.node_id, None)
+                if notice.state != MemberState.DEAD:  # the dead may be the same boot, cut off
+                    self._boots.pop(notice.node_id, None)
                 effects += self.owner.on_node_gone(notice.node_id, now)
         return effects
 

@@ -120,9 +120,13 @@ class Owner:
         if not self.owns(key):
             return [self._moved(peer, key)]
         delivery = self._delivery(key)
+        bearer = Bearer(peer, packet.consumer)
+        if packet.renewal and not delivery.is_attached(bearer, packet.attachment):
+            return [self._moved(peer, key)]
         if not delivery.attach(peer, packet, now):
             return []
-        attached = Attached(key.queue, key.number, packet.consumer, packet.attachment)
+        number = delivery.consumers[bearer].number
+        attached = Attached(key.queue, key.number, packet.consumer, packet.attachment, number)
         return [Send(peer, attached), *self._pump(key, now)]
 
     def on_detach(self, peer: NodeId, packet: Detach, now: int) -> list[Effect]:

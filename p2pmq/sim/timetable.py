@@ -140,7 +140,8 @@ class Timetable:
         await asyncio.gather(*(self._mended(name) for name in mended))
 
     async def _mended(self, name: str) -> None:
-        if self._mesh.host(name).state is HostState.DOWN:
+        """It runs again; one that has left meanwhile stays away."""
+        if name in self.present and self._mesh.host(name).state is HostState.DOWN:
             await self._mesh.restart(name)
 
     # -- faults --

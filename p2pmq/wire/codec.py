@@ -1,10 +1,14 @@
 """Packets to frames and back; whatever bytes a peer sends, a PacketError is the worst of it.
 
 A packet is one frame, its header: the msgpack array [number, field, …], fields
-in the order of the dataclass. Each `Bodies` in it is a frame of its own behind
-the header, in order, and has no place in the array. Trailing fields that equal
-their defaults are left out; missing ones take their defaults, unknown ones are
-ignored, in structs as in packets: this is how versions talk to each other.
+in the order of the dataclass, and behind it 4 bytes of CRC-32, little-endian.
+Each `Bodies` in it is a frame of its own behind the header, in order, and has
+no place in the array. Trailing fields that equal their defaults are left out;
+missing ones take their defaults, unknown ones are ignored, in structs as in
+packets: this is how versions talk to each other.
+
+TCP's checksum is 16 bits wide: every packet's header is checked by its CRC, and
+every body by the checksum that it carries from its publisher on.
 
 Invariant: what `decode` returns has every field of the annotated type, within
 its bounds, and bodies that are unpacked and as many as their batch says, so
@@ -14,6 +18,7 @@ nothing that the core does with them can raise.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from p2pmq.core.packets import PACKETS, Packet
 from p2pmq.wire.compiler import Decoder, Encoder, decoder_of, encoder_of
@@ -23,7 +28,9 @@ from p2pmq.wire.msgpacked import UnpackError, pack, unpack
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PacketError", "decode", "encode"]
+__all__ = ["CHECKSUM_BYTES", "PacketError", "decode", "encode"]
+
+CHECKSUM_BYTES = 4
 
 ENCODERS: dict[type[Packet], Encoder] = {cls: encoder_of(cls) for cls in PACKETS.values()}
 DECODERS: dict[int, Decoder] = {number: decoder_of(cls) for number, cls in PACKETS.items()}
@@ -35,16 +42,20 @@ def encode(packet: Packet) -> list[bytes]:
     All bodies are `PackedBodies`: who sends reads stored ones first.
     """
     frames: list[bytes] = [b""]
-    frames[0] = pack(ENCODERS[type(packet)](packet, frames))
+    header = pack(ENCODERS[type(packet)](packet, frames))
+    frames[0] = header + crc32(header).to_bytes(CHECKSUM_BYTES, "little")
     return frames
 
 
 def decode(frames: Sequence[bytes]) -> Packet:
     """The packet in the frames, checked. Raises PacketError and nothing else."""
     following = iter(frames)
-    header = next(following, None)
-    if header is None:
+    frame = next(following, None)
+    if frame is None:
         raise PacketError("frames")
+    header = frame[:-CHECKSUM_BYTES]
+    if crc32(header).to_bytes(CHECKSUM_BYTES, "little") != frame[-CHECKSUM_BYTES:]:
+        raise PacketError("checksum")
     try:
         fields = unpack(header)
     except UnpackError as error:

@@ -245,7 +245,7 @@ def _check_queue(name: str, low: int, high: int, where: str) -> None:
 
 
 def _take_bodies(frames: Frames, count: int, where: str) -> PackedBodies:
-    """Bodies from the next frame, unpacked and counted: so the core may take any part of them."""
+    """Bodies from the next frame, unpacked, counted and verified: any part may be taken."""
     frame = next(frames, None)
     if frame is None:
         raise PacketError("frames", where)
@@ -253,6 +253,8 @@ def _take_bodies(frames: Frames, count: int, where: str) -> PackedBodies:
     try:
         if len(bodies.bodies) != count:
             raise PacketError("bodies", where)
+        if bodies.verify():
+            raise PacketError("checksum", where)
     except BodiesError as error:
         raise PacketError("bodies", where) from error
     return bodies

@@ -6,6 +6,7 @@ from p2pmq.errors import P2PMQError
 
 REASONS = {
     "frames": "too few or too many frames",
+    "checksum": "the header or a body is not what was sent",
     "not-msgpack": "the header is not one msgpack array",
     "unknown-packet": "no packet has this number: a newer version sent it",
     "missing-field": "a field without a default is not there",

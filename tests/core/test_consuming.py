@@ -461,5 +461,5 @@ class ConsumingMachine(RuleBasedStateMachine):
 
 def test_consumers_and_owner_agree_in_the_end_whatever_is_lost() -> None:
     run_state_machine_as_test(
-        ConsumingMachine, settings=settings(max_examples=200, stateful_step_count=50)
+        ConsumingMachine, settings=settings(max_examples=70, stateful_step_count=50)
     )

@@ -435,5 +435,5 @@ class HandoverMachine(RuleBasedStateMachine):
 
 def test_nothing_is_lost_and_no_ack_undone_however_a_partition_moves() -> None:
     run_state_machine_as_test(
-        HandoverMachine, settings=settings(max_examples=200, stateful_step_count=50)
+        HandoverMachine, settings=settings(max_examples=80, stateful_step_count=50)
     )

@@ -510,5 +510,5 @@ def _same(one: Persist, other: Persist) -> bool:
 
 def test_everything_published_is_committed_once_and_in_order_whatever_happens() -> None:
     run_state_machine_as_test(
-        OutboxMachine, settings=settings(max_examples=250, stateful_step_count=40)
+        OutboxMachine, settings=settings(max_examples=80, stateful_step_count=40)
     )

@@ -30,6 +30,7 @@ class Attach(Packet):
     one, and what the consumer does not list in `holding` is free again. `limit`
     is how many messages the owner may push over the whole attachment, those of
     `holding` not counted (like QUIC's MAX_DATA: a lost update does no harm).
+    A `renewal` only asks whether the attachment stands, and how far it is.
     """
 
     queue: NameText
@@ -39,16 +40,18 @@ class Attach(Packet):
     limit: U64
     visibility_timeout_ms: Milliseconds
     holding: Runs = ()
+    renewal: bool = False
 
 
 @packet(31)
 class Attached(Packet):
-    """The owner has taken the attach."""
+    """The attachment stands; its last delivery was `number` (0: there was none)."""
 
     queue: NameText
     partition: U16
     consumer: Id
     attachment: U32
+    number: U64 = 0
 
 
 @packet(32)
