@@ -227,16 +227,27 @@ class _Reasons:
             for dot in dots([nack]):
                 if dot in again:
                     self._nacks.setdefault((nack.consumer, dot), []).append(nack.at_s)
+        self._pushes: dict[Dot, list[float]] = {}
+        for push in history.pushes:
+            for dot in dots([push]):
+                if dot in again:
+                    self._pushes.setdefault(dot, []).append(push.at_s)
 
     def explain(self, dot: Dot, former: Delivered, again_at_s: float) -> bool:
         """Whether there is a reason to deliver `dot` again after `former`."""
         between = (former.at_s, again_at_s)
+        leased_s = round(again_at_s - self._leased_at(dot, former), 3)  # nodes count whole ms
         return (
-            again_at_s - former.at_s >= self._timeout_s.get(former.consumer, 0.0)
+            leased_s >= self._timeout_s.get(former.consumer, 0.0)
             or _is_in(self._ended.get(former.consumer), between)
             or any(_is_in(at, between) for at in self._nacks.get((former.consumer, dot), ()))
             or self._calm.is_disturbed(*between)
         )
+
+    def _leased_at(self, dot: Dot, delivery: Delivered) -> float:
+        """When the owner pushed what was delivered then: from there on it counts the time."""
+        pushed = [at_s for at_s in self._pushes.get(dot, ()) if at_s <= delivery.at_s]
+        return max(pushed, default=delivery.at_s)
 
 
 def _is_in(at_s: float | None, between: tuple[float, float]) -> bool:

@@ -180,7 +180,7 @@ class Field:
             self.sent.bytes += sum(map(len, encode(packet)))
         if peer in sender.links:
             self._transmit(sender, target, packet)
-        elif peer in sender.addresses:
+        elif peer in sender.addresses and sender.side == target.side:
             self._at(self.now + 2 * LATENCY_MS[1], self._connect, (sender, target, packet))
 
     def _transmit(self, sender: Machine, target: Machine, packet: Packet) -> None:

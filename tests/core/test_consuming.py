@@ -15,7 +15,7 @@ from hypothesis.stateful import (
 )
 
 from p2pmq.config import Timing
-from p2pmq.core.consuming import ATTACH_RETRY_MS, Consuming
+from p2pmq.core.consuming import ATTACH_RETRY_MS, RENEW_MS, Consuming
 from p2pmq.core.effects import Deliver, Effect, Notify, Persist, Send
 from p2pmq.core.events import (
     BatchDurable,
@@ -138,6 +138,21 @@ def test_a_later_delivery_of_what_is_held_costs_no_credit() -> None:
     assert settle.limit - pushed == 2
 
 
+def test_a_last_delivery_that_was_lost_shows_when_the_attachment_is_renewed() -> None:
+    consuming = Consuming(lambda _key: A, TIMING)
+    subscribe(consuming, 0)
+    consuming.on_attached(A, Attached(*KEY, ME, 1, 0), 0)
+    (renewal,) = packets(consuming.on_timeout(RENEW_MS))
+    assert isinstance(renewal, Attach)
+    assert (renewal.attachment, renewal.renewal) == (1, True)
+    once = consuming.on_attached(A, Attached(*KEY, ME, 1, 1), RENEW_MS)
+    assert not packets(once), "it may be on its way"
+    twice = consuming.on_attached(A, Attached(*KEY, ME, 1, 1), 2 * RENEW_MS)
+    (attach,) = packets(twice)
+    assert isinstance(attach, Attach)
+    assert (attach.attachment, attach.renewal) == (2, False)
+
+
 def test_a_nack_names_the_latest_delivery_of_its_message() -> None:
     consuming = Consuming(lambda _key: A, TIMING)
     subscribe(consuming, 0)
@@ -152,7 +167,7 @@ def test_a_nack_names_the_latest_delivery_of_its_message() -> None:
 def test_a_lost_settle_is_repeated_though_later_ones_are_confirmed() -> None:
     consuming = Consuming(lambda _key: A, TIMING)
     subscribe(consuming, 0)
-    consuming.on_attached(A, Attached(*KEY, ME, 1))
+    consuming.on_attached(A, Attached(*KEY, ME, 1), 0)
     consuming.on_delivery(A, delivery(1, 1, 1, 200), 0)
     ack(consuming, 0, Run(S1, 1, 1))
     repeated: list[int] = []
@@ -160,9 +175,8 @@ def test_a_lost_settle_is_repeated_though_later_ones_are_confirmed() -> None:
         (settle,) = packets(ack(consuming, now, Run(S1, now, now)))
         assert isinstance(settle, Settle)
         consuming.on_settled(Settled(*KEY, ME, settle.number), now)
-        for packet in packets(consuming.on_timeout(now)):
-            assert isinstance(packet, Settle)
-            repeated.append(packet.number)
+        again = packets(consuming.on_timeout(now))
+        repeated += [packet.number for packet in again if isinstance(packet, Settle)]
     assert 1 in repeated
 
 
@@ -371,7 +385,7 @@ class ConsumingMachine(RuleBasedStateMachine):
         consuming = self.nodes[target]
         match packet:
             case Attached():
-                self.take(target, consuming.on_attached(OWNER, packet))
+                self.take(target, consuming.on_attached(OWNER, packet, self.now))
             case Delivery():
                 self.take(target, consuming.on_delivery(OWNER, packet, self.now))
             case Settled():
