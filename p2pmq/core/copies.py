@@ -1,0 +1,154 @@
+"""The copies of one partition that its owner looks after, while it owns it.
+
+Which home replicas are in reach and merged, which messages are not on enough
+disks yet, and which packets to replicas have no answer. The owner is active
+only while it has merged with so many homes in reach that any W of all homes
+overlap with them: it then knows every committed message and every ack.
+
+Invariant: a run is in `unproven` exactly while it is pending or appending here
+and, as far as the owner knows, durable on fewer than `wanted` homes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from p2pmq.core.dots import DotSet
+from p2pmq.core.runmap import RunMap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from p2pmq.core.events import SettleDurable
+    from p2pmq.core.ids import NodeId, Run
+    from p2pmq.core.packets.replicating import Replicate
+    from p2pmq.core.partition import Partition
+
+UNANSWERED_BYTES_MAX = 32 * 1024 * 1024
+"""A replica that is so far behind with new messages is left to the next comparison."""
+
+
+class Contact(Enum):
+    """How the owner stands with another home replica."""
+
+    AWAY = "not in reach"
+    COMPARING = "asked for its state"
+    FETCHING = "sending what it alone has"
+    MERGED = "nothing that it has is missing here"
+
+
+@dataclass(slots=True)
+class Home:
+    """Another home replica, as the owner sees it."""
+
+    node_id: NodeId
+    contact: Contact = Contact.AWAY
+    number: int = 0
+    """Of the comparison under way; 0: none is."""
+    asked: int = 0
+    """How often it was asked without an answer."""
+    seen: DotSet = field(default_factory=DotSet)
+    pending: DotSet = field(default_factory=DotSet)
+    fetching: DotSet = field(default_factory=DotSet)
+    """What it alone has, and is to be fetched."""
+    requested: DotSet = field(default_factory=DotSet)
+    """… and the part of it that was asked for."""
+    acks_to_push: deque[Run] = field(default_factory=deque)
+    to_push: deque[Run] = field(default_factory=deque)
+    """What it lacks, to be sent as it answers."""
+    unanswered: dict[int, Replicate] = field(default_factory=dict)
+    unanswered_bytes: int = 0
+    sent_at: int = 0
+
+    def lose(self) -> None:
+        """It is out of reach: what it knows is found out anew when it is back."""
+        self.contact = Contact.AWAY
+        self.number = self.asked = 0
+        self.fetching = DotSet()
+        self.requested = DotSet()
+        self.to_push.clear()
+        self.acks_to_push.clear()
+        self.unanswered.clear()
+        self.unanswered_bytes = 0
+
+
+@dataclass(slots=True)
+class Settling:
+    """A Settle whose acks are not on W disks yet."""
+
+    operation: int
+    holders: dict[NodeId, None] = field(default_factory=dict)
+
+
+class Copies:
+    """What the owner knows of one partition's copies. `homes` includes the owner itself."""
+
+    def __init__(self, own_id: NodeId, homes: tuple[NodeId, ...], wanted: int) -> None:
+        self.own_id = own_id
+        self.wanted = wanted
+        self.homes: dict[NodeId, Home] = {}
+        self.is_home = False
+        self.unproven: RunMap[tuple[NodeId, ...]] = RunMap()
+        self.settling: dict[SettleDurable, Settling] = {}
+        self.acking: dict[int, SettleDurable] = {}
+        self.set_homes(homes, wanted)
+
+    def set_homes(self, homes: tuple[NodeId, ...], wanted: int) -> list[tuple[Run, int]]:
+        """The roster has changed; what fewer wanted copies prove."""
+        self.wanted = wanted
+        self.is_home = self.own_id in homes
+        others = [node_id for node_id in homes if node_id != self.own_id]
+        self.homes = {node_id: self.homes.get(node_id) or Home(node_id) for node_id in others}
+        proven = [
+            (run, len(holders))
+            for run, holders in self.unproven.items()
+            if len(holders) >= wanted and self.own_id in holders
+        ]
+        for run, _ in proven:
+            self.unproven.take(run)
+        return proven
+
+    @property
+    def active(self) -> bool:
+        """Whether the owner may confirm and deliver: enough homes, and each in reach merged."""
+        merged = 0
+        for home in self.homes.values():
+            if home.contact is Contact.MERGED:
+                merged += 1
+            elif home.contact is not Contact.AWAY:
+                return False
+        return self.is_home and merged + 1 >= self.wanted
+
+    def in_reach(self) -> list[Home]:
+        """The other homes that can be sent to."""
+        return [home for home in self.homes.values() if home.contact is not Contact.AWAY]
+
+    def note(self, run: Run, holder: NodeId) -> list[tuple[Run, int]]:
+        """The run is durable at `holder`; the parts that are proven by that, with their copies."""
+        proven: list[tuple[Run, int]] = []
+        for part, holders in self.unproven.overlap(run):
+            if holder in holders or (holder != self.own_id and holder not in self.homes):
+                continue
+            here = holder == self.own_id or self.own_id in holders
+            if here and len(holders) + 1 >= self.wanted:
+                self.unproven.take(part)
+                proven.append((part, len(holders) + 1))
+            else:
+                self.unproven.put(part, (*holders, holder))
+        return proven
+
+    def forget(self, removed: Iterable[Run]) -> None:
+        """The dots are acked: nobody waits for their copies."""
+        for run in removed:
+            self.unproven.take(run)
+
+
+def digest_of(partition: Partition) -> bytes:
+    """8 bytes that two replicas share if and only if (but for chance) their states are equal."""
+    seen = [tuple(run) for run in partition.seen.runs()]
+    pending = [tuple(run) for run in DotSet(partition.pending.runs()).runs()]
+    return hashlib.blake2b(repr((seen, pending)).encode(), digest_size=8).digest()

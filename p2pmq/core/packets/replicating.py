@@ -1,0 +1,102 @@
+"""Packets between the home replicas of a partition: copies, comparison and repair."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from p2pmq.core.packets.delivering import LeaseField
+from p2pmq.core.packets.publishing import Batch, Runs
+from p2pmq.core.packets.registry import (
+    ITEMS_MAX,
+    Id,
+    NameText,
+    Packet,
+    Size,
+    U16,
+    U64,
+    packet,
+)
+
+Batches = Annotated[tuple[Batch, ...], Size(0, 4096)]
+
+
+@packet(60, bulk=True)
+class Replicate(Packet):
+    """From the owner: store the batches, and take the acked dots out of pending.
+
+    The context covers only what the packet carries: `batches`, and `acked`.
+    """
+
+    queue: NameText
+    partition: U16
+    number: U64
+    acked: Runs = ()
+    batches: Batches = ()
+
+
+@packet(61)
+class Replicated(Packet):
+    """Replicate `number` is durable here."""
+
+    queue: NameText
+    partition: U16
+    number: U64
+
+
+@packet(62)
+class Compare(Packet):
+    """From the owner: is your state the one with this digest? If not, tell it."""
+
+    queue: NameText
+    partition: U16
+    number: U64
+    digest: Id
+
+
+@packet(63, bulk=True)
+class Compared(Packet):
+    """The answer to Compare `number`: equal, or what is seen and pending here.
+
+    `leases` is the in-flight table of a replica that owned the partition until
+    now. An answer that is too long comes in several packets, `more` in all but
+    the last.
+    """
+
+    queue: NameText
+    partition: U16
+    number: U64
+    equal: bool
+    seen: Runs = ()
+    pending: Runs = ()
+    leases: Annotated[tuple[LeaseField, ...], Size(0, ITEMS_MAX)] = ()
+    more: bool = False
+
+
+@packet(64)
+class Fetch(Packet):
+    """From the owner: send these messages, which are pending at yours."""
+
+    queue: NameText
+    partition: U16
+    number: U64
+    runs: Runs
+
+
+@packet(65, bulk=True)
+class Supply(Packet):
+    """The answer to Fetch `number`: what of it is still pending here, and what is acked by now."""
+
+    queue: NameText
+    partition: U16
+    number: U64
+    acked: Runs = ()
+    batches: Batches = ()
+
+
+@packet(66)
+class Offer(Packet):
+    """From a home replica to whom it takes for the owner: I hold something of this partition."""
+
+    queue: NameText
+    partition: U16
+    digest: Id
