@@ -88,12 +88,23 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Replication:
+    """How many copies there are of each partition; every node of a mesh must say the same."""
+
+    replicas: int = 1
+    """R: on how many nodes' disks a partition belongs."""
+    min_copies: int = 0
+    """W: on how many of them a message must be fsynced to be committed; 0: a majority of R."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All of a node's settings that are not who it is."""
 
     swim: SwimConfig = LAN
     limits: Limits = Limits()
     timing: Timing = Timing()
+    replication: Replication = Replication()
 
 
 @dataclass(frozen=True, slots=True)

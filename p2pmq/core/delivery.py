@@ -23,12 +23,12 @@ from p2pmq.core.packets.publishing import FRAME_BYTES_MAX
 from p2pmq.core.runmap import RunMap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from p2pmq.core.effects import Effect
     from p2pmq.core.ids import ConsumerId, NodeId, Session
     from p2pmq.core.packets.delivering import Attach, Extend, Nack
-    from p2pmq.core.partition import Partition, Stored
+    from p2pmq.core.partition import Partition
 
 PRIORITY_DEFAULT = 0
 SEGMENTS_MAX = 256
@@ -83,8 +83,14 @@ class Consumer:
 class PartitionDelivery:
     """The delivery state of one partition; it lives and dies with this node's ownership."""
 
-    def __init__(self, partition: Partition, quiet_until: int = 0) -> None:
+    def __init__(
+        self,
+        partition: Partition,
+        quiet_until: int,
+        proven: Callable[[Run], list[Run]],
+    ) -> None:
         self._partition = partition
+        self._proven = proven
         self.consumers: dict[Bearer, Consumer] = {}
         self.leases: RunMap[Lease] = RunMap()
         self.delays: RunMap[Delay] = RunMap()
@@ -99,9 +105,9 @@ class PartitionDelivery:
 
     # -- messages come and go --
 
-    def add(self, stored: Stored) -> None:
-        """A batch has become deliverable."""
-        self._make_ready(stored.run, stored.stamp)
+    def add(self, run: Run, stamp: int) -> None:
+        """Messages have become deliverable."""
+        self._make_ready(run, stamp)
 
     def on_unreadable(self, removed: Iterable[Run]) -> None:
         """The dots are lost, and so is the packet that was to bring them.
@@ -354,8 +360,9 @@ class PartitionDelivery:
         return count
 
     def _deliverable(self, run: Run) -> list[Run]:
-        """The parts of a candidate that are pending and neither leased nor delayed."""
+        """The parts of a candidate that are pending, on enough disks, neither leased nor delayed."""
         parts = [part for part, _ in self._partition.pending.overlap(run)]
+        parts = [enough for part in parts for enough in self._proven(part)]
         if self.leases:
             parts = [free for part in parts for free in self.leases.missing(part)]
         if self.delays:

@@ -199,9 +199,33 @@ class HandoverDurable:
     transfer: int
     numbers: tuple[int, ...] = ()
     leases: tuple[LeaseField, ...] = ()
+    runs: tuple[Run, ...] = ()
 
 
-DurableEvent = BatchDurable | SettleDurable | OutboxDurable | HandoverDurable
+@dataclass(frozen=True, slots=True)
+class ReplicaDurable:
+    """What an owner's Replicate brought is on disk here: new batches `numbers`."""
+
+    key: PartitionKey
+    peer: NodeId
+    number: int
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SupplyDurable:
+    """What a home supplied is on disk here: new batches `numbers`, all of it being `runs`."""
+
+    key: PartitionKey
+    peer: NodeId
+    number: int
+    numbers: tuple[int, ...]
+    runs: tuple[Run, ...]
+
+
+DurableEvent = (
+    BatchDurable | SettleDurable | OutboxDurable | HandoverDurable | ReplicaDurable | SupplyDurable
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +273,8 @@ Event = (
     | SettleDurable
     | OutboxDurable
     | HandoverDurable
+    | ReplicaDurable
+    | SupplyDurable
     | WriteRefused
     | BodyUnreadable
     | DeliveryFailed

@@ -26,15 +26,15 @@ from p2pmq.core.records import BatchStored, PartitionRemoved
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from p2pmq.core.effects import Effect
     from p2pmq.core.events import WriteRefused
     from p2pmq.core.ids import NodeId
     from p2pmq.core.owner import Owner
+    from p2pmq.core.ownership import Ownership
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.partition import Partition
     from p2pmq.core.records import Record
+    from p2pmq.core.replication import Replication
 
 RESEND_MS = 1_000
 BATCHES_MAX = 64
@@ -67,11 +67,13 @@ class Handovers:
         own_id: NodeId,
         boot: int,
         owner: Owner,
-        owner_of: Callable[[PartitionKey], NodeId | None],
+        ownership: Ownership,
+        replication: Replication,
     ) -> None:
         self._own_id = own_id
         self._owner = owner
-        self._owner_of = owner_of
+        self._ownership = ownership
+        self._copies = replication
         self._giving: dict[PartitionKey, Giving] = {}
         self._timers: Timers[PartitionKey] = Timers()
         self._next_number = (boot << 32) + 1
@@ -82,12 +84,12 @@ class Handovers:
         """Start to hand over what is not ours (any more)."""
         effects: list[Effect] = []
         for key in list(self._owner.partitions):
-            target = self._owner_of(key)
+            target = self._ownership.owner_of(key)
             giving = self._giving.get(key)
-            if giving is not None and giving.to == target:
+            if giving is not None and giving.to == target and not self._is_home(key):
                 continue
             self._giving.pop(key, None)
-            if target not in (self._own_id, None):
+            if target is not None and not self._is_home(key):
                 effects += self._begin(key, now)
         return effects
 
@@ -124,7 +126,11 @@ class Handovers:
             giving = self._giving.get(key)
             if giving is not None:
                 effects += self._send(key, giving, now)
-            elif key in self._owner.partitions and self._owner_of(key) not in (self._own_id, None):
+            elif (
+                key in self._owner.partitions
+                and self._ownership.owner_of(key) is not None
+                and not self._is_home(key)
+            ):
                 effects += self._begin(key, now)
         return effects
 
@@ -133,6 +139,9 @@ class Handovers:
         """Whether something is on its way out."""
         return bool(self._giving)
 
+    def _is_home(self, key: PartitionKey) -> bool:
+        return self._own_id in self._ownership.homes_of(key)[0]
+
     def _begin(self, key: PartitionKey, now: int) -> list[Effect]:
         partition = self._owner.partitions[key]
         if partition.appending:
@@ -140,7 +149,7 @@ class Handovers:
             return []  # wait until everything here is on disk
         if not partition.seen:
             return self._finish(key)
-        to = self._owner_of(key)
+        to = self._ownership.owner_of(key)
         assert to is not None
         giving = self._giving[key] = Giving(
             to, deque(partition.pending.runs()), deque(partition.acked().runs())
@@ -189,7 +198,7 @@ class Handovers:
     def on_handover(self, peer: NodeId, packet: Handover, now: int) -> list[Effect]:
         """Merge what another node held of a partition that is ours."""
         key = PartitionKey(packet.queue, packet.partition)
-        target = self._owner_of(key)
+        target = self._ownership.owner_of(key)
         if target != self._own_id:
             return [Send(peer, Moved(key.queue, key.number, target or b"\0" * 8))]
         partition = self._owner.partition(key)
@@ -198,6 +207,7 @@ class Handovers:
             return []  # some of it is being written just now: the repeat finds it durable
         removed, records = partition.remove(acked)
         self._owner.forget(key, removed)
+        self._copies.on_removed(key, removed)
         appended: list[int] = []
         stored_records: list[Record] = []
         for batch in packet.batches:
@@ -205,13 +215,19 @@ class Handovers:
                 stored, record = partition.stage(part, now + self._owner.wall_offset_ms)
                 appended.append(stored.number)
                 stored_records.append(record)
-        then = HandoverDurable(key, peer, packet.transfer, tuple(appended), packet.leases)
+        runs = tuple(batch.run for batch in packet.batches)
+        then = HandoverDurable(key, peer, packet.transfer, tuple(appended), packet.leases, runs)
         return [Persist((*self._owner.take_owed(key), *records, *stored_records), then=then)]
 
     def on_durable(self, event: HandoverDurable, now: int) -> list[Effect]:
-        """What came is on disk: it can be deleted there, and delivered here."""
+        """What came is on disk: it can be deleted there once it is on enough disks here.
+
+        Where it is not yet, the other node's repeat is answered when it is.
+        """
         key = event.key
         effects = self._owner.on_handed_over(key, event.numbers, event.leases, now)
+        if any(self._copies.unproven(key, run) for run in event.runs):
+            return effects
         taken = HandoverTaken(key.queue, key.number, event.transfer)
         return [Send(event.peer, taken), *effects]
 

@@ -23,8 +23,9 @@ from p2pmq.core.membership import MemberState
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
-from p2pmq.core.packets import delivering, membership, publishing
+from p2pmq.core.packets import delivering, membership, publishing, replicating
 from p2pmq.core.records import Space
+from p2pmq.core.replication import Replication
 from p2pmq.core.requests import Requests
 from p2pmq.core.ring import Place
 from p2pmq.core.swim import Swim
@@ -49,15 +50,26 @@ class Machine:
     ) -> None:
         self.node_id: NodeId = own.node_id
         self._clock = HybridClock()
-        self._ownership = Ownership()
+        self._ownership = Ownership(config.replication)
         owner_of = self._ownership.owner_of
         self.swim = Swim(own, mesh, config.swim, rng)
         self.owner = Owner(own.node_id, self._clock, owner_of)
         self.outbox = Outbox(session, owner_of, config.limits, config.timing)
         self.consuming = Consuming(owner_of, config.timing)
-        self.handovers = Handovers(own.node_id, own.boot, self.owner, owner_of)
+        self.replication = Replication(own.node_id, own.boot, self.owner, self._ownership)
+        self.owner.use(self.replication)
+        self.handovers = Handovers(
+            own.node_id, own.boot, self.owner, self._ownership, self.replication
+        )
         self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
-        self._rooms = (self.owner, self.outbox, self.consuming, self.handovers, self.requests)
+        self._rooms = (
+            self.owner,
+            self.replication,
+            self.outbox,
+            self.consuming,
+            self.handovers,
+            self.requests,
+        )
         self._boots: dict[NodeId, int] = {}
         self._placed_version = -1
         self._on_event = self._event_table()
@@ -118,6 +130,8 @@ class Machine:
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
             events.OutboxDurable: self.outbox.on_durable,
             events.HandoverDurable: self.handovers.on_durable,
+            events.ReplicaDurable: self.replication.on_replica_durable,
+            events.SupplyDurable: self.replication.on_supply_durable,
             events.WriteRefused: self._on_write_refused,
             events.BodyUnreadable: self._on_body_unreadable,
             events.DeliveryFailed: lambda e, now: self.consuming.on_failed(e.consumer, e.runs, now),
@@ -149,6 +163,13 @@ class Machine:
             delivering.Delivery: self.consuming.on_delivery,
             delivering.Settle: self.owner.on_settle,
             delivering.Settled: lambda _peer, p, now: self.consuming.on_settled(p, now),
+            replicating.Replicate: self.replication.on_replicate,
+            replicating.Replicated: self.replication.on_replicated,
+            replicating.Compare: self.replication.on_compare,
+            replicating.Compared: self.replication.on_compared,
+            replicating.Fetch: lambda peer, p, _now: self.replication.on_fetch(peer, p),
+            replicating.Supply: self.replication.on_supply,
+            replicating.Offer: self.replication.on_offer,
             delivering.Handover: self.handovers.on_handover,
             delivering.HandoverTaken: self.handovers.on_taken,
         }
@@ -196,6 +217,7 @@ class Machine:
         if self._boots.get(peer, event.boot) != event.boot:
             effects += self.owner.on_node_gone(peer, now)
         self._boots[peer] = event.boot
+        effects += self.replication.on_peer_connected(peer, now)
         effects += self.outbox.on_peer_connected(peer, now)
         effects += self.consuming.on_peer_connected(peer, now)
         return self._membership(effects, now)
@@ -243,6 +265,8 @@ class Machine:
                 return self.outbox.on_write_refused(event, now)
             case events.HandoverDurable():
                 return self.handovers.on_write_refused(event)
+            case events.ReplicaDurable() | events.SupplyDurable():
+                return self.replication.on_write_refused(event.then, event.records)
             case events.SettleDurable(key=key):
                 return self.owner.on_settle_refused(key, event.records)
             case None:
@@ -283,6 +307,7 @@ class Machine:
         effects: list[Effect] = []
         for key in changed:
             effects += self.outbox.on_owner_changed(key, now)
+        effects += self.replication.on_placement_changed(now)
         effects += self.owner.on_placement_changed(now)
         effects += self.consuming.on_placement_changed(now)
         return effects + self.handovers.on_placement_changed(now)

@@ -11,6 +11,7 @@ is delivered from a partition that this node does not own.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from p2pmq.core.delivery import Bearer, PartitionDelivery
@@ -19,6 +20,7 @@ from p2pmq.core.events import SettleDurable
 from p2pmq.core.ids import PartitionKey, Run, total
 from p2pmq.core.packets.delivering import Attached, Settled
 from p2pmq.core.packets.publishing import (
+    REFUSED_ALONE,
     REFUSED_DISK_FULL,
     Confirm,
     Gap,
@@ -27,7 +29,7 @@ from p2pmq.core.packets.publishing import (
     QueueStats,
     RunField,
 )
-from p2pmq.core.partition import COPIES, Partition
+from p2pmq.core.partition import Partition
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
@@ -39,10 +41,14 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import NodeId
     from p2pmq.core.packets.delivering import Attach, Detach, LeaseField, Settle
     from p2pmq.core.packets.publishing import Publish
+    from p2pmq.core.partition import Stored
     from p2pmq.core.records import Record, Recovered, RecoveredBatch, SeenChanged
+    from p2pmq.core.replication import Replication
 
 NOBODY = b"\0" * 8
 DISK_FULL = "no room on this node's disk: new messages are refused, old ones are served"
+TAKEOVER_GRACE_MS = 300
+"""A new owner lets consumers say what they hold before it delivers what it took over."""
 REATTACH_GRACE_MS = 1_000
 """After a restart consumers first say what they hold of the old messages; then those go out."""
 
@@ -71,7 +77,13 @@ class Owner:
         self._owed: dict[PartitionKey, list[Record]] = {}
         self._next_numbers: dict[PartitionKey, int] = {}
         self._dropped: dict[NodeId, dict[PartitionKey, None]] = {}
+        self._takeovers: dict[PartitionKey, int] = {}
+        self._copies: Replication
         self.wall_offset_ms = 0
+
+    def use(self, replication: Replication) -> None:
+        """Take the room that looks after copies; the two need each other."""
+        self._copies = replication
 
     def recover(self, recovered: Recovered, batches: list[RecoveredBatch], now: int) -> None:
         """Take up the partitions that the store holds; consumers have a moment to re-attach."""
@@ -111,8 +123,26 @@ class Owner:
         if partition.is_appending([batch.run]):
             return []  # a repeat: the first one's confirm is on its way
         if partition.seen.covers(batch.run):
-            return [self._confirm(peer, key, batch.run)]
-        return partition.append(batch, now + self.wall_offset_ms, peer)
+            return self._confirm_again(peer, key, batch.run)
+        _, begun = self._copies.copies(key, now)
+        if self._copies.is_alone(key):
+            refused = PublishRefused(
+                key.queue, key.number, batch.session, batch.first, REFUSED_ALONE
+            )
+            return [*begun, Send(peer, refused)]
+        effects, written = partition.append(batch, now + self.wall_offset_ms, peer)
+        return [*begun, *effects, *self._copies.on_appended(key, written, now)]
+
+    def _confirm_again(self, peer: NodeId, key: PartitionKey, run: Run) -> list[Effect]:
+        """A repeat of what is here: confirm it, now or once it is on enough disks."""
+        unproven = self._copies.unproven(key, run)
+        if not unproven:
+            return [self._confirm(peer, key, run, self._copies.wanted(key))]
+        partition = self.partition(key)
+        for part in unproven:
+            for _, number in partition.pending.overlap(part):
+                partition.batches[number].publisher = peer
+        return []
 
     def on_attach(self, peer: NodeId, packet: Attach, now: int) -> list[Effect]:
         """Push to this consumer from now on."""
@@ -157,38 +187,86 @@ class Owner:
         removed, records = partition.remove(runs)
         delivery.forget(removed)
         records = self.take_owed(key) + records
+        self._copies.on_removed(key, removed)
         durable = SettleDurable(key, peer, packet.consumer, packet.number)
         if records or runs:  # acks that change nothing may be a repeat that overtook the write
             effects: list[Effect] = [Persist(tuple(records), then=durable, patient=True)]
+            effects += self._copies.on_settle(key, runs, durable, now)
         else:
-            effects = self.on_settle_durable(durable)
+            effects = self.settled(durable)
         return [*effects, *self._pump(key, now)]
 
     # -- writes --
 
     def on_batch_durable(self, event: BatchDurable, now: int) -> list[Effect]:
-        """A batch is on disk: confirm it and deliver it."""
+        """A batch is on disk here; if that is enough, deliver it and confirm it."""
         partition = self.partitions.get(event.key)
         stored = partition.on_durable(event.number) if partition is not None else None
         if stored is None:
             return []
-        effects: list[Effect] = []
-        delivery = self.deliveries.get(event.key)
-        if delivery is not None:  # first: a consumer waits longer than a publisher
-            delivery.add(stored)
-            effects += self._pump(event.key, now)
-        if stored.publisher is not None:
-            effects.append(self._confirm(stored.publisher, event.key, stored.run))
-        return effects
+        return self.on_proven(event.key, self._copies.on_durable(event.key, stored), now)
+
+    def on_proven(self, key: PartitionKey, proven: list[tuple[Run, int]], now: int) -> list[Effect]:
+        """Messages are on enough disks now: deliver and confirm them."""
+        if not proven:
+            return []
+        partition = self.partition(key)
+        confirms: list[Effect] = []
+        delivery = self._delivery(key)
+        for run, copies in proven:
+            for part, number in partition.pending.overlap(run):
+                stored = partition.batches[number]
+                delivery.add(part, stored.stamp)
+                if stored.publisher is not None:
+                    confirms.append(self._confirm(stored.publisher, key, part, copies))
+        # Deliveries first: a consumer waits longer than a publisher.
+        return [*self._pump(key, now), *confirms]
+
+    def on_active(self, key: PartitionKey, now: int) -> list[Effect]:
+        """Perhaps the partition may deliver now."""
+        return self._pump(key, now) if key in self.deliveries else []
+
+    def on_stored(self, key: PartitionKey, numbers: tuple[int, ...]) -> list[Stored]:
+        """Batches from another home are on disk here."""
+        partition = self.partition(key)
+        return [stored for n in numbers if (stored := partition.on_durable(n)) is not None]
+
+    def on_replica_stored(
+        self, key: PartitionKey, numbers: tuple[int, ...], now: int
+    ) -> list[Effect]:
+        """What another node that takes itself for the owner sent is on disk here."""
+        stored = self.on_stored(key, numbers)
+        if not stored or not self.owns(key):
+            return []
+        batches = [one for one in stored if one.number in self.partition(key).batches]
+        return self._copies.on_found(key, batches, now)
+
+    def expect(self, key: PartitionKey, leases: tuple[LeaseField, ...], now: int) -> None:
+        """The former owner says who holds what."""
+        delivery = self._delivery(key)
+        for lease in leases:
+            delivery.expect(lease, now)
+
+    def leases_for_successor(self, key: PartitionKey, now: int) -> list[LeaseField]:
+        """The in-flight table, for whoever owns the partition now."""
+        delivery = self.deliveries.get(key)
+        if delivery is None:
+            return []
+        return delivery.lease_fields(self.partition(key).pending.runs(), now)
 
     def on_settle_durable(self, event: SettleDurable) -> list[Effect]:
-        """The acks are on disk."""
+        """The acks are on disk here; if that is enough, say so."""
+        return self.settled(event) if self._copies.on_settle_durable(event) else []
+
+    def settled(self, event: SettleDurable) -> list[Effect]:
+        """The acks are on enough disks."""
         key = event.key
         return [Send(event.peer, Settled(key.queue, key.number, event.consumer, event.number))]
 
     def on_batch_refused(self, event: BatchDurable) -> list[Effect]:
         """The disk is full: the batch stays with its publisher."""
         stored = self.partitions[event.key].on_write_refused(event.number)
+        self._copies.on_refused(event.key, stored)
         effects: list[Effect] = [Notify(Counted("disk_full", text=DISK_FULL, alarming=True))]
         if stored.publisher is not None:
             refused = PublishRefused(
@@ -229,6 +307,8 @@ class Owner:
         effects: list[Effect] = []
         for key in list(self.partitions):
             if self.owns(key):
+                if key not in self.deliveries:
+                    self._takeovers[key] = now + TAKEOVER_GRACE_MS
                 self._delivery(key)
                 effects += self._pump(key, now)
             elif key in self.deliveries:
@@ -308,40 +388,37 @@ class Owner:
         now: int,
     ) -> list[Effect]:
         """Batches of another node are on disk here: deliver them, but what is held there."""
-        partition = self.partitions.get(key)
-        if partition is None:
-            return []
-        durable = [stored for n in numbers if (stored := partition.on_durable(n)) is not None]
+        durable = self.on_stored(key, numbers)
         if not self.owns(key):
             return []
-        delivery = self._delivery(key)
-        for stored in durable:
-            delivery.add(stored)
-        for lease in leases:
-            delivery.expect(lease, now)
-        return self._pump(key, now)
+        effects = self._copies.on_found(key, durable, now)
+        self.expect(key, leases, now)
+        return [*effects, *self._pump(key, now)]
 
     # -- within --
 
     def _delivery(self, key: PartitionKey) -> PartitionDelivery:
         delivery = self.deliveries.get(key)
         if delivery is None:
-            delivery = PartitionDelivery(self.partition(key), self._quiet_until)
+            quiet_until = max(self._quiet_until, self._takeovers.pop(key, 0))
+            delivery = PartitionDelivery(
+                self.partition(key), quiet_until, partial(self._copies.proven, key)
+            )
             self.deliveries[key] = delivery
         return delivery
 
     def _pump(self, key: PartitionKey, now: int) -> list[Effect]:
-        if not self.owns(key):
+        if not self.owns(key) or not self._copies.is_active(key):
             return []
-        delivery = self.deliveries[key]
+        delivery = self._delivery(key)
         effects = delivery.pump(now)
         due = delivery.next_deadline()
         if due is not None:
             self._timers.set_if_earlier(key, due)
         return effects
 
-    def _confirm(self, peer: NodeId, key: PartitionKey, run: Run) -> Effect:
-        return Send(peer, Confirm(key.queue, key.number, (RunField(*run),), COPIES))
+    def _confirm(self, peer: NodeId, key: PartitionKey, run: Run, copies: int) -> Effect:
+        return Send(peer, Confirm(key.queue, key.number, (RunField(*run),), copies))
 
     def _moved(self, peer: NodeId, key: PartitionKey) -> Effect:
         return Send(peer, Moved(key.queue, key.number, self._owner_of(key) or NOBODY))

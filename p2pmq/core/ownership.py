@@ -1,8 +1,9 @@
 """Who owns a partition just now: the ring says who should, membership who is there.
 
-With one copy (R = 1) the owner is the ring's first member for the partition.
-While it is away nobody owns the partition: its messages are on its disk, and
-new ones wait in their publishers' outboxes.
+A partition's homes are the first R members of its preference list, there or
+not; the owner is the first of them that is there. While none is, nobody owns
+the partition: its messages are on their disks, and new ones wait in their
+publishers' outboxes.
 
 Invariant: answers change only in `refresh`, never between two events.
 """
@@ -16,6 +17,7 @@ from p2pmq.core.ring import Place, Ring
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from p2pmq.config import Replication
     from p2pmq.core.ids import NodeId, PartitionKey
 
 CACHE_MAX = 100_000
@@ -26,8 +28,10 @@ PARTITIONS = 1
 class Ownership:
     """The living owner of each partition, as this node sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, replication: Replication) -> None:
         self._ring = Ring(())
+        self._replicas = replication.replicas
+        self._min_copies = replication.min_copies
         self._moved_to: list[Place] | None = None
         """The roster that the ring is not of yet: it is made when somebody asks.
 
@@ -35,27 +39,43 @@ class Ownership:
         """
         self._alive: dict[NodeId, None] = {}
         self._owners: dict[PartitionKey, NodeId | None] = {}
+        self._homes: dict[PartitionKey, tuple[tuple[NodeId, ...], int]] = {}
 
     def owner_of(self, key: PartitionKey) -> NodeId | None:
         """The living owner, or None while it is away or nobody can own."""
         try:
             return self._owners[key]
         except KeyError:
-            owner = self.home_of(key)
-            if owner is not None and owner not in self._alive:
-                owner = None
+            homes, _ = self.homes_of(key)
+            owner = next((home for home in homes if home in self._alive), None)
             if len(self._owners) >= CACHE_MAX:
                 self._owners.clear()
             self._owners[key] = owner
             return owner
 
-    def home_of(self, key: PartitionKey) -> NodeId | None:
-        """The member on whose disk the partition belongs, there or not; None: there is no such."""
-        if key.number >= PARTITIONS:
-            return None
-        if self._moved_to is not None:
-            self._ring, self._moved_to = self._ring.changed(self._moved_to), None
-        return self._ring.owner(key.queue, key.number, PARTITIONS)
+    def homes_of(self, key: PartitionKey) -> tuple[tuple[NodeId, ...], int]:
+        """On whose disks the partition belongs, there or not, and how many copies commit (W).
+
+        W is a majority of R unless min_copies says otherwise, and never more
+        than there are homes: it counts the roster, not who is alive.
+        """
+        found = self._homes.get(key)
+        if found is None:
+            homes: tuple[NodeId, ...] = ()
+            if key.number < PARTITIONS:
+                if self._moved_to is not None:
+                    self._ring, self._moved_to = self._ring.changed(self._moved_to), None
+                homes = self._ring.homes(key.queue, key.number, PARTITIONS, self._replicas)
+            wanted = self._min_copies or self._replicas // 2 + 1
+            found = (homes, max(1, min(wanted, len(homes))))
+            if len(self._homes) >= CACHE_MAX:
+                self._homes.clear()
+            self._homes[key] = found
+        return found
+
+    def is_alive(self, node_id: NodeId) -> bool:
+        """Whether a member that may own is there."""
+        return node_id in self._alive
 
     def refresh(
         self, places: Iterable[Place], is_alive: Callable[[NodeId], bool]
@@ -67,7 +87,7 @@ class Ownership:
             for place in self._moved_to
             if place.weight and is_alive(place.node_id)
         }
-        before, self._owners = self._owners, {}
+        before, self._owners, self._homes = self._owners, {}, {}
         return [key for key, owner in before.items() if self.owner_of(key) != owner]
 
     def alive_owners(self) -> list[NodeId]:

@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import NodeId, PartitionKey, Session
     from p2pmq.core.records import Record, RecoveredBatch
 
-COPIES = 1
-"""Home replicas of a partition that hold a message when it is confirmed (R = 1 for now)."""
-
 
 @dataclass(slots=True)
 class Stored:
@@ -105,14 +102,18 @@ class Partition:
         """Whether the dot has come, durable or not yet."""
         return self.seen.has(session, seq) or self.appending.has(session, seq)
 
-    def append(self, batch: Batch, wall_ms: int, publisher: NodeId | None) -> list[Effect]:
-        """Write what of the batch is new; `BatchDurable` follows for each part written."""
+    def append(
+        self, batch: Batch, wall_ms: int, publisher: NodeId | None
+    ) -> tuple[list[Effect], list[Batch]]:
+        """Write what of the batch is new, stamped; `BatchDurable` follows for each part written."""
         effects: list[Effect] = []
+        written: list[Batch] = []
         for part in self.new_parts(batch):
             stored, record = self.stage(part, wall_ms, publisher)
             then = BatchDurable(self.key, stored.number)
             effects.append(Persist((record,), then=then))
-        return effects
+            written.append(record.batch)
+        return effects, written
 
     def new_parts(self, batch: Batch) -> list[Batch]:
         """The parts of the batch whose dots have never come."""

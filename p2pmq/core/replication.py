@@ -29,6 +29,7 @@ from p2pmq.core.packets.replicating import (
     Replicated,
     Supply,
 )
+from p2pmq.core.records import BatchStored
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
@@ -109,6 +110,30 @@ class Replication:
             effects += self._send_all(key, copies, (), (batch,), now)[1]
         return effects
 
+    def on_found(
+        self,
+        key: PartitionKey,
+        found: list[Stored],
+        now: int,
+        holder: NodeId | None = None,
+    ) -> list[Effect]:
+        """Batches that came from elsewhere are durable here (and at `holder`): spread them."""
+        copies, effects = self.copies(key, now)
+        for stored in found:
+            known = holder is not None and holder in copies.homes
+            copies.unproven.put(stored.run, (holder,) if known and holder is not None else ())
+            proven = copies.note(stored.run, self._own_id)
+            effects += self._owner.on_proven(key, proven, now)
+            for home in copies.in_reach():
+                if home.node_id != holder:
+                    home.to_push.append(stored.run)
+                    effects += self._push(key, home, now)
+        return effects
+
+    def wanted(self, key: PartitionKey) -> int:
+        """How many copies commit a message."""
+        return self._ownership.homes_of(key)[1]
+
     def on_durable(self, key: PartitionKey, stored: Stored) -> list[tuple[Run, int]]:
         """A batch is on the own disk; what is proven by that."""
         copies = self._copies.get(key)
@@ -170,9 +195,7 @@ class Replication:
             effects += self._send_to(key, home, packet, now)
         return packet.number, effects
 
-    def _send_to(
-        self, key: PartitionKey, home: Home, packet: Replicate, now: int
-    ) -> list[Effect]:
+    def _send_to(self, key: PartitionKey, home: Home, packet: Replicate, now: int) -> list[Effect]:
         size = sum(batch.size for batch in packet.batches)
         if home.unanswered_bytes + size > UNANSWERED_BYTES_MAX:
             home.lose()
@@ -351,14 +374,7 @@ class Replication:
         if copies is None:
             return []
         home = copies.homes.get(event.peer)
-        effects: list[Effect] = []
-        for one in stored:
-            copies.unproven.put(one.run, (event.peer,) if home is not None else ())
-            effects += self._owner.on_proven(key, copies.note(one.run, self._own_id), now)
-            for other in copies.in_reach():
-                if other.node_id != event.peer:
-                    other.to_push.append(one.run)
-                    effects += self._push(key, other, now)
+        effects = self.on_found(key, stored, now, holder=event.peer)
         if home is None or home.number != event.number:
             return effects
         home.asked = 0
@@ -500,13 +516,16 @@ class Replication:
         effects = self._owner.on_replica_stored(key, event.numbers, now)
         return [Send(event.peer, Replicated(key.queue, key.number, event.number)), *effects]
 
-    def on_write_refused(self, event: ReplicaDurable | SupplyDurable) -> list[Effect]:
-        """The disk is full: what came never came, and is not answered for."""
+    def on_write_refused(
+        self, event: ReplicaDurable | SupplyDurable, records: tuple[Record, ...]
+    ) -> list[Effect]:
+        """The disk is full: batches never came, and are not answered for; acks are owed."""
         partition = self._owner.partitions.get(event.key)
         if partition is not None:
             for number in event.numbers:
                 partition.on_write_refused(number)
-        return [Notify(Counted("disk_full"))]
+        acks = tuple(record for record in records if type(record) is not BatchStored)
+        return self._owner.on_settle_refused(event.key, acks)
 
     def on_compare(self, peer: NodeId, packet: Compare, now: int) -> list[Effect]:
         """Tell an owner what is here, unless it is the same."""

@@ -1,6 +1,15 @@
 """Every packet that nodes send each other; importing this fills the registry."""
 
-from p2pmq.core.packets import delivering, link, membership, publishing
+from p2pmq.core.packets import delivering, link, membership, publishing, replicating
 from p2pmq.core.packets.registry import PACKETS, Packet, Struct
 
-__all__ = ["PACKETS", "Packet", "Struct", "delivering", "link", "membership", "publishing"]
+__all__ = [
+    "PACKETS",
+    "Packet",
+    "Struct",
+    "delivering",
+    "link",
+    "membership",
+    "publishing",
+    "replicating",
+]

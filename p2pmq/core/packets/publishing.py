@@ -148,9 +148,11 @@ class Moved(Packet):
 
 REFUSED_DISK_FULL = 1
 REFUSED_READ_ONLY = 2
+REFUSED_ALONE = 3
 REFUSED = {
     REFUSED_DISK_FULL: "the owner's disk is full",
     REFUSED_READ_ONLY: "the owner's disk failed",
+    REFUSED_ALONE: "the owner cannot reach enough of the queue's other homes",
 }
 
 

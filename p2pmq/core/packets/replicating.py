@@ -8,12 +8,12 @@ from p2pmq.core.packets.delivering import LeaseField
 from p2pmq.core.packets.publishing import Batch, Runs
 from p2pmq.core.packets.registry import (
     ITEMS_MAX,
+    U16,
+    U64,
     Id,
     NameText,
     Packet,
     Size,
-    U16,
-    U64,
     packet,
 )
 
