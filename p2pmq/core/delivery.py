@@ -87,10 +87,10 @@ class PartitionDelivery:
         self,
         partition: Partition,
         quiet_until: int,
-        proven: Callable[[Run], list[Run]],
+        committed: Callable[[Run], list[Run]],
     ) -> None:
         self._partition = partition
-        self._proven = proven
+        self._committed = committed
         self.consumers: dict[Bearer, Consumer] = {}
         self.leases: RunMap[Lease] = RunMap()
         self.delays: RunMap[Delay] = RunMap()
@@ -362,7 +362,7 @@ class PartitionDelivery:
     def _deliverable(self, run: Run) -> list[Run]:
         """The parts of a candidate that are pending, on enough disks, neither leased nor delayed."""
         parts = [part for part, _ in self._partition.pending.overlap(run)]
-        parts = [enough for part in parts for enough in self._proven(part)]
+        parts = [enough for part in parts for enough in self._committed(part)]
         if self.leases:
             parts = [free for part in parts for free in self.leases.missing(part)]
         if self.delays:

@@ -49,6 +49,7 @@ NOBODY = b"\0" * 8
 DISK_FULL = "no room on this node's disk: new messages are refused, old ones are served"
 TAKEOVER_GRACE_MS = 300
 """A new owner lets consumers say what they hold before it delivers what it took over."""
+SEQ_MAX = 2**63 - 1
 REATTACH_GRACE_MS = 1_000
 """After a restart consumers first say what they hold of the old messages; then those go out."""
 
@@ -215,10 +216,14 @@ class Owner:
         delivery = self._delivery(key)
         for run, copies in proven:
             for part, number in partition.pending.overlap(run):
-                stored = partition.batches[number]
-                delivery.add(part, stored.stamp)
-                if stored.publisher is not None:
-                    confirms.append(self._confirm(stored.publisher, key, part, copies))
+                publisher = partition.batches[number].publisher
+                if publisher is not None:
+                    confirms.append(self._confirm(publisher, key, part, copies))
+            # What its publisher sent after it may have been waiting for it.
+            onwards = Run(run.session, run.first, SEQ_MAX)
+            for free in self._copies.deliverable(key, onwards):
+                for part, number in partition.pending.overlap(free):
+                    delivery.add(part, partition.batches[number].stamp)
         # Deliveries first: a consumer waits longer than a publisher.
         return [*self._pump(key, now), *confirms]
 
@@ -402,7 +407,7 @@ class Owner:
         if delivery is None:
             quiet_until = max(self._quiet_until, self._takeovers.pop(key, 0))
             delivery = PartitionDelivery(
-                self.partition(key), quiet_until, partial(self._copies.proven, key)
+                self.partition(key), quiet_until, partial(self._copies.deliverable, key)
             )
             self.deliveries[key] = delivery
         return delivery

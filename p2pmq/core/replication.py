@@ -12,6 +12,7 @@ Invariant: a replica answers for a packet only after everything in it is durable
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.copies import UNANSWERED_BYTES_MAX, Contact, Copies, Home, Settling, digest_of
@@ -96,10 +97,13 @@ class Replication:
         copies = self._copies.get(key)
         return [] if copies is None else [part for part, _ in copies.unproven.overlap(run)]
 
-    def proven(self, key: PartitionKey, run: Run) -> list[Run]:
-        """The parts of the run that are on enough disks."""
+    def deliverable(self, key: PartitionKey, run: Run) -> list[Run]:
+        """What of the run is on enough disks, with all that its publisher sent before it."""
         copies = self._copies.get(key)
-        return [run] if copies is None else copies.unproven.missing(run)
+        low = copies.unproven.lowest(run.session) if copies is not None else None
+        if low is None or low > run.last:
+            return [run]
+        return [Run(run.session, run.first, low - 1)] if low > run.first else []
 
     def on_appended(self, key: PartitionKey, batches: list[Batch], now: int) -> list[Effect]:
         """New batches are being written here: send them to every home in reach meanwhile."""
@@ -444,8 +448,7 @@ class Replication:
         effects: list[Effect] = []
         if home.unanswered:
             if now - home.sent_at >= RESEND_MS:
-                home.sent_at = now
-                effects += [Send(home.node_id, packet) for packet in home.unanswered.values()]
+                effects += self._send_again(key, home, now)
             self._timers.set_if_earlier(key, now + RESEND_MS)
         if home.number or home.contact is Contact.COMPARING:
             home.asked += 1
@@ -456,13 +459,34 @@ class Replication:
             effects += self._ask(key, home, now)
         return effects
 
+    def _send_again(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
+        """Repeat what a home has not answered; what is acked by now goes as an ack."""
+        home.sent_at = now
+        partition = self._owner.partition(key)
+        for number, packet in home.unanswered.items():
+            acked = [
+                RunField(*done)
+                for batch in packet.batches
+                for seen in partition.seen.overlap(batch.run)
+                for done in partition.pending.missing(seen)
+            ]
+            if acked:
+                batches = [
+                    batch.part(run.first, run.last)
+                    for batch in packet.batches
+                    for run in _without(batch.run, acked)
+                ]
+                runs = (*packet.acked, *acked)
+                home.unanswered[number] = replace(packet, acked=runs, batches=tuple(batches))
+        return [Send(home.node_id, packet) for packet in home.unanswered.values()]
+
     def on_peer_connected(self, peer: NodeId, now: int) -> list[Effect]:
         """A link to the peer is new: it may have restarted, and packets may be lost."""
         effects: list[Effect] = []
         for key, copies in list(self._copies.items()):
             home = copies.homes.get(peer)
             if home is not None and self._ownership.is_alive(peer):
-                effects += [Send(peer, packet) for packet in home.unanswered.values()]
+                effects += self._send_again(key, home, now)
                 effects += self._ask(key, home, now)
         for key in list(self._owner.partitions):
             if self._ownership.owner_of(key) == peer:
@@ -577,3 +601,11 @@ class Replication:
     def _take_number(self) -> int:
         self._next_number += 1
         return self._next_number
+
+
+def _without(run: Run, acked: list[RunField]) -> list[Run]:
+    """The parts of the run that are not acked."""
+    rest = DotSet([run])
+    for done in acked:
+        rest.remove(Run(done.session, done.first, done.last))
+    return list(rest.runs())

@@ -116,6 +116,11 @@ class RunMap(Generic[Value]):
             for low, high, value in columns:
                 yield Run(session, low, high), value
 
+    def lowest(self, session: Session) -> int | None:
+        """The lowest seq of the session that is in, or None."""
+        entries = self._sessions.get(session)
+        return entries.lows[0] if entries is not None else None
+
     def runs(self) -> list[Run]:
         """Every run: sessions as they came, seqs ascending."""
         return [run for run, _ in self.items()]
