@@ -16,6 +16,7 @@ from p2pmq import Config, Message, Node, SwimConfig, Timing
 
 PATIENCE_S = 30.0
 """Only a broken node takes this long, however slow the machine."""
+POLL_S = 0.01
 ROOT = Path(__file__).parents[2]
 SERVICE = Path(__file__).with_name("service.py")
 
@@ -40,14 +41,14 @@ async def until(condition: Callable[[], bool]) -> None:
     """Wait until something is so that no event tells of."""
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(POLL_S)
 
 
 async def until_async(condition: Callable[[], Any]) -> None:
     """Likewise, where asking takes an await."""
     async with asyncio.timeout(PATIENCE_S):
         while not await condition():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(POLL_S)
 
 
 def alive(of: Node) -> set[str]:

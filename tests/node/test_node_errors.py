@@ -326,7 +326,7 @@ async def test_malformed_packets_are_counted_and_logged_once_a_second(
             stranger.connect(f"tcp://{made.addresses[0]}")
             for _ in range(50):
                 stranger.send(b"\xc1 this is no packet")
-            await until(lambda: made.counters["packet_malformed_not_msgpack"] == 50)
+            await until(lambda: made.counters["packet_malformed_checksum"] == 50)
             said = [text for text in caplog.messages if "packet_malformed" in text]
             assert 1 <= len(said) <= 10, "at most once a second"
             await made.publish("q", 1)

@@ -10,6 +10,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from zlib import crc32
 
 from p2pmq.config import Limits
 from p2pmq.core.packets.delivering import Detach
@@ -20,7 +21,7 @@ from p2pmq.net.base import Connection, SendResult, TransportHandler
 from p2pmq.runtime.links import Links
 from p2pmq.sim.loop import SimLoop
 from p2pmq.wire.bodies import PackedBodies
-from p2pmq.wire.codec import decode, encode
+from p2pmq.wire.codec import CHECKSUM_BYTES, decode, encode
 
 US, PEER, OTHER = b"node-us!", b"node-pee", b"node-oth"
 ADDRESS = "127.0.0.1:1000"
@@ -63,6 +64,11 @@ def hello(node_id: bytes = PEER, **changed: object) -> Hello:
 def control(number: int = 0) -> Packet:
     """A packet that goes before bulk."""
     return Detach("q", 0, b"consumer", number)
+
+
+def sealed(header: bytes) -> list[bytes]:
+    """A frame with whatever header and the right checksum."""
+    return [header + crc32(header).to_bytes(CHECKSUM_BYTES, "little")]
 
 
 def bulk(number: int, size: int) -> Publish:

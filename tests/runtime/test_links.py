@@ -17,7 +17,18 @@ from p2pmq.core.packets.link import (
 )
 from p2pmq.net.base import SendResult
 from p2pmq.runtime.links import HELLOS_MAX
-from tests.runtime.kit import ADDRESS, OTHER, PEER, US, Scene, advance, control, hello, virtual_loop
+from tests.runtime.kit import (
+    ADDRESS,
+    OTHER,
+    PEER,
+    US,
+    Scene,
+    advance,
+    control,
+    hello,
+    sealed,
+    virtual_loop,
+)
 
 
 @pytest.fixture
@@ -314,13 +325,13 @@ def test_a_peer_that_the_core_knows_is_kept_while_away(scene: Scene) -> None:
 
 def test_malformed_frames_are_told_of_by_reason_and_the_connection_is_kept(scene: Scene) -> None:
     connection = scene.accept()
-    for frames in ([], [b""], [b"\xc1"], [b"\x91\xcd\xff\xff"], [b"\x92\x0a\xa1x"]):
+    headers = (b"", b"\xc1", b"\x91\xcd\xff\xff", b"\x92\x0a\xa1x")
+    for frames in ([], [b"damaged on the way"], *map(sealed, headers)):
         scene.links.on_frames(connection, frames)
     reasons = [reason for reason, _ in scene.events.malformed]
-    assert reasons[0] == "frames"
-    assert "not-msgpack" in reasons
-    assert "unknown-packet" in reasons
-    assert len(reasons) == 5
+    assert reasons[:2] == ["frames", "checksum"]
+    assert {"not-msgpack", "unknown-packet"} < set(reasons)
+    assert len(reasons) == 6
     assert all(PEER.decode() in text for _, text in scene.events.malformed)
     scene.receive(connection, control())
     assert scene.events.packets == [(PEER, control())]

@@ -19,6 +19,7 @@ from p2pmq.wire.bodies import PackedBodies
 from p2pmq.wire.codec import decode, encode
 from p2pmq.wire.errors import REASONS, PacketError
 from p2pmq.wire.schema import fields_of
+from tests.wire.headers import header_frame, values_of, with_crc
 from tests.wire.samples import composites, full, golden, least
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -27,7 +28,7 @@ every_packet = pytest.mark.parametrize("cls", PACKETS.values(), ids=lambda cls: 
 
 
 def frames(*values: object) -> list[bytes]:
-    return [msgpack.packb(values)]
+    return [header_frame(*values)]
 
 
 def reason_of(packet: list[bytes]) -> str:
@@ -66,11 +67,11 @@ def test_the_golden_bytes_decode_to_the_samples(cls: type[Packet]) -> None:
 @every_packet
 def test_an_older_peer_may_leave_out_every_field_that_has_a_default(cls: type[Packet]) -> None:
     header, *bodies = encode(full(cls))
-    array, fields = msgpack.unpackb(header), fields_of(cls)
+    array, fields = values_of(header), fields_of(cls)
     required = sum(field.required for field in fields)
     for kept in range(required, len(fields)):
         whole = any(field.name == "batches" for field in fields[:kept])
-        packet = decode([msgpack.packb(array[: 1 + kept]), *(bodies if whole else [])])
+        packet = decode([header_frame(*array[: 1 + kept]), *(bodies if whole else [])])
         for field in fields[:kept]:
             assert getattr(packet, field.name) == getattr(full(cls), field.name)
         for field in fields[kept:]:
@@ -82,15 +83,15 @@ def test_a_field_without_a_default_must_be_there(cls: type[Packet]) -> None:
     header, *bodies = encode(full(cls))
     required = sum(field.required for field in fields_of(cls))
     if required:
-        short = msgpack.packb(msgpack.unpackb(header)[:required])
+        short = header_frame(*values_of(header)[:required])
         assert reason_of([short, *bodies]) == "missing-field"
 
 
 @every_packet
 def test_what_a_newer_peer_appends_is_ignored(cls: type[Packet]) -> None:
     header, *bodies = encode(full(cls))
-    longer = [*msgpack.unpackb(header), 42, None, ["new", [b"x"], 1.5]]
-    assert decode([msgpack.packb(longer), *bodies]) == full(cls)
+    longer = [*values_of(header), 42, None, ["new", [b"x"], 1.5]]
+    assert decode([header_frame(*longer), *bodies]) == full(cls)
 
 
 def test_versions_meet_within_structs_too() -> None:
@@ -101,8 +102,8 @@ def test_versions_meet_within_structs_too() -> None:
 
 
 def test_trailing_defaults_take_no_bytes() -> None:
-    assert msgpack.unpackb(encode(Ping(1, ID))[0]) == [10, 1, ID]
-    assert msgpack.unpackb(encode(Hello("m", ID, 1, "n", (), 1, 1, answer=True))[0])[-2:] == [
+    assert values_of(encode(Ping(1, ID))[0]) == [10, 1, ID]
+    assert values_of(encode(Hello("m", ID, 1, "n", (), 1, 1, answer=True))[0])[-2:] == [
         False,
         True,
     ]
@@ -111,7 +112,7 @@ def test_trailing_defaults_take_no_bytes() -> None:
 def test_a_batch_keeps_its_stamp_and_its_bodies_lie_in_a_frame_of_their_own() -> None:
     bodies = PackedBodies.from_bodies([b"a", b"b"])
     header, blob = encode(Publish("q", 0, 0, Batch(ID, 1, 2, 2, bodies, stamp=9)))
-    assert msgpack.unpackb(header) == [20, "q", 0, 0, [ID, 1, 2, 2, 9]]
+    assert values_of(header) == [20, "q", 0, 0, [ID, 1, 2, 2, 9]]
     assert blob is bodies.blob
 
 
@@ -122,11 +123,15 @@ def test_a_batch_keeps_its_stamp_and_its_bodies_lie_in_a_frame_of_their_own() ->
     ("packet", "reason"),
     [
         ([], "frames"),
-        ([b""], "not-msgpack"),
-        ([b"\xc1"], "not-msgpack"),
-        ([b"\x90"], "not-msgpack"),
-        ([b"\x01"], "not-msgpack"),
-        ([b"\x80"], "not-msgpack"),
+        ([b""], "checksum"),
+        ([b"\0\0\0"], "checksum"),
+        ([msgpack.packb([2])], "checksum"),
+        ([header_frame(2) + b"\0"], "checksum"),
+        ([with_crc(b"")], "not-msgpack"),
+        ([with_crc(b"\xc1")], "not-msgpack"),
+        ([with_crc(b"\x90")], "not-msgpack"),
+        ([with_crc(b"\x01")], "not-msgpack"),
+        ([with_crc(b"\x80")], "not-msgpack"),
         ([*frames(2), b""], "frames"),
         (frames(2) + frames(2), "frames"),
         (frames(999), "unknown-packet"),
@@ -157,7 +162,7 @@ def test_a_batch_keeps_its_stamp_and_its_bodies_lie_in_a_frame_of_their_own() ->
         (frames(1, "m", ID, 1, "é" * 128, [], 1, 1), "bounds"),
         (frames(1, "m", ID, 1, "n", [], 2, 1), "order"),
         (frames(1, "m", ID, 1, "n", [], 1, 1, 1), "type"),
-        ([b"\x94\x16\xa1\xff\x00\xc4\x08" + ID], "not-msgpack"),
+        ([with_crc(b"\x94\x16\xa1\xff\x00\xc4\x08" + ID)], "not-msgpack"),
         (frames(21, "q", 0, [[ID, 5, 4]], 1), "order"),
         (frames(21, "q", 0, [[ID, 0, 4]], 1), "bounds"),
         (frames(20, "q", 0, 0, [ID, 1, 1, 0]), "frames"),
@@ -188,7 +193,7 @@ def test_only_a_question_for_all_queues_has_an_empty_name() -> None:
 
 
 def publish(first: int, count: int, *bodies: bytes, size: int = 1) -> list[bytes]:
-    header = msgpack.packb([20, "q", 0, 0, [ID, first, count, size]])
+    header = header_frame(20, "q", 0, 0, [ID, first, count, size])
     return [header, PackedBodies.from_bodies(list(bodies)).blob]
 
 
@@ -222,6 +227,28 @@ def test_a_batch_beyond_the_last_seq_or_of_an_absurd_size_is_refused() -> None:
 def test_a_frame_of_bodies_that_is_none_is_refused_before_the_core_sees_it(blob: bytes) -> None:
     header, _ = publish(1, 2, b"a", b"b")
     assert reason_of([header, blob]) == "bodies"
+
+
+@every_packet
+def test_one_flipped_bit_in_any_frame_is_refused(cls: type[Packet]) -> None:
+    for sample in (least(cls), full(cls)):
+        frames = encode(sample)
+        for at, frame in enumerate(frames):
+            for bit in range(8 * len(frame)):
+                flipped = bytearray(frame)
+                flipped[bit // 8] ^= 1 << bit % 8
+                reason = reason_of([*frames[:at], bytes(flipped), *frames[at + 1 :]])
+                assert reason in ({"checksum", "bodies"} if at else {"checksum"})
+
+
+def test_one_wrong_body_among_many_has_its_batch_refused() -> None:
+    header, blob = publish(1, 3, b"aaaa", b"bbbb", b"cccc")
+    assert reason_of([header, blob.replace(b"bbbb", b"bbbB")]) == "checksum"
+
+
+def test_the_crc_of_a_header_is_the_plain_one_little_endian() -> None:
+    (frame,) = encode(Ping(1, ID))
+    assert frame == b"\x93\x0a\x01\xc4\x08" + ID + bytes.fromhex("596f650c")
 
 
 def test_stored_bodies_are_our_own_bug_when_they_are_sent() -> None:

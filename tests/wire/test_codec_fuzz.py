@@ -1,6 +1,7 @@
 """Whatever bytes come, decode gives a sound packet or a PacketError, at a bounded cost.
 
-The mutations are the same at every run; a failure prints the frames that it takes to repeat it.
+Most mutated frames get right checksums, so that they reach the checks behind these. The mutations
+are the same at every run; a failure prints the frames that it takes to repeat it.
 """
 
 import random
@@ -14,11 +15,15 @@ import pytest
 from p2pmq.core.packets import PACKETS, Packet
 from p2pmq.core.packets.delivering import Delivery, Handover
 from p2pmq.core.packets.publishing import Batch, Publish
-from p2pmq.wire.codec import decode, encode
+from p2pmq.wire.bodies import BodiesError, PackedBodies
+from p2pmq.wire.codec import CHECKSUM_BYTES, decode, encode
 from p2pmq.wire.errors import PacketError
+from tests.wire.headers import header_of, with_crc
 from tests.wire.samples import full, least
 
-SAMPLES = [encode(sample(cls)) for cls in PACKETS.values() for sample in (least, full)]
+SENT = [encode(sample(cls)) for cls in PACKETS.values() for sample in (least, full)]
+SAMPLES = [[header_of(header), *bodies] for header, *bodies in SENT]
+"""The frames without the CRCs of the headers."""
 ODD_VALUES: list[Any] = [
     *(None, True, False, 0, 1, -1, 255, 2**16, 2**32, 2**63 - 1, 2**63, 2**64 - 1, -(2**63)),
     *(0.0, 1.0, float("nan"), float("inf"), "", "a", "a\nb", "é" * 200, "x" * 5000),
@@ -121,6 +126,35 @@ MUTATIONS: list[Mutation] = [
 ]
 
 
+def mutate(rng: random.Random, frames: list[bytes]) -> list[bytes]:
+    """One or two mutations; the second may find nothing to take hold of."""
+    for _ in range(rng.choice((1, 1, 2))):
+        if frames and all(frames):
+            try:
+                frames = rng.choice(MUTATIONS)(rng, frames)
+            except (ValueError, TypeError, msgpack.UnpackException):
+                break  # a second mutation by value wants frames that are msgpack still
+    return frames
+
+
+def mended(rng: random.Random, frames: list[bytes]) -> list[bytes]:
+    """The frames with a right CRC behind the header, and mostly with those of the bodies right."""
+    return [
+        with_crc(frame) if at == 0 else with_crcs_of_bodies(frame) if rng.random() < 0.8 else frame
+        for at, frame in enumerate(frames)
+    ]
+
+
+def with_crcs_of_bodies(blob: bytes) -> bytes:
+    try:
+        wrong = PackedBodies.from_blob(blob)
+        right = PackedBodies.from_bodies(wrong.bodies, wrong.formats, wrong.headers)
+    except BodiesError:
+        return blob
+    columns = msgpack.unpackb(blob, strict_map_key=False)
+    return msgpack.packb([columns[0], right.checksums, *columns[2:]])
+
+
 def batches_of(packet: Packet) -> list[Batch]:
     match packet:
         case Publish(batch=batch):
@@ -144,14 +178,8 @@ def assert_sound(packet: Packet) -> None:
 def test_only_a_packet_error_ever_comes_out(seed: int) -> None:
     rng = random.Random(seed)
     taken = refused = 0
-    for _ in range(10_500):
-        frames = rng.choice(SAMPLES)
-        for _ in range(rng.choice((1, 1, 2))):
-            if frames and all(frames):
-                try:
-                    frames = rng.choice(MUTATIONS)(rng, frames)
-                except (ValueError, TypeError, msgpack.UnpackException):
-                    break  # a second mutation by value wants frames that are msgpack still
+    for _ in range(8_500):
+        frames = mended(rng, mutate(rng, rng.choice(SAMPLES)))
         try:
             packet = decode(frames)
         except PacketError:
@@ -162,7 +190,22 @@ def test_only_a_packet_error_ever_comes_out(seed: int) -> None:
             taken += 1
             assert_sound(packet)
     assert taken > 500, "the mutations are too wild to reach the checks of fields"
-    assert refused > 5_000
+    assert refused > 4_000
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_changed_under_way_is_refused_whatever_it_is_now(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(5_000):
+        header, *bodies = rng.choice(SENT)
+        mutation = rng.choice([one for one in MUTATIONS if one is not change_the_frames])
+        (changed,) = mutation(rng, [header_of(header)])
+        if changed != header_of(header):
+            with pytest.raises(PacketError) as caught:
+                decode([changed + header[-CHECKSUM_BYTES:], *bodies])
+            assert caught.value.reason == "checksum"
+        with pytest.raises(PacketError):
+            decode(flip_bits(rng, [header, *bodies]))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +217,8 @@ def test_nested_claims_of_huge_arrays_cost_no_more_than_their_bytes(
     claim: bytes, length: int, frame: int
 ) -> None:
     packet = encode(least(Publish))
-    packet[frame] = (b"\x94" + claim * 900).ljust(length, b"\xc0")
+    hostile = (b"\x94" + claim * 900).ljust(length, b"\xc0")
+    packet[frame] = hostile if frame else with_crc(hostile)
     tracemalloc.start()
     try:
         with pytest.raises(PacketError):
