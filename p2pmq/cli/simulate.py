@@ -84,7 +84,9 @@ def simulate(
     ] = None,
     swarm: Annotated[
         bool,
-        typer.Option("--swarm", help="Draw a random scenario from each seed.", rich_help_panel=SWARM),
+        typer.Option(
+            "--swarm", help="Draw a random scenario from each seed.", rich_help_panel=SWARM
+        ),
     ] = False,
     first_seed: Annotated[
         int, typer.Option(min=0, help="The first seed of the swarm.", rich_help_panel=SWARM)

@@ -6,6 +6,7 @@ Both are handles on one delivery. A message is settled once: by `ack`, by
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from p2pmq.core.hlc import wall_ms_of
@@ -27,7 +28,35 @@ def packed_bodies(segment: Segment) -> PackedBodies:
     return packed
 
 
-class Message:
+class Settleable(ABC):
+    """What `async with` settles: an ack at its end, a nack if that is an exception."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def ack(self) -> None:
+        """It is done."""
+
+    @abstractmethod
+    def nack(self, delay: float = 0.0) -> None:
+        """Give it back, to be delivered again after `delay` seconds."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.ack()
+        else:
+            self.nack()
+
+
+class Message(Settleable):
     """One delivery of one message."""
 
     __slots__ = ("_consumer", "_position", "_segment", "settled")
@@ -95,25 +124,11 @@ class Message:
             batch = self._segment.batch
             self._consumer.settle_extend(batch.session, batch.first + self._position, seconds)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.ack()
-        else:
-            self.nack()
-
     def __repr__(self) -> str:
         return f"<Message {self.message_id} of {self.queue!r}, attempt {self.attempt}>"
 
 
-class MessageBatch:
+class MessageBatch(Settleable):
     """Messages that are settled together: iterate `bodies`, then `ack()`."""
 
     __slots__ = ("_consumer", "_segment", "settled")
@@ -160,17 +175,3 @@ class MessageBatch:
         if not self.settled:
             self._consumer.settle_nack_run(self._segment.batch.run, delay)
             self.settled = True
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.ack()
-        else:
-            self.nack()

@@ -116,9 +116,7 @@ def _chaos(rng: random.Random) -> Chaos:
 
 
 def _joins_and_leaves(rng: random.Random, nodes: Nodes, duration_ms: int) -> list[FaultSpec]:
-    found = [
-        FaultSpec(rng.randint(0, duration_ms), "join", hosts=(name,)) for name in nodes.late
-    ]
+    found = [FaultSpec(rng.randint(0, duration_ms), "join", hosts=(name,)) for name in nodes.late]
     full = [name for name in nodes.first if name not in nodes.leaves]
     if len(full) > 2 and rng.random() < 0.15:  # noqa: PLR2004  two stay
         leaver = (rng.choice(full),)

@@ -60,9 +60,4 @@ def _undelivered(host: Host, machine: WatchedMachine) -> Iterator[str]:
 def without_owner(hosts: Sequence[Host], queues: Sequence[str]) -> list[str]:
     """The queues whose owner is away, as these hosts see it."""
     there = running(hosts)
-    return [
-        queue
-        for queue in queues
-        if any(host.node.owner_of(queue) is None for host in there)
-    ]
-
+    return [queue for queue in queues if any(host.node.owner_of(queue) is None for host in there)]

@@ -125,9 +125,7 @@ def _without_node(scenario: Scenario, name: str) -> Scenario:
             versions=tuple((n, versions) for n, versions in nodes.versions if n != name),
         ),
         links=tuple(
-            links
-            for links in scenario.links
-            if links.from_ != (name,) and links.to != (name,)
+            links for links in scenario.links if links.from_ != (name,) and links.to != (name,)
         ),
         publishers=tuple(_placed_elsewhere(scenario.publishers, name)),
         consumers=tuple(_placed_elsewhere(scenario.consumers, name)),

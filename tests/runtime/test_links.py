@@ -29,6 +29,7 @@ from tests.runtime.kit import (
     sealed,
     virtual_loop,
 )
+from tests.wire.headers import header_frame, with_crc
 
 
 @pytest.fixture

@@ -104,9 +104,7 @@ def outcome_of(scenario: Scenario, seed: int, *_: object, **__: object) -> Outco
 
 def test_a_failing_seed_becomes_a_small_scenario_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(swarm, "play", outcome_of)
-    failing = next(
-        seed for seed in range(500) if not outcome_of(drawn_scenario(seed), seed).ok
-    )
+    failing = next(seed for seed in range(500) if not outcome_of(drawn_scenario(seed), seed).ok)
     assert run_seed(failing).failures == (Failure("no_crash", ("n1 crashed",)),)
     text = shrink_seed(failing, "no_crash", 300)
     assert text.startswith(f"# Seed {failing} fails no_crash:\n# n1 crashed\n")

@@ -45,9 +45,7 @@ async def test_publishers_start_and_stop_at_their_times(mesh: Mesh) -> None:
 
 
 async def test_sizes_and_confirms_are_drawn_as_said(mesh: Mesh) -> None:
-    spec = Publishers(
-        on=("a",), size_bytes=(50, 60), confirm=("stored", "none"), every_ms=(10, 10)
-    )
+    spec = Publishers(on=("a",), size_bytes=(50, 60), confirm=("stored", "none"), every_ms=(10, 10))
     await begun(mesh, spec)
     await mesh.run_for(seconds=2)
     assert {p.wanted for p in mesh.history.publications} == {"stored", "none"}
@@ -117,5 +115,7 @@ async def test_words_for_hosts_mean_who_is_there(mesh: Mesh) -> None:
     ("words", "hosts"),
     [(("all",), ["a", "b", "c"]), (("zone east", "a"), ["b", "c", "a"]), (("any",), [])],
 )
-def test_before_the_start_names_and_zones_are_known(words: tuple[str, ...], hosts: list[str]) -> None:
+def test_before_the_start_names_and_zones_are_known(
+    words: tuple[str, ...], hosts: list[str]
+) -> None:
     assert meant_before_start(words, NODES) == hosts

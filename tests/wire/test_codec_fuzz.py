@@ -204,8 +204,10 @@ def test_what_was_changed_under_way_is_refused_whatever_it_is_now(seed: int) -> 
             with pytest.raises(PacketError) as caught:
                 decode([changed + header[-CHECKSUM_BYTES:], *bodies])
             assert caught.value.reason == "checksum"
-        with pytest.raises(PacketError):
-            decode(flip_bits(rng, [header, *bodies]))
+        flipped = flip_bits(rng, [header, *bodies])
+        if flipped != [header, *bodies]:
+            with pytest.raises(PacketError):
+                decode(flipped)
 
 
 @pytest.mark.parametrize(
