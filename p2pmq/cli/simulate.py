@@ -203,10 +203,10 @@ def _tell(about: str, outcome: Outcome) -> None:
     put_rows(rows, {"name": "check", "ok": "verdict", "what": "what happened"}, as_json=False)
     if outcome.error:
         typer.echo(f"\nit ended in an error: {outcome.error}")
+    held = "ok" if outcome.ok else "FAILED"
     typer.echo(
-        f"\n{'ok' if outcome.ok else 'FAILED'} with seed {outcome.seed}: {outcome.virtual_s:,.1f} s "
-        f"of virtual time in {outcome.wall_s:.1f} s, trace {outcome.trace_hash}\n"
-        f"replay it with: {outcome.replay}\n"
+        f"\n{held} with seed {outcome.seed}: {outcome.virtual_s:,.1f} s of virtual time in "
+        f"{outcome.wall_s:.1f} s, trace {outcome.trace_hash}\nreplay it with: {outcome.replay}\n"
     )
 
 

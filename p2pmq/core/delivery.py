@@ -177,14 +177,12 @@ class PartitionDelivery:
             self._turn.remove(bearer)
         self._release([r for r, lease in self.leases.items() if lease.bearer == bearer])
 
-    def detach_node(self, node_id: NodeId) -> bool:
-        """Drop every consumer of a node that is gone; whether there were any."""
+    def detach_node(self, node_id: NodeId) -> None:
+        """Drop every consumer of a node that is gone; if it is not, it finds out by a renewal."""
         bearers = dict.fromkeys(self.consumers)
         bearers.update((lease.bearer, None) for lease in self.leases.values())
-        gone = [bearer for bearer in bearers if bearer.node_id == node_id]
-        for bearer in gone:
+        for bearer in [b for b in bearers if b.node_id == node_id]:
             self.detach(bearer)
-        return bool(gone)
 
     # -- what consumers say about messages --
 

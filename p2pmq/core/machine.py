@@ -280,16 +280,14 @@ class Machine:
     # -- the roster --
 
     def _membership(self, effects: list[Effect], now: int) -> list[Effect]:
-        """Free what consumers on nodes that are gone held; call back those of who is not."""
+        """Free what consumers on nodes that are gone held."""
         notices = [
             effect.notice
             for effect in effects
             if type(effect) is Notify and type(effect.notice) is MemberNotice
         ]
         for notice in notices:
-            if notice.state == MemberState.ALIVE:
-                effects += self.owner.on_node_back(notice.node_id)
-            elif notice.state in (MemberState.DEAD, MemberState.LEFT, MemberState.FORGOTTEN):
+            if notice.state in (MemberState.DEAD, MemberState.LEFT, MemberState.FORGOTTEN):
                 if notice.state != MemberState.DEAD:  # the dead may be the same boot, cut off
                     self._boots.pop(notice.node_id, None)
                 effects += self.owner.on_node_gone(notice.node_id, now)

@@ -77,7 +77,6 @@ class Owner:
         self._quiet_until = 0
         self._owed: dict[PartitionKey, list[Record]] = {}
         self._next_numbers: dict[PartitionKey, int] = {}
-        self._dropped: dict[NodeId, dict[PartitionKey, None]] = {}
         self._takeovers: dict[PartitionKey, int] = {}
         self._copies: Replication
         self.wall_offset_ms = 0
@@ -326,14 +325,9 @@ class Owner:
         """A node died, left or restarted: what its consumers held is free again."""
         effects: list[Effect] = []
         for key, delivery in self.deliveries.items():
-            if delivery.detach_node(node_id):
-                self._dropped.setdefault(node_id, {})[key] = None
+            delivery.detach_node(node_id)
             effects += self._pump(key, now)
         return effects
-
-    def on_node_back(self, node_id: NodeId) -> list[Effect]:
-        """A node taken for dead was not, and its consumers may not know: let them attach anew."""
-        return [self._moved(node_id, key) for key in self._dropped.pop(node_id, {})]
 
     def next_deadline(self) -> int | None:
         """When a lease or a delay may end."""

@@ -110,8 +110,9 @@ class Replication:
         copies, effects = self.copies(key, now)
         for batch in batches:
             copies.unproven.put(batch.run, ())
-        for batch in batches:
-            effects += self._send_all(key, copies, (), (batch,), now)[1]
+        if copies.homes:
+            for batch in batches:
+                effects += self._send_all(key, copies, (), (batch,), now)[1]
         return effects
 
     def on_found(
@@ -160,6 +161,8 @@ class Replication:
     ) -> list[Effect]:
         """Acks are being written here: send them to every home in reach meanwhile."""
         copies, effects = self.copies(key, now)
+        if not copies.homes:
+            return effects  # the own disk is all there is
         known = copies.settling.pop(event, None)
         if known is not None:
             copies.acking.pop(known.operation, None)

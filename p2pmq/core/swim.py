@@ -233,10 +233,10 @@ class Swim:
             return out
         member = self.members.get(peer)
         if member is None:
-            if not leaf:
-                out.append(Learn(peer, addresses))
             if self._strangers.note(peer):
                 out.append(Notify(Counted("swim_strangers", text=f"{name} said hello")))
+                if not leaf:
+                    out.append(Learn(peer, addresses))
             self._meet_soon(peer, now)
             self._exchange(peer, now, out)
         elif not member.alive or member.boot != boot:
@@ -443,9 +443,11 @@ class Swim:
             self._exchange(peer, now, out)
             return
         wait_ms = self._strangers.next_try_ms(peer)
-        if wait_ms is not None:
-            self._exchange(peer, now, out)
-            self._timers.set((Timer.MEET, peer), now + wait_ms)
+        if wait_ms is None:
+            out.append(Learn(peer, ()))  # it will not be met: its addresses are of no use
+            return
+        self._exchange(peer, now, out)
+        self._timers.set((Timer.MEET, peer), now + wait_ms)
 
     # -------------------------------------------------------------------------------------- helpers
 

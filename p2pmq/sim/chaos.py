@@ -8,9 +8,11 @@ Invariant: the same generator and arguments give the same faults.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from p2pmq.sim.scenario import FaultSpec
+from p2pmq.sim.scenario import LASTING, FaultSpec
+from p2pmq.sim.scenario_sense import RING_MIN
 from p2pmq.sim.selecting import meant_before_start
 
 if TYPE_CHECKING:
@@ -26,7 +28,13 @@ KINDS = (
 )  # fmt: skip
 """What may happen at random, as often as it stands here."""
 LASTS_MS = (200, 15_000)
-TWO, THREE = 2, 3
+SHARES = {
+    "loss": (0.02, 0.1, 0.3),
+    "duplicate": (0.02, 0.1, 0.3),
+    "reorder": (0.02, 0.1, 0.3),
+    "corrupt": (0.002, 0.02),
+}
+BETWEEN = ("partition", "one_way", "cut", "flap", "bridge")
 
 
 def chaos_faults(scenario: Scenario, rng: random.Random) -> list[FaultSpec]:
@@ -59,48 +67,54 @@ def drawn_fault(
     """One fault of a kind; None if there are too few hosts for it."""
     if len(names) < _least(what):
         return None
-    for_ms = rng.randint(*LASTS_MS)
+    fault = FaultSpec(at_ms, what, rng.randint(*LASTS_MS) if what in LASTING else None)
     shuffled = rng.sample(list(names), len(names))
-    cut_at = rng.randint(1, max(1, len(names) - 1))
-    some, others = tuple(shuffled[:cut_at]), tuple(shuffled[cut_at:])
-    one, other = tuple(shuffled[:1]), tuple(shuffled[1:2])
-    match what:
-        case "partition":
-            return FaultSpec(at_ms, what, for_ms, groups=(some, others))
-        case "one_way" | "cut":
-            return FaultSpec(at_ms, what, for_ms, from_=some, to=others)
-        case "flap":
-            every_ms = rng.choice((500, 3_000, 7_000))
-            return FaultSpec(at_ms, what, for_ms, from_=one, to=other, every_ms=every_ms)
-        case "bridge":
-            return FaultSpec(at_ms, what, for_ms, from_=one, middle=other, to=tuple(shuffled[2:]))
-        case "loss" | "duplicate" | "reorder" | "corrupt":
-            share = rng.choice((0.02, 0.1, 0.3)) / (5 if what == "corrupt" else 1)
-            return FaultSpec(at_ms, what, for_ms, share=share)
-        case "latency":
-            return FaultSpec(at_ms, what, for_ms, latency_ms=(1, rng.choice((20, 300))))
-        case "rate":
-            rate = rng.choice((50_000, 200_000, 1_000_000))
-            return FaultSpec(at_ms, what, for_ms, rate_bytes=rate)
-        case "slow_disk":
-            sync_ms = (5, rng.choice((50, 800)))
-            return FaultSpec(at_ms, what, for_ms, hosts=one, sync_ms=sync_ms)
-        case "clock_jump":
-            return FaultSpec(at_ms, what, hosts=one, by_ms=rng.randint(-900_000, 900_000))
-        case "clock_drift":
-            return FaultSpec(at_ms, what, hosts=one, drift=rng.choice((-0.1, 0.01, 0.5)))
-        case "heal":
-            return FaultSpec(at_ms, what)
+    if what in SHARES:
+        fault = replace(fault, share=rng.choice(SHARES[what]))
+    elif what == "latency":
+        fault = replace(fault, latency_ms=(1, rng.choice((20, 300))))
+    elif what == "rate":
+        fault = replace(fault, rate_bytes=rng.choice((50_000, 200_000, 1_000_000)))
+    elif what in BETWEEN:
+        fault = _between(rng, fault, tuple(shuffled))
+    elif what not in ("heal", "ring_of_majorities"):
+        fault = _on_a_host(rng, fault, tuple(shuffled))
+    return fault
+
+
+def _between(rng: random.Random, fault: FaultSpec, shuffled: tuple[str, ...]) -> FaultSpec:
+    """Some hosts are parted from others."""
+    cut_at = rng.randint(1, len(shuffled) - 1)
+    if fault.what == "partition":
+        return replace(fault, groups=(shuffled[:cut_at], shuffled[cut_at:]))
+    if fault.what == "bridge":
+        return replace(fault, from_=shuffled[:1], middle=shuffled[1:2], to=shuffled[2:])
+    if fault.what == "flap":
+        every_ms = rng.choice((500, 3_000, 7_000))
+        return replace(fault, from_=shuffled[:1], to=shuffled[1:2], every_ms=every_ms)
+    return replace(fault, from_=shuffled[:cut_at], to=shuffled[cut_at:])
+
+
+def _on_a_host(rng: random.Random, fault: FaultSpec, shuffled: tuple[str, ...]) -> FaultSpec:
+    """One host is hit; by a power cut, perhaps all of them."""
+    fault = replace(fault, hosts=shuffled[:1])
+    match fault.what:
         case "power_cut":
-            return FaultSpec(at_ms, what, for_ms, hosts=rng.choice((one, tuple(shuffled))))
-        case "restart" | "leave" | "join" | "flip_bit":
-            return FaultSpec(at_ms, what, hosts=one)
+            return replace(fault, hosts=rng.choice((shuffled[:1], shuffled)))
+        case "slow_disk":
+            return replace(fault, sync_ms=(5, rng.choice((50, 800))))
+        case "clock_jump":
+            return replace(fault, by_ms=rng.randint(-900_000, 900_000))
+        case "clock_drift":
+            return replace(fault, drift=rng.choice((-0.1, 0.01, 0.5)))
         case _:
-            return FaultSpec(at_ms, what, for_ms, hosts=one)
+            return fault
 
 
 def _least(what: str) -> int:
     """How many hosts a fault needs."""
     if what == "bridge":
-        return THREE
-    return TWO if what in ("partition", "one_way", "cut", "flap", "isolate") else 1
+        return 3
+    if what == "ring_of_majorities":
+        return RING_MIN
+    return 2 if what in (*BETWEEN, "isolate") else 1

@@ -35,6 +35,16 @@ ZONES = ("east", "west", "south")
 QUEUES = ("q1", "q2", "q3")
 DURATIONS_MS = (10_000, 20_000, 30_000)
 LIVENESS_MS = 10_000
+# Shares of the seeds, or of the nodes.
+TWO_PHASES = 0.5
+PLAIN_LINKS = 0.7
+ZONED = 0.3
+LEAF = 0.15
+HEAVY = 0.1
+JOINS = 0.2
+LEAVES = 0.15
+STAY = 2
+"""So many full nodes are there from first to last."""
 
 
 def drawn_scenario(seed: int) -> Scenario:
@@ -57,26 +67,26 @@ def drawn_scenario(seed: int) -> Scenario:
         publishers=publishers,
         consumers=consumers,
         faults=tuple(sorted(faults, key=lambda fault: fault.at_ms)),
-        liveness=_liveness(rng, nodes, chaos) if rng.random() < 0.5 else None,
+        liveness=_liveness(rng, nodes, chaos) if rng.random() < TWO_PHASES else None,
     )
 
 
 def _nodes(rng: random.Random) -> Nodes:
     names = tuple(f"n{number}" for number in range(1, rng.choice(SIZES) + 1))
-    leaves = tuple(name for name in names[1:] if rng.random() < 0.15)
+    leaves = tuple(name for name in names[1:] if rng.random() < LEAF)
     full = [name for name in names if name not in leaves]
     zones: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    if rng.random() < 0.3:
+    if rng.random() < ZONED:
         zone_of = {name: rng.choice(ZONES) for name in names}
         listed = [(z, tuple(n for n in names if zone_of[n] == z)) for z in ZONES]
         zones = tuple((zone, members) for zone, members in listed if members)
-    weights = tuple((name, 2) for name in full if rng.random() < 0.1)
-    late = names[-1:] if len(full) > 2 and rng.random() < 0.2 else ()  # noqa: PLR2004  two are there at first
+    weights = tuple((name, 2) for name in full if rng.random() < HEAVY)
+    late = names[-1:] if len(full) > STAY and rng.random() < JOINS else ()
     return Nodes(names=names, late=late, leaves=leaves, zones=zones, weights=weights)
 
 
 def _links(rng: random.Random) -> tuple[Links, ...]:
-    if rng.random() < 0.7:
+    if rng.random() < PLAIN_LINKS:
         return ()
     return (Links(latency_ms=(1, rng.choice((5, 60))), loss=rng.choice((0.0, 0.01))),)
 
@@ -118,7 +128,7 @@ def _chaos(rng: random.Random) -> Chaos:
 def _joins_and_leaves(rng: random.Random, nodes: Nodes, duration_ms: int) -> list[FaultSpec]:
     found = [FaultSpec(rng.randint(0, duration_ms), "join", hosts=(name,)) for name in nodes.late]
     full = [name for name in nodes.first if name not in nodes.leaves]
-    if len(full) > 2 and rng.random() < 0.15:  # noqa: PLR2004  two stay
+    if len(full) > STAY and rng.random() < LEAVES:
         leaver = (rng.choice(full),)
         found.append(FaultSpec(rng.randint(0, duration_ms), "leave", hosts=leaver))
     return found

@@ -87,7 +87,7 @@ LASTING = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """Who is there. Give `names`, or a `count` of nodes n1, n2, …"""
+    """Who is there: `names`, or a `count` of nodes n1, n2, and so on."""
 
     count: Annotated[int, COUNT] = 0
     names: Annotated[Names, _NAMES] = ()

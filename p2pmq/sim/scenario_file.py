@@ -13,7 +13,6 @@ import json
 import re
 import tomllib
 from dataclasses import MISSING, Field, fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -65,14 +64,18 @@ def parsed(text: str, file: str = "scenario.toml", overrides: tuple[str, ...] = 
         raise ScenarioError(file, _line_in(str(error), text), f"no TOML: {error}") from None
     overridden = [_override(document, override) for override in overrides]
     try:
-        scenario = _table(Scenario, document, ())
-        for at, wrong in problems(scenario):
-            raise _Refused(at, wrong)
+        return _sound(_table(Scenario, document, ()))
     except _Refused as refused:
         if any(refused.at[: len(at)] == at for at in overridden):
             raise ScenarioError("--set", 0, refused.text) from None
         at = _as_written(document, refused.at)
         raise ScenarioError(file, line_of(text, at), refused.text) from None
+
+
+def _sound(scenario: Scenario) -> Scenario:
+    """The scenario, if it makes sense."""
+    for at, wrong in problems(scenario):
+        raise _Refused(at, wrong)
     return scenario
 
 
@@ -109,7 +112,9 @@ def _override(document: dict[str, Any], override: str) -> At:
     at: At = ()
     for key in path[:-1]:
         place = _place(table, key, override)
-        table = table[place] if isinstance(table, list) else table.setdefault(place, {})
+        if isinstance(table, dict):
+            table.setdefault(place, {})
+        table = table[place]
         at += (place,)
     place = _place(table, path[-1], override)
     table[place] = value
@@ -189,7 +194,6 @@ def _called(at: At) -> str:
 # ------------------------------------------------------------------------------------- the schema
 
 
-@cache
 def _fields(kind: type) -> tuple[tuple[Field[Any], Any], ...]:
     hints = get_type_hints(kind, include_extras=True)
     return tuple((f, hints[f.name]) for f in fields(kind))

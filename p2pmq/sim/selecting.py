@@ -43,13 +43,13 @@ class Selecting:
         return list(found)
 
     def groups(self, groups: Sequence[Sequence[str]]) -> list[list[str]]:
-        """Who is meant by several lists of words; nobody is in two of them."""
+        """Who is meant by each of several lists of words; nobody is in two of them."""
         found: list[list[str]] = []
         for words in groups:
             before = [name for group in found for name in group]
             meant = self.hosts(words, before)
             found.append([name for name in meant if name not in before])
-        return [group for group in found if group]
+        return found
 
     def _meant(self, word: str, named: Sequence[str]) -> list[str]:
         present = self.present

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from p2pmq.sim.scenario import FAULTS, Consumers, FaultSpec, Nodes, Publishers, Scenario
+from p2pmq.sim.scenario import FAULTS, Consumers, FaultSpec, Publishers, Scenario
 from p2pmq.sim.scenario_sense import problems
 
 _T = TypeVar("_T")
@@ -62,6 +62,12 @@ def shrunk(scenario: Scenario, fails: Fails, runs_max: int = RUNS_MAX) -> Scenar
     return state.scenario
 
 
+def _with(data: _T, field: str, value: object) -> _T:
+    """The dataclass with one field changed."""
+    changes: dict[str, Any] = {field: value}
+    return replace(data, **changes)  # type: ignore[type-var]  # a dataclass, by its callers
+
+
 def _named(scenario: Scenario) -> Scenario:
     """With the nodes' names instead of their count, so that one can be taken away."""
     nodes = replace(scenario.nodes, names=scenario.nodes.all, count=0)
@@ -75,7 +81,7 @@ def _thin_out(state: _Shrinking, part: str) -> None:
     """Take away as many items of a list as can be missed, largest chunks first."""
 
     def with_items(items: Sequence[Any]) -> Scenario:
-        return replace(state.scenario, **{part: tuple(items)})
+        return _with(state.scenario, part, tuple(items))
 
     _thin(lambda: getattr(state.scenario, part), lambda items: state.accept(with_items(items)))
 
@@ -192,7 +198,7 @@ def _make_plainer(state: _Shrinking) -> None:
             for changes in plainer(spec):
                 specs = list(getattr(state.scenario, part))
                 specs[number] = replace(specs[number], **changes)
-                state.accept(replace(state.scenario, **{part: tuple(specs)}))
+                state.accept(_with(state.scenario, part, tuple(specs)))
     for number in range(len(state.scenario.faults)):
         fault = state.scenario.faults[number]
         if fault.for_ms is not None:
@@ -201,7 +207,7 @@ def _make_plainer(state: _Shrinking) -> None:
             state.accept(replace(state.scenario, faults=tuple(faults)))
     state.accept(replace(state.scenario, links=()))
     for field in ("zones", "weights", "leaves", "late"):
-        nodes = replace(state.scenario.nodes, **{field: ()})
+        nodes = _with(state.scenario.nodes, field, ())
         state.accept(replace(state.scenario, nodes=nodes))
 
 

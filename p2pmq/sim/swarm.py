@@ -19,6 +19,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from p2pmq.errors import P2PMQError
 from p2pmq.sim.draw import drawn_scenario
@@ -153,7 +154,7 @@ def dask_engine(scheduler: str) -> Iterator[Executor]:
             'pip install "p2pmq[dask]", here and where the workers run'
         ) from error
     try:
-        client = Client(scheduler, timeout="10s", set_as_default=False)
+        client: Any = Client(scheduler, timeout="10s", set_as_default=False)  # type: ignore[no-untyped-call]  # distributed types little
     except (OSError, TimeoutError, ValueError) as error:
         raise SchedulerError(
             f"no Dask scheduler answers at {scheduler}: {error}; start one with `dask scheduler`, "

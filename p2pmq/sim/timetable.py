@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from p2pmq.errors import P2PMQError
 from p2pmq.sim.host import HostState
 from p2pmq.sim.mesh import SimulationSettleError
 from p2pmq.sim.refuse import SimulationError
+from p2pmq.sim.scenario_sense import RING_MIN
 from p2pmq.sim.selecting import Selecting, meant_before_start
 
 if TYPE_CHECKING:
@@ -190,24 +192,23 @@ class Timetable:
         mesh = self._mesh
         if fault.what in PACKETS:
             return self._packets_call(fault)
+        if fault.what == "ring_of_majorities":
+            return mesh.ring_of_majorities if len(mesh.names) >= RING_MIN else None
         if fault.what == "partition":
-            groups = self._selecting.groups(fault.groups)
+            groups = [group for group in self._selecting.groups(fault.groups) if group]
             return partial(mesh.partition, *groups) if groups else None
         if fault.what == "isolate":
             hosts = self._selecting.hosts(fault.hosts)
             return partial(mesh.isolate, *hosts) if hosts else None
-        if fault.what == "ring_of_majorities":
-            return mesh.ring_of_majorities
-        middle = self._selecting.hosts(fault.middle)[:1]
-        source, target = self._selecting.hosts(fault.from_, middle), []
-        source = [name for name in source if name not in middle]
-        for name in self._selecting.hosts(fault.to, (*middle, *source)):
-            if name not in source and name not in middle:
-                target.append(name)
-        if not source or not target or (fault.what == "bridge" and not middle):
+        return self._paths_call(fault)
+
+    def _paths_call(self, fault: FaultSpec) -> Callable[[], None] | None:
+        mesh = self._mesh
+        middle, source, target = self._selecting.groups((fault.middle, fault.from_, fault.to))
+        if not source or not target:
             return None
         if fault.what == "bridge":
-            return partial(mesh.bridge, source, middle[0], target)
+            return partial(mesh.bridge, source, middle[0], target) if middle else None
         if fault.what == "flap":
             return partial(mesh.flap, source, target, every=fault.every_ms / 1000)
         return partial(mesh.cut if fault.what == "cut" else mesh.one_way, source, target)
@@ -319,10 +320,8 @@ class Timetable:
             await self._mesh.restart(name)
 
     async def _join(self, name: str) -> None:
-        try:
+        with suppress(SimulationSettleError):  # amid faults it may take longer than that
             await self._mesh.start(name, **options_of(self._scenario.nodes))
-        except SimulationSettleError:
-            pass  # amid faults it takes its time; at the end it must have settled
         self._workload.serve(name)
 
     async def _leave(self, name: str) -> None:

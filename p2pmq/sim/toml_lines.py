@@ -87,10 +87,11 @@ def _items(line: int, statement: str, path: Path) -> Iterator[tuple[int, Path]]:
             value = tomllib.loads("\n".join(lines[:end]) + "\n]")
         except tomllib.TOMLDecodeError:
             continue
+        items: Any = value
         for key in path[-len(_path_of(value)) :]:
-            value = value[key]
+            items = items[key]
         while lines[begins].strip().startswith("#"):
             begins += 1
-        for finished in range(number, len(value)):
+        for finished in range(number, len(items)):
             yield line + begins, (*path, finished)
-        number, begins = max(number, len(value)), max(begins, end)
+        number, begins = max(number, len(items)), max(begins, end)

@@ -64,7 +64,7 @@ class Workload:
             for number, consumers in enumerate(self._scenario.consumers):
                 if host in meant_before_start(consumers.on, nodes):
                     for queue in consumers.queues:
-                        consumer = _Consumer(self, self._mesh, consumers, queue, host, number)
+                        consumer = _Consumer(self, consumers, queue, host, number)
                         self._mesh.serve(host, consumer.run)
         for number, publishers in enumerate(self._scenario.publishers):
             if host in meant_before_start(publishers.on, nodes):
@@ -141,7 +141,7 @@ class _Consumer:
     """One consumer of one queue."""
 
     def __init__(
-        self, workload: Workload, mesh: Mesh, spec: Consumers, queue: str, host: str, number: int
+        self, workload: Workload, spec: Consumers, queue: str, host: str, number: int
     ) -> None:
         self._workload = workload
         self._spec = spec

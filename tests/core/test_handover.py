@@ -293,6 +293,21 @@ def test_a_full_disk_at_the_owner_keeps_the_messages_at_the_giver() -> None:
     assert (S1, 3) not in mesh.nodes[B].pending(), "the ack that was refused is on disk as well"
 
 
+def test_a_repeat_that_comes_while_the_first_is_written_answers_for_nothing() -> None:
+    mesh = Mesh()
+    mesh.publish(A, 1, 3)
+    mesh.write_all()
+    mesh.look(B, B)
+    mesh.look(A, B)
+    mesh.way *= 2
+    mesh.arrive()
+    mesh.arrive()
+    mesh.take(B, mesh.nodes[B].refuse(mesh.now))
+    mesh.settle()
+    mesh.take(B, mesh.nodes[B].start(mesh.now))
+    assert len(mesh.nodes[A].pending() | mesh.nodes[B].pending()) == 3
+
+
 def test_an_empty_partition_that_is_not_ours_is_dropped_without_a_word() -> None:
     mesh = Mesh()
     attach = Attach(*KEY, b"consumer", 1, 2, 30_000)

@@ -197,13 +197,13 @@ def test_messages_of_a_consumer_whose_node_is_gone_go_to_others() -> None:
     assert len(pushed(rig.owner.on_node_gone(B, rig.now))) == 3
 
 
-def test_a_node_that_is_back_is_told_to_attach_anew() -> None:
+def test_a_consumer_dropped_by_mistake_is_told_to_attach_anew_when_it_renews() -> None:
     rig = Rig()
     rig.attach()
+    renewal = Attach(*KEY, CONSUMER, 1, 10, 30_000, renewal=True)
+    assert kinds(rig.owner.on_attach(B, renewal, rig.now)) == [Attached]
     rig.owner.on_node_gone(B, rig.now)
-    assert kinds(rig.owner.on_node_back(B)) == [Moved]
-    assert not rig.owner.on_node_back(B)
-    assert not rig.owner.on_node_back(C)
+    assert kinds(rig.owner.on_attach(B, renewal, rig.now)) == [Moved]
 
 
 def test_an_older_attachments_end_is_no_end_of_the_newer() -> None:

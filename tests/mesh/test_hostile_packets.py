@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from p2pmq.core import events
-from p2pmq.core.effects import Published
+from p2pmq.core.effects import Learn, Published
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.membership import MemberState
 from p2pmq.core.packets import PACKETS, Packet
@@ -314,3 +314,22 @@ def test_a_confirm_for_what_was_never_sent_does_no_harm() -> None:
 def test_a_partition_number_that_no_queue_has_costs_no_placement() -> None:
     host, queue = lone()
     assert host.machine.owner_of(PartitionKey(queue, 2**16 - 1)) is None
+
+
+def test_strangers_that_never_become_members_are_forgotten() -> None:
+    host = Host(1, Random(1))
+    learned: dict[bytes, tuple[str, ...]] = {}
+    for number in range(1_000):
+        peer = b"%08d" % number
+        connected = events.PeerConnected(peer, 1, "x", ("127.0.0.1:1",), leaf=False)
+        learned |= learned_from(host, connected)
+    while (deadline := host.machine.next_deadline()) is not None and host.now < 120_000:
+        host.now = max(host.now, deadline)
+        learned |= learned_from(host, events.TimePassed())
+    assert not any(learned.values())
+
+
+def learned_from(host: Host, event: events.Event) -> dict[bytes, tuple[str, ...]]:
+    """The addresses that the links are told to keep."""
+    found = host.machine.handle(event, host.now)
+    return {effect.peer: effect.addresses for effect in found if isinstance(effect, Learn)}

@@ -29,7 +29,6 @@ from tests.runtime.kit import (
     sealed,
     virtual_loop,
 )
-from tests.wire.headers import header_frame, with_crc
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.sim.checks import duplicates_are_explained, summary
 from p2pmq.sim.history import (
     Delivered,
+    Entry,
     Heal,
     Held,
     History,
@@ -66,8 +67,8 @@ def test_only_expectations_that_were_named_are_judged() -> None:
 
 
 def test_duplicates_are_bounded_where_a_bound_is_given() -> None:
-    entries = [published(1, 1, 1, Outcome.STORED), delivered(2, 1, 1), delivered(3, 1, 1, 2)]
-    history = History(entries)
+    published_once = published(1, 1, 1, Outcome.STORED)
+    history = History([published_once, delivered(2, 1, 1), delivered(3, 1, 1, 2)])
     counted = summary(history)
     verdicts = expected(Expect(lost=1, duplicates_max=0), history, counted, Latencies(), 0)
     assert [v.name for v in verdicts if not v.ok] == ["duplicates <= 0"]
@@ -114,7 +115,7 @@ async def test_latencies_are_those_of_the_history(mesh: Mesh) -> None:
 
 
 def test_a_visibility_timeout_counts_from_the_push() -> None:
-    entries = [
+    entries: list[Entry] = [
         Subscription(0, B, CONSUMER, KEY, 10, 3.0),
         published(1, 1, 1, Outcome.STORED),
         Pushed(3.116, A, KEY, Run(SESSION, 1, 1), 1),

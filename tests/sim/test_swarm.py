@@ -56,7 +56,7 @@ def test_every_engine_gives_the_same_results() -> None:
     with local_engine(2) as engine:
         by_pool = {result.seed: result.trace_hash for result in results(engine, seeds, 2)}
     with (
-        LocalCluster(
+        LocalCluster(  # type: ignore[no-untyped-call]  # distributed ships no types for it
             n_workers=1,
             threads_per_worker=2,
             processes=False,

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
+from p2pmq.sim.chaos import KINDS, chaos_faults, drawn_fault
 from p2pmq.sim.history import Fault
 from p2pmq.sim.host import HostState
 from p2pmq.sim.mesh import Mesh
 from p2pmq.sim.scenario import FAULTS, Chaos, FaultSpec, Links, Nodes, Scenario
-from p2pmq.sim.chaos import KINDS, chaos_faults, drawn_fault
 from p2pmq.sim.timetable import SYNC_MS, Timetable, options_of
 from p2pmq.sim.workload import Workload
 
@@ -53,9 +53,10 @@ async def test_faults_of_the_network_end_one_by_one(mesh: Mesh) -> None:
             seen[second] = (cuts(mesh), mesh.network.conditions("c", "d").loss)
             await mesh.run_for(seconds=1)
 
-    mesh.run("e", look())
+    looking = mesh.run("e", look())
     await mesh.run_for(seconds=0.5)
     await timetable.play(faults, 10)
+    await looking
     one_way = {("a", "c"), ("a", "d"), ("a", "e")}
     both = {("a", "b"), ("b", "a")}
     assert seen[1][0] == set()

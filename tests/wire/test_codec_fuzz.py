@@ -152,7 +152,8 @@ def with_crcs_of_bodies(blob: bytes) -> bytes:
     except BodiesError:
         return blob
     columns = msgpack.unpackb(blob, strict_map_key=False)
-    return msgpack.packb([columns[0], right.checksums, *columns[2:]])
+    made: bytes = msgpack.packb([columns[0], right.checksums, *columns[2:]])
+    return made
 
 
 def batches_of(packet: Packet) -> list[Batch]:
