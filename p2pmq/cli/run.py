@@ -37,7 +37,7 @@ async def serve(daemon: DaemonOptions, mesh: MeshOptions, *, as_json: bool) -> i
     await node.start()
     log.info("%s: listening on %s in mesh %r", name, ", ".join(node.addresses), mesh.mesh)
     try:
-        await asyncio.get_running_loop().create_future()
+        await node.wait_stopped()
     except asyncio.CancelledError:
         log.info("%s: stopping; it keeps its place and its messages", name)
     finally:

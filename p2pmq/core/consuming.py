@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 ATTACH_RETRY_MS = 500
 RENEW_MS = 5_000
 """How often an attachment is renewed: a last delivery that was lost leaves no other trace."""
+PATIENCE_MS = RENEW_MS // 2
+"""A delivery that is missing for longer is taken for lost, at the answer to the next renewal."""
+PATIENCE_MS_MAX = 600_000
+"""Patience doubles each time it was too short: a large message may take minutes on a slow link."""
 
 
 class Subscription:
@@ -44,12 +48,15 @@ class Subscription:
         "closing",
         "consumer",
         "expected",
+        "given_up",
         "holding",
         "key",
         "lapsed",
         "limit",
         "missed",
+        "missed_at",
         "owner",
+        "patience_ms",
         "prefetch",
         "renew_at",
         "settle_number",
@@ -70,6 +77,9 @@ class Subscription:
         self.lapsed = False
         self.expected = 1
         self.missed: int | None = None
+        self.missed_at = 0
+        self.patience_ms = PATIENCE_MS
+        self.given_up = 0
         self.renew_at = 0
         self.limit = 0
         self.holding: RunMap[int] = RunMap()
@@ -151,20 +161,22 @@ class Consuming:
     # -- packets --
 
     def on_attached(self, peer: NodeId, packet: Attached, now: int) -> list[Effect]:
-        """The owner has us; if the same deliveries are missing twice, they were lost."""
+        """The owner has us; what it sent long ago and is missing still was lost."""
         subscription = self._subscriptions.get(packet.consumer)
-        if subscription is None or subscription.attachment != packet.attachment:
-            return []
-        if peer != subscription.owner or subscription.closing:
+        if subscription is None or subscription.closing:  # our Detach was lost, or is on its way
+            detach = Detach(packet.queue, packet.partition, packet.consumer, packet.attachment)
+            return [Send(peer, detach)]
+        if subscription.attachment != packet.attachment or peer != subscription.owner:
             return []
         subscription.attached = True
         self._renew_later(subscription, now)
         if packet.number < subscription.expected:
             subscription.missed = None
-        elif subscription.missed == subscription.expected:
+        elif subscription.missed != subscription.expected:  # perhaps only slower than this answer
+            subscription.missed, subscription.missed_at = subscription.expected, now
+        elif now - subscription.missed_at >= subscription.patience_ms:
+            subscription.given_up = subscription.attachment
             return [Notify(Counted("delivery_lost")), *self._attach(subscription, now)]
-        else:  # perhaps only slower than this answer
-            subscription.missed = subscription.expected
         return []
 
     def _renew_later(self, subscription: Subscription, now: int) -> None:
@@ -181,6 +193,9 @@ class Consuming:
             detach = Detach(packet.queue, packet.partition, packet.consumer, packet.attachment)
             return [Notify(Counted("delivery_stale")), Send(peer, detach)]
         if packet.attachment != subscription.attachment or packet.number < subscription.expected:
+            if packet.attachment == subscription.given_up:  # it was slow, not lost: as in RFC 3522
+                subscription.given_up = 0
+                subscription.patience_ms = min(2 * subscription.patience_ms, PATIENCE_MS_MAX)
             return [Notify(Counted("delivery_stale"))]
         if packet.number > subscription.expected:
             return [Notify(Counted("delivery_gap")), *self._attach(subscription, now)]

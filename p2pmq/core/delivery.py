@@ -36,6 +36,8 @@ ATTEMPT_MAX = 2**32 - 1
 """A peer may claim any number of deliveries: this is the most that a packet can say."""
 VISIBILITY_MS_MIN = 10
 """A shorter timeout would deliver again and again at once, and keep this node from its work."""
+SILENCE_MS = 15_000
+"""Three renewals late: the end of a consumer may have been lost on its way here, so ask it."""
 HEAP_SLACK = 1_024
 """Entries of a heap that are stale are left alone below this, and while they are not most."""
 
@@ -69,6 +71,7 @@ class Consumer:
     attachment: int
     limit: int
     visibility_timeout_ms: int
+    heard_at: int
     pushed: int = 0
     number: int = 0
     segments: list[Segment] = field(default_factory=list)
@@ -98,6 +101,7 @@ class PartitionDelivery:
         self._ready: list[tuple[int, int, Session, int, int]] = []
         self._due: list[tuple[int, Session, int, int]] = []
         self._ready_max = self._due_max = HEAP_SLACK
+        self._ask_at = 0
         self._turn: deque[Bearer] = deque()
         for run, number in partition.pending.items():
             self._make_ready(run, partition.batches[number].stamp)
@@ -140,14 +144,18 @@ class PartitionDelivery:
         """Take (or renew) a consumer; what it does not hold is free again. False: a stale one."""
         bearer = Bearer(peer, packet.consumer)
         known = self.consumers.get(bearer)
+        self._ask_at = self._ask_at or now + SILENCE_MS
         if known is not None and known.attachment >= packet.attachment:
             if known.attachment == packet.attachment:
                 known.limit = max(known.limit, packet.limit)
+                known.heard_at = now
             return known.attachment == packet.attachment
         if known is None:
             self._turn.append(bearer)
         visibility_ms = max(packet.visibility_timeout_ms, VISIBILITY_MS_MIN)
-        self.consumers[bearer] = Consumer(bearer, packet.attachment, packet.limit, visibility_ms)
+        self.consumers[bearer] = Consumer(
+            bearer, packet.attachment, packet.limit, visibility_ms, heard_at=now
+        )
         due = now + visibility_ms
         held: RunMap[int] = RunMap()
         for field_ in packet.holding:
@@ -222,9 +230,17 @@ class PartitionDelivery:
 
     def next_deadline(self) -> int | None:
         """When a lease, a delay or the quiet may end (or a moment that proves to be none)."""
-        if self._quiet_until:
-            return min(self._quiet_until, self._due[0][0]) if self._due else self._quiet_until
-        return self._due[0][0] if self._due else None
+        times = [at for at in (self._quiet_until, self._ask_at) if at]
+        if self._due:
+            times.append(self._due[0][0])
+        return min(times, default=None)
+
+    def silent(self, now: int) -> list[Consumer]:
+        """The consumers to be asked whether they are there still: at most once in SILENCE_MS."""
+        if not self._ask_at or now < self._ask_at:
+            return []
+        self._ask_at = now + SILENCE_MS if self.consumers else 0
+        return [one for one in self.consumers.values() if one.heard_at <= now - SILENCE_MS]
 
     def on_timeout(self, now: int) -> int:
         """Free what is due; how many leases' messages timed out."""
@@ -358,7 +374,7 @@ class PartitionDelivery:
         return count
 
     def _deliverable(self, run: Run) -> list[Run]:
-        """The parts of a candidate that are pending, on enough disks, neither leased nor delayed."""
+        """The parts of a candidate that are pending, on enough disks, and not leased or delayed."""
         parts = [part for part, _ in self._partition.pending.overlap(run)]
         parts = [enough for part in parts for enough in self._committed(part)]
         if self.leases:

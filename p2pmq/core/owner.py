@@ -35,6 +35,7 @@ from p2pmq.core.timers import Timers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from p2pmq.core.delivery import Consumer
     from p2pmq.core.effects import Effect
     from p2pmq.core.events import BatchDurable
     from p2pmq.core.hlc import HybridClock
@@ -57,6 +58,13 @@ REATTACH_GRACE_MS = 1_000
 def key_of(packet: Publish | Attach | Detach | Settle) -> PartitionKey:
     """The partition that a packet is about."""
     return PartitionKey(packet.queue, packet.partition)
+
+
+def _attached(key: PartitionKey, consumer: Consumer) -> Effect:
+    """Tell a consumer that its attachment stands, and how far it is."""
+    bearer, attachment = consumer.bearer, consumer.attachment
+    packet = Attached(key.queue, key.number, bearer.consumer, attachment, consumer.number)
+    return Send(bearer.node_id, packet)
 
 
 class Owner:
@@ -155,9 +163,7 @@ class Owner:
             return [self._moved(peer, key)]
         if not delivery.attach(peer, packet, now):
             return []
-        number = delivery.consumers[bearer].number
-        attached = Attached(key.queue, key.number, packet.consumer, packet.attachment, number)
-        return [Send(peer, attached), *self._pump(key, now)]
+        return [_attached(key, delivery.consumers[bearer]), *self._pump(key, now)]
 
     def on_detach(self, peer: NodeId, packet: Detach, now: int) -> list[Effect]:
         """Push to this consumer no more."""
@@ -344,6 +350,8 @@ class Owner:
             if expired:
                 text = f"queue {key.queue!r}: {expired} messages were not settled in time"
                 effects.append(Notify(Counted("visibility_timeout", expired, text, alarming=True)))
+            if self.owns(key):
+                effects += [_attached(key, consumer) for consumer in delivery.silent(now)]
             effects += self._pump(key, now)
         return effects
 

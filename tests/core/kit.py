@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from p2pmq.config import Replication as Copies
 from p2pmq.core import records as rec
 from p2pmq.core.effects import Effect, Persist, Send
-from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.handover import Handovers
+from p2pmq.core.hlc import HybridClock
+from p2pmq.core.ids import NodeId, PartitionKey, Run
+from p2pmq.core.owner import Owner
+from p2pmq.core.ownership import Ownership
 from p2pmq.core.packets.publishing import Batch
 from p2pmq.core.records import Recovered, RecoveredBatch, Space, StoredBodies
+from p2pmq.core.replication import Replication
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,6 +69,47 @@ def packets(effects: Iterable[Effect]) -> list[Packet]:
 
 def writes(effects: Iterable[Effect]) -> list[Persist]:
     return [effect for effect in effects if isinstance(effect, Persist)]
+
+
+class View(Ownership):
+    """What a node believes, set by the test: one node owns everything, and has the only copy."""
+
+    def __init__(self, owner: NodeId | None) -> None:
+        super().__init__(Copies(replicas=1))
+        self.owner = owner
+
+    def owner_of(self, key: PartitionKey) -> NodeId | None:
+        del key
+        return self.owner
+
+    def homes_of(self, key: PartitionKey) -> tuple[tuple[NodeId, ...], int]:
+        del key
+        return (() if self.owner is None else (self.owner,)), 1
+
+    def is_alive(self, node_id: NodeId) -> bool:
+        return node_id == self.owner
+
+
+class Rooms(NamedTuple):
+    """The rooms of a node that look after partitions; they need one another."""
+
+    owner: Owner
+    replication: Replication
+    handovers: Handovers
+
+    def on_placement_changed(self, now: int) -> list[Effect]:
+        return [
+            *self.replication.on_placement_changed(now),
+            *self.owner.on_placement_changed(now),
+            *self.handovers.on_placement_changed(now),
+        ]
+
+
+def rooms_of(node_id: NodeId, boot: int, view: View) -> Rooms:
+    owner = Owner(node_id, HybridClock(), view.owner_of)
+    replication = Replication(node_id, boot, owner, view)
+    owner.use(replication)
+    return Rooms(owner, replication, Handovers(node_id, boot, owner, view, replication))
 
 
 class Name(NamedTuple):

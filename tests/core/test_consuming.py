@@ -23,7 +23,6 @@ from p2pmq.core.events import (
     SettleRequested,
     SubscribeRequested,
 )
-from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import NodeId, Run
 from p2pmq.core.owner import Owner
 from p2pmq.core.packets.delivering import (
@@ -38,7 +37,20 @@ from p2pmq.core.packets.delivering import (
 from p2pmq.core.packets.publishing import Publish, RunField
 from p2pmq.core.packets.registry import Packet
 from p2pmq.core.records import Space
-from tests.core.kit import KEY, S1, A, B, Disk, Dot, batch_of, dots_of, packets, runs_of
+from tests.core.kit import (
+    KEY,
+    S1,
+    A,
+    B,
+    Disk,
+    Dot,
+    View,
+    batch_of,
+    dots_of,
+    packets,
+    rooms_of,
+    runs_of,
+)
 
 TIMING = Timing()
 ME = b"consumer"
@@ -267,10 +279,11 @@ class ConsumingMachine(RuleBasedStateMachine):
         return OWNER if self.owner_up else None
 
     def new_owner(self) -> Owner:
-        owner = Owner(OWNER, HybridClock(), lambda _key: OWNER)
+        self.disk.boot += 1
+        rooms = rooms_of(OWNER, self.disk.boot, View(OWNER))
+        self.owner = owner = rooms.owner
         owner.recover(self.disk.recovered(), self.disk.of_space(Space.PARTITION), self.now)
-        self.owner = owner
-        self.take(OWNER, owner.on_placement_changed(self.now))
+        self.take(OWNER, rooms.on_placement_changed(self.now))
         return owner
 
     # -- what happens --

@@ -88,7 +88,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.attachments = 0
         self.model = Model()
         self.partition = Partition(KEY, HybridClock())
-        self.delivery = PartitionDelivery(self.partition)
+        self.delivery = PartitionDelivery(self.partition, 0, lambda run: [run])
 
     @initialize()
     def begin(self) -> None:
@@ -101,14 +101,14 @@ class DeliveryMachine(RuleBasedStateMachine):
     def publish(self, session: bytes, count: int) -> None:
         batch = batch_of(session, self.next_seq[session], count)
         self.next_seq[session] += count
-        self.take(self.partition.append(batch, self.now, C))
+        self.take(self.partition.append(batch, self.now, C)[0])
 
     @rule(back=st.integers(1, 8), count=st.integers(1, 6))
     def publish_again(self, back: int, count: int) -> None:
         first = max(1, self.next_seq[S1] - back)
         count = min(count, self.next_seq[S1] - first)
         if count:
-            again = self.partition.append(batch_of(S1, first, count), self.now, C)
+            again, _ = self.partition.append(batch_of(S1, first, count), self.now, C)
             lost = self.dots_lost(first, count)
             assert {
                 dot
@@ -137,7 +137,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.model.pending |= dots_of([run])
             self.model.seen |= dots_of([run])
             self.model.order += sorted(dots_of([run]))
-            self.delivery.add(stored)
+            self.delivery.add(stored.run, stored.stamp)
         self.pump()
 
     @precondition(lambda self: self.writes and isinstance(self.writes[0].then, BatchDurable))
@@ -296,7 +296,7 @@ class DeliveryMachine(RuleBasedStateMachine):
         self.next_seq = {S1: self.next_seq[S1], S2: self.next_seq[S2]}
         self.partition = Partition(KEY, HybridClock())
         self.partition.recover(self.disk.of_space(Space.PARTITION), self.disk.recovered().seen)
-        self.delivery = PartitionDelivery(self.partition)
+        self.delivery = PartitionDelivery(self.partition, 0, lambda run: [run])
         before, self.model = self.model, Model()
         self.model.pending = dots_of(self.partition.pending.runs())
         self.model.seen = dots_of(self.partition.seen.runs())

@@ -16,15 +16,27 @@ from hypothesis.stateful import (
 
 from p2pmq.core.effects import Effect, Persist, Send
 from p2pmq.core.events import BatchDurable, HandoverDurable, SettleDurable, WriteRefused
-from p2pmq.core.handover import BATCHES_MAX, Handovers
-from p2pmq.core.hlc import HybridClock
+from p2pmq.core.handover import BATCHES_MAX
 from p2pmq.core.ids import NodeId, Run
-from p2pmq.core.owner import Owner
 from p2pmq.core.packets.delivering import Attach, Handover, HandoverTaken, Settle
 from p2pmq.core.packets.publishing import Confirm, Moved, Publish, RunField
 from p2pmq.core.packets.registry import Packet
 from p2pmq.core.records import BatchStored, Space
-from tests.core.kit import KEY, S1, S2, A, B, C, Disk, Dot, batch_of, dots_of, runs_of
+from tests.core.kit import (
+    KEY,
+    S1,
+    S2,
+    A,
+    B,
+    C,
+    Disk,
+    Dot,
+    View,
+    batch_of,
+    dots_of,
+    rooms_of,
+    runs_of,
+)
 
 USER = b"node-usr"
 
@@ -34,7 +46,7 @@ class Node:
     """An owner with its disk, and whom it takes for the partition's owner."""
 
     node_id: NodeId
-    view: NodeId | None = A
+    view: View = field(default_factory=lambda: View(A))
     disk: Disk = field(default_factory=Disk)
     writes: list[Persist] = field(default_factory=list)
 
@@ -44,16 +56,13 @@ class Node:
     def start(self, now: int) -> list[Effect]:
         self.writes.clear()
         self.disk.boot += 1
-        self.owner = Owner(self.node_id, HybridClock(), lambda _key: self.view)
+        self.rooms = rooms_of(self.node_id, self.disk.boot, self.view)
+        self.owner, _, self.handovers = self.rooms
         self.owner.recover(self.disk.recovered(), self.disk.of_space(Space.PARTITION), now)
-        self.handovers = Handovers(self.node_id, self.disk.boot, self.owner, lambda _key: self.view)
         return self.change(now)
 
     def change(self, now: int) -> list[Effect]:
-        return [
-            *self.owner.on_placement_changed(now),
-            *self.handovers.on_placement_changed(now),
-        ]
+        return self.rooms.on_placement_changed(now)
 
     def receive(self, peer: NodeId, packet: Packet, now: int) -> list[Effect]:
         effects: list[Effect] = []
@@ -142,8 +151,8 @@ class Mesh:
 
     def look(self, node_id: NodeId, owner: NodeId | None) -> None:
         node = self.nodes[node_id]
-        if node.view != owner:
-            node.view = owner
+        if node.view.owner != owner:
+            node.view.owner = owner
             self.take(node_id, node.change(self.now))
 
     def arrive(self, at: int = 0) -> None:
@@ -369,7 +378,7 @@ class HandoverMachine(RuleBasedStateMachine):
         """Ack what is or was pending somewhere, at whoever takes itself for the owner."""
         node = self.mesh.nodes[node_id]
         committed = sorted(self.mesh.committed)
-        if node.view != node_id or not committed:
+        if node.view.owner != node_id or not committed:
             return
         dots = committed[pick % len(committed) :][:count]
         for run in runs_of(dots):

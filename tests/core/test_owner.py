@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from p2pmq.core.effects import Counted, Effect, Notify, Persist
 from p2pmq.core.events import BatchDurable, SettleDurable
-from p2pmq.core.hlc import HybridClock
-from p2pmq.core.ids import NodeId, Run
+from p2pmq.core.ids import Run
 from p2pmq.core.owner import REATTACH_GRACE_MS, Owner
 from p2pmq.core.packets.delivering import Attach, Attached, Delivery, Detach, Settle, Settled
 from p2pmq.core.packets.publishing import (
@@ -18,7 +17,22 @@ from p2pmq.core.packets.publishing import (
     RunField,
 )
 from p2pmq.core.records import Space
-from tests.core.kit import KEY, S1, S2, A, B, C, Disk, Dot, batch_of, dots_of, packets, writes
+from tests.core.kit import (
+    KEY,
+    S1,
+    S2,
+    A,
+    B,
+    C,
+    Disk,
+    Dot,
+    View,
+    batch_of,
+    dots_of,
+    packets,
+    rooms_of,
+    writes,
+)
 
 ME = b"node-own"
 CONSUMER = b"consumer"
@@ -29,14 +43,16 @@ class Rig:
 
     def __init__(self) -> None:
         self.now = 10_000
-        self.owner_id: NodeId | None = ME
+        self.view = View(ME)
         self.disk = Disk()
         self.owner = self.start()
 
     def start(self) -> Owner:
-        self.owner = Owner(ME, HybridClock(), lambda _key: self.owner_id)
+        self.disk.boot += 1
+        rooms = rooms_of(ME, self.disk.boot, self.view)
+        self.owner = rooms.owner
         self.owner.recover(self.disk.recovered(), self.disk.of_space(Space.PARTITION), self.now)
-        self.owner.on_placement_changed(self.now)
+        rooms.on_placement_changed(self.now)
         return self.owner
 
     def publish(
@@ -117,12 +133,12 @@ def test_a_publishers_stamp_counts_for_nothing() -> None:
 
 def test_who_does_not_own_the_partition_says_who_does() -> None:
     rig = Rig()
-    rig.owner_id = C
+    rig.view.owner = C
     for effects in (rig.publish(1), rig.attach(), rig.settle(1)):
         (packet,) = packets(effects)
         assert isinstance(packet, Moved)
         assert packet.owner == C
-    rig.owner_id = None
+    rig.view.owner = None
     (packet,) = packets(rig.publish(1))
     assert isinstance(packet, Moved)
     assert packet.owner == bytes(8)
@@ -254,7 +270,7 @@ def test_statistics_count_each_message_once() -> None:
     assert (stats.ready, stats.in_flight, stats.delayed, stats.consumers) == (3, 2, 0, 1)
     assert stats.size == 50
     assert rig.owner.stats("other") == []
-    rig.owner_id = C
+    rig.view.owner = C
     assert rig.owner.stats("") == []
 
 

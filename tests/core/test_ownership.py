@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from p2pmq.config import Replication
 from p2pmq.core.ids import NodeId, PartitionKey
 from p2pmq.core.ownership import Ownership
 from p2pmq.core.ring import Place
@@ -12,25 +13,25 @@ ALL = [Place(node_id, "") for node_id in (A, B, C)]
 
 
 def alive_but(*dead: NodeId) -> Ownership:
-    ownership = Ownership()
+    ownership = Ownership(Replication(replicas=1))
     ownership.refresh(ALL, lambda node_id: node_id not in dead)
     return ownership
 
 
 def test_without_members_nobody_owns_anything() -> None:
-    assert Ownership().owner_of(KEYS[0]) is None
+    assert Ownership(Replication(replicas=1)).owner_of(KEYS[0]) is None
 
 
 def test_the_owner_is_the_member_at_home_if_it_is_alive() -> None:
     ownership = alive_but()
     assert {ownership.owner_of(key) for key in KEYS} == {A, B, C}
-    assert all(ownership.owner_of(key) == ownership.home_of(key) for key in KEYS)
+    assert all(ownership.owner_of(key) == ownership.homes_of(key)[0][0] for key in KEYS)
 
 
 def test_while_its_home_is_away_nobody_owns_a_partition() -> None:
     ownership, whole = alive_but(B), alive_but()
     for key in KEYS:
-        assert ownership.home_of(key) == whole.home_of(key)
+        assert ownership.homes_of(key)[0][0] == whole.homes_of(key)[0][0]
         expected = None if whole.owner_of(key) == B else whole.owner_of(key)
         assert ownership.owner_of(key) == expected
 
@@ -53,3 +54,20 @@ def test_partitions_of_a_member_that_left_have_new_owners() -> None:
 
 def test_only_the_living_are_asked_for_statistics() -> None:
     assert sorted(alive_but(A).alive_owners()) == [B, C]
+
+
+def test_the_first_home_that_is_there_owns_what_has_several() -> None:
+    ownership = Ownership(Replication(replicas=2))
+    for dead in (None, A, B, C):
+        ownership.refresh(ALL, lambda node_id, dead=dead: node_id != dead)
+        for key in KEYS:
+            homes, wanted = ownership.homes_of(key)
+            assert (len(set(homes)), wanted) == (2, 2)
+            assert ownership.owner_of(key) == next(home for home in homes if home != dead)
+
+
+def test_copies_wanted_are_a_majority_and_never_more_than_the_roster() -> None:
+    for replicas, members, wanted in ((3, 3, 2), (3, 2, 2), (3, 1, 1), (5, 3, 3), (1, 3, 1)):
+        ownership = Ownership(Replication(replicas=replicas))
+        ownership.refresh(ALL[:members], lambda _node_id: False)
+        assert ownership.homes_of(KEYS[0])[1] == wanted

@@ -31,7 +31,7 @@ def partition() -> Partition:
 
 
 def store(partition: Partition, disk: Disk, first: int, count: int, session: bytes = S1) -> None:
-    for effect in partition.append(batch_of(session, first, count), 1_000, A):
+    for effect in partition.append(batch_of(session, first, count), 1_000, A)[0]:
         assert isinstance(effect, Persist)
         assert isinstance(effect.then, BatchDurable)
         disk.apply(effect.records)
@@ -45,7 +45,8 @@ def recovered(disk: Disk) -> Partition:
 
 
 def test_a_dot_is_seen_only_once_its_body_is_durable(partition: Partition) -> None:
-    (effect,) = partition.append(batch_of(S1, 1, 3), 1_000, A)
+    (effect,), (written,) = partition.append(batch_of(S1, 1, 3), 1_000, A)
+    assert written.stamp
     assert not partition.seen
     assert partition.received(S1, 2)
     assert partition.is_appending([Run(S1, 3, 9)])
@@ -62,7 +63,7 @@ def test_a_batch_that_could_not_be_written_never_came(partition: Partition) -> N
     partition.on_write_refused(1)
     assert not partition.received(S1, 1)
     assert not partition.batches
-    assert len(partition.append(batch_of(S1, 1, 3), 1_000, A)) == 1
+    assert len(partition.append(batch_of(S1, 1, 3), 1_000, A)[0]) == 1
 
 
 def test_of_a_batch_that_came_in_part_only_the_rest_is_new(
@@ -152,7 +153,8 @@ def test_a_batch_is_given_out_by_reference_to_where_it_lies(
 def test_only_the_record_of_the_batch_itself_is_written_when_it_comes(
     partition: Partition,
 ) -> None:
-    (effect,) = partition.append(batch_of(S1, 1, 3), 1_000, A)
+    (effect,), (written,) = partition.append(batch_of(S1, 1, 3), 1_000, A)
+    assert written.stamp
     assert isinstance(effect, Persist)
     (record,) = effect.records
     assert isinstance(record, BatchStored)

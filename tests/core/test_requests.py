@@ -14,11 +14,7 @@ from p2pmq.core.events import (
     StatsRequested,
     WriteRefused,
 )
-from p2pmq.core.handover import Handovers
-from p2pmq.core.hlc import HybridClock
-from p2pmq.core.ids import NodeId
 from p2pmq.core.outbox import Outbox
-from p2pmq.core.owner import Owner
 from p2pmq.core.packets.publishing import (
     Confirm,
     Publish,
@@ -28,7 +24,7 @@ from p2pmq.core.packets.publishing import (
     StatsRequest,
 )
 from p2pmq.core.requests import Requests
-from tests.core.kit import KEY, S1, A, B, C, Texts, batch_of, packets, writes
+from tests.core.kit import KEY, S1, A, B, C, Texts, View, batch_of, packets, rooms_of, writes
 
 ME = b"node-own"
 
@@ -37,15 +33,11 @@ class Rig:
     """The rooms that requests look into."""
 
     def __init__(self) -> None:
-        self.owner_id: NodeId | None = A
-        self.outbox = Outbox(S1, self.owner_of, Limits(), Timing())
-        self.owner = Owner(ME, HybridClock(), self.owner_of)
-        consuming = Consuming(self.owner_of, Timing())
-        handovers = Handovers(ME, 1, self.owner, self.owner_of)
+        self.view = View(A)
+        self.outbox = Outbox(S1, self.view.owner_of, Limits(), Timing())
+        self.owner, _, handovers = rooms_of(ME, 1, self.view)
+        consuming = Consuming(self.view.owner_of, Timing())
         self.requests = Requests(self.outbox, self.owner, consuming, handovers)
-
-    def owner_of(self, _key: object) -> NodeId | None:
-        return self.owner_id
 
     def publish(self) -> list[Effect]:
         request = PublishRequested(KEY, Texts(("x",)), 1, 1, Confirmation.NONE, 0, 9)
@@ -129,7 +121,7 @@ def test_a_flush_ends_though_the_disk_is_full() -> None:
 
 def test_a_leave_waits_until_everything_has_been_handed_over() -> None:
     rig = Rig()
-    rig.owner_id = ME
+    rig.view.owner = ME
     rig.owner.on_publish(A, Publish(*KEY, 0, batch_of(S1, 1, 1)), 0)
     assert not outcomes(rig.requests.on_leave(LeaveRequested(100, 7), 0))
     rig.owner.drop(KEY)
@@ -138,7 +130,7 @@ def test_a_leave_waits_until_everything_has_been_handed_over() -> None:
 
 def test_a_leave_ends_when_its_time_is_up() -> None:
     rig = Rig()
-    rig.owner_id = ME
+    rig.view.owner = ME
     rig.owner.on_publish(A, Publish(*KEY, 0, batch_of(S1, 1, 1)), 0)
     rig.requests.on_leave(LeaveRequested(100, 7), 0)
     assert rig.requests.next_deadline() == 100

@@ -50,7 +50,8 @@ class Service:
         self.events: list[dict[str, Any]] = []
         self.wrapper: Sequence[str] = ()
         """What runs the command, such as `ip netns exec host`; it must become the command."""
-        self._settings = settings | {"data_dir": str(folder / name), "ledger": str(self.ledger)}
+        places = {"data_dir": str(folder / name), "ledger": str(self.ledger)}
+        self._settings = places | settings
         self._folder = folder
         self._boot = 0
         self._process: Process | None = None
@@ -206,8 +207,8 @@ class Mesh:
 
     @property
     def books(self) -> Books:
-        """What was published, confirmed and got."""
-        return Books.read([service.ledger for service in self.services.values()])
+        """What was published, confirmed and got, by those who are gone too."""
+        return Books.read(sorted(self.folder.glob("*.ledger")))
 
     def disturb(self, since: float) -> None:
         """Note a fault that began then and is over now."""

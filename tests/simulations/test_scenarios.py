@@ -14,9 +14,9 @@ FILES = sorted(FOLDER.glob("*.toml"))
 SMALLER = {
     "churn_of_100_nodes": ("nodes.count=15", "duration=40s", "faults.0.times=25"),
     "edge_site_offline_for_a_week": (
-        "duration=10h",
-        "faults.0.for=8h",
-        "expect.committed_min=30",
+        "duration=3h",
+        "faults.0.for=90m",
+        "expect.committed_min=8",
     ),
 }
 

@@ -1,0 +1,30 @@
+"""A node's end is known to whoever waits for it, and so is its reason."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from p2pmq import ClosedNodeError, StoreError
+
+if TYPE_CHECKING:
+    from p2pmq.sim import Mesh
+
+
+async def test_a_node_whose_disk_fails_tells_whoever_waits_for_its_end(mesh: Mesh) -> None:
+    (node,) = await mesh.start("shop")
+    waiting = asyncio.create_task(node.wait_stopped())
+    mesh.disk_failing("shop")
+    with pytest.raises((StoreError, ClosedNodeError)):
+        await node.publish("orders", b"1")
+    with pytest.raises(StoreError, match="EIO"):
+        await waiting
+
+
+async def test_waiting_for_the_end_of_a_node_that_is_closed_raises_nothing(mesh: Mesh) -> None:
+    (node,) = await mesh.start("shop")
+    waiting = asyncio.create_task(node.wait_stopped())
+    await node.close()
+    await waiting

@@ -1,0 +1,58 @@
+"""The owner of a queue is killed with -9: another goes on by itself, and nothing is lost.
+
+A publisher and a consumer are leaves, which live on. What it took is printed, not judged: the
+machine may be slow (`pytest -s`; docs/testing.md has figures).
+"""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.processes.kit import PATIENCE_S, Mesh, running
+
+NAMES = ("ant", "bee", "cat")
+QUEUE = "orders"
+
+
+@pytest.mark.slow
+async def test_a_killed_owner_is_followed_by_another_that_delivers_on(tmp_path: Path) -> None:
+    mesh = Mesh(tmp_path, NAMES, replicas=3)
+    shop, desk = mesh.add("shop", leaf=True), mesh.add("desk", leaf=True)
+    async with running(mesh):
+        desk.tell("consume", queue=QUEUE, prefetch=100)
+        shop.tell("publish", queues=[QUEUE], per_s=200.0, confirm="committed")
+        await mesh.until(lambda: len(mesh.books.got) > 100, "the consumer has work")
+        victim = (await shop.ask("asked", "ask", queues=[QUEUE]))["owners"][QUEUE]
+        await mesh[victim].kill()
+        killed_at = time.monotonic()
+
+        def delivered_since() -> list[float]:
+            books = mesh.books
+            return [
+                times[0] for name, times in books.got.items() if books.attempted[name] > killed_at
+            ]
+
+        await mesh.until(lambda: bool(delivered_since()), "deliveries go on")
+        asked = await shop.ask("asked", "ask", queues=[QUEUE])
+        heir = asked["owners"][QUEUE]
+        assert heir in NAMES
+        assert heir != victim
+        verdict = await mesh[heir].event("member", name=victim, state="dead")
+        detected_s = verdict["at"] - killed_at
+        delivered_s = min(delivered_since()) - killed_at
+        print(  # noqa: T201  the measurement
+            f"\nfailover: detected after {1000 * detected_s:.0f} ms, "
+            f"delivered {1000 * (delivered_s - detected_s):.0f} ms later"
+        )
+        assert delivered_s - detected_s < PATIENCE_S / 2
+        await shop.ask("published", "stop_publishing")
+        del mesh.services[victim]  # for good: it has ended
+        await mesh.drain([QUEUE])
+        await mesh.stop_all()
+        books = mesh.books
+    assert not books.lost
+    assert not books.unexpected
+    wrongly = [e for s in mesh.services.values() for e in s.events if e.get("state") == "dead"]
+    if all(event["name"] == victim for event in wrongly):  # else it was no clean failover
+        assert not books.duplicated, "nothing that a living consumer holds comes again"
