@@ -193,7 +193,7 @@ class Consuming:
             detach = Detach(packet.queue, packet.partition, packet.consumer, packet.attachment)
             return [Notify(Counted("delivery_stale")), Send(peer, detach)]
         if packet.attachment != subscription.attachment or packet.number < subscription.expected:
-            if packet.attachment == subscription.given_up:  # it was slow, not lost: as in RFC 3522
+            if packet.attachment <= subscription.given_up:  # it was slow, not lost: as in RFC 3522
                 subscription.given_up = 0
                 subscription.patience_ms = min(2 * subscription.patience_ms, PATIENCE_MS_MAX)
             return [Notify(Counted("delivery_stale"))]

@@ -415,10 +415,10 @@ class Owner:
         return delivery
 
     def _pump(self, key: PartitionKey, now: int) -> list[Effect]:
-        if not self.owns(key) or not self._copies.is_active(key):
+        if not self.owns(key):
             return []
         delivery = self._delivery(key)
-        effects = delivery.pump(now)
+        effects = delivery.pump(now) if self._copies.is_active(key) else []
         due = delivery.next_deadline()
         if due is not None:
             self._timers.set_if_earlier(key, due)

@@ -33,6 +33,8 @@ CHUNK = 4
 """Seeds in one piece of work: small enough for an even end, large enough to hide the trip."""
 AHEAD = 3
 """Pieces of work that wait for each worker."""
+CONNECT_S = 10.0
+"""How long to wait for a scheduler."""
 ERROR = "ended_well"
 """The check that a run which ended in an error has failed."""
 _ONE_AT_A_TIME = threading.Lock()
@@ -154,7 +156,7 @@ def dask_engine(scheduler: str) -> Iterator[Executor]:
             'pip install "p2pmq[dask]", here and where the workers run'
         ) from error
     try:
-        client: Any = Client(scheduler, timeout="10s", set_as_default=False)  # type: ignore[no-untyped-call]  # distributed types little
+        client: Any = Client(scheduler, timeout=CONNECT_S, set_as_default=False)  # type: ignore[no-untyped-call]  # distributed types little
     except (OSError, TimeoutError, ValueError) as error:
         raise SchedulerError(
             f"no Dask scheduler answers at {scheduler}: {error}; start one with `dask scheduler`, "

@@ -361,7 +361,8 @@ class Timetable:
         try:
             await work
         except SimulationError as error:
-            self.errors.append(error)
+            if not host or self._mesh.host(host).state is not HostState.DOWN:
+                self.errors.append(error)  # else it was killed amid it
         except P2PMQError:
             pass
         finally:

@@ -194,8 +194,9 @@ class Mesh:
         return self.services[name]
 
     async def start(self, name: str) -> None:
-        """Run one of them, with all others for seeds."""
-        await self[name].start([s.address for s in self.services.values() if s.name != name])
+        """Run one of them, with all others for seeds unless they are to find each other."""
+        others = [service.address for service in self.services.values() if service.name != name]
+        await self[name].start([] if self._settings["mdns"] else others)
 
     async def start_all(self) -> None:
         """Run them, and wait until each knows all others."""
@@ -209,6 +210,12 @@ class Mesh:
     def books(self) -> Books:
         """What was published, confirmed and got, by those who are gone too."""
         return Books.read(sorted(self.folder.glob("*.ledger")))
+
+    @property
+    def taken_for_dead(self) -> set[str]:
+        """Whom somebody has held dead; a node that stops in good order says so of itself."""
+        events = (event for service in self.services.values() for event in service.events)
+        return {event["name"] for event in events if event.get("state") == "dead"}
 
     def disturb(self, since: float) -> None:
         """Note a fault that began then and is over now."""

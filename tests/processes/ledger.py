@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 PROMISED = ("committed", "stored")
@@ -83,7 +84,7 @@ class Books:
         return [
             name
             for name, times in self.got.items()
-            for former, later in zip(times, times[1:], strict=False)
+            for former, later in pairwise(times)
             if not any(start <= later and former <= end for start, end in disturbed)
         ]
 

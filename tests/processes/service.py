@@ -9,15 +9,15 @@ ledger are CLOCK_MONOTONIC, which all processes of a machine share.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from p2pmq import (
     Config,
@@ -33,6 +33,10 @@ from tests.processes.ledger import Ledger
 SWIM = SwimConfig(probe_interval_ms=400, probe_timeout_ms=300, healing_interval_ms=2_000)
 """Finds out in some two seconds that a node is gone, and in as many that it is back."""
 TIMING = Timing(join_timeout_ms=200, drain_timeout_ms=500)
+Confirm = Literal["committed", "stored"]
+CONFIRMS: tuple[Confirm, ...] = ("committed", "committed", "stored")
+CONFIRM_WITHIN_S = 90.0
+AT_ONCE = 5
 ON_THEIR_WAY_MAX = 16
 """So many publishes of one publisher wait for their confirm."""
 
@@ -77,35 +81,27 @@ class Service:
             for task in working:
                 task.cancel()
 
-    async def do_publish(
-        self, queues: list[str], per_s: float, size: int = 8, confirm: str = "mixed"
-    ) -> None:
+    async def do_publish(self, queues: list[str], per_s: float) -> None:
         """Publish at a steady pace until told to stop; then tell that nothing is on its way."""
-        on_the_way: set[asyncio.Task[None]] = set()
-        each = 5
+        on_the_way: set[asyncio.Task[str]] = set()
         for turn in count():
             if self._stopping.is_set():
                 break
             if len(on_the_way) < ON_THEIR_WAY_MAX:
-                kind = ("committed", "stored")[turn % 3 == 2] if confirm == "mixed" else confirm
-                queue = queues[turn % len(queues)]
-                task = asyncio.create_task(self._publish(queue, each, size, kind))
+                queue, confirm = queues[turn % len(queues)], CONFIRMS[turn % len(CONFIRMS)]
+                task = asyncio.create_task(self._publish(queue, AT_ONCE, confirm))
                 on_the_way.add(task)
                 task.add_done_callback(on_the_way.discard)
-            try:
-                async with asyncio.timeout(each / per_s):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(AT_ONCE / per_s):
                     await self._stopping.wait()
-            except TimeoutError:
-                continue
         if on_the_way:
             await asyncio.wait(on_the_way)
         tell("published")
 
-    async def do_publish_some(
-        self, queue: str, times: int, size: int = 8, confirm: str = "committed", timeout: float = 60
-    ) -> None:
+    async def do_publish_some(self, queue: str, times: int, size: int, within_s: float) -> None:
         """Publish so many messages as one, and tell how it went."""
-        error = await self._publish(queue, times, size, confirm, timeout)
+        error = await self._publish(queue, times, "committed", size, within_s)
         tell("published_some", error=error)
 
     async def do_stop_publishing(self) -> None:
@@ -113,7 +109,12 @@ class Service:
         self._stopping.set()
 
     async def _publish(
-        self, queue: str, times: int, size: int, confirm: Any, timeout: float = 90
+        self,
+        queue: str,
+        times: int,
+        confirm: Confirm,
+        size: int = 0,
+        within_s: float = CONFIRM_WITHIN_S,
     ) -> str:
         """Publish messages, each with a name that no other has; why they were not confirmed."""
         boot = self._plan["boot"]
@@ -121,7 +122,7 @@ class Service:
         self._ledger.add("try", names)
         bodies = [name.ljust(size).encode() for name in names]
         try:
-            await self._node.publish_many(queue, bodies, confirm=confirm, timeout=timeout)
+            await self._node.publish_many(queue, bodies, confirm=confirm, timeout=within_s)
         except NotCommittedError as error:
             return str(error)
         self._ledger.add(confirm, names)
@@ -175,9 +176,7 @@ async def main(plan: dict[str, Any]) -> None:
         mdns=plan["mdns"],
         leaf=plan["leaf"],
         data_dir=plan["data_dir"],
-        config=Config(
-            swim=SWIM, timing=TIMING, replication=Replication(replicas=plan["replicas"])
-        ),
+        config=Config(swim=SWIM, timing=TIMING, replication=Replication(replicas=plan["replicas"])),
     )
     stdin = await stdin_reader()
     async with node:

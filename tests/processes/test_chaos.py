@@ -104,20 +104,15 @@ async def chaos(folder: Path, seconds: float, replicas: int) -> None:
     seed = int(os.environ.get("P2PMQ_CHAOS_SEED", default))
     faults = schedule(seed, seconds)
     print(f"P2PMQ_CHAOS_SEED={seed} P2PMQ_CHAOS_SECONDS={seconds:g}", *faults, sep="\n  ")  # noqa: T201  shown on failure
-    T=time.monotonic()
     async with running(Mesh(folder, NAMES, replicas=replicas)) as mesh:
         happening = Chaos(mesh)
         for name in NAMES:
             happening.work(name)
-        print("T up", time.monotonic()-T)
         await happening.run(faults)
-        print("T run", time.monotonic()-T)
         await happening.cut_the_power()
-        print("T cut", time.monotonic()-T)
         asking = (service.ask("published", "stop_publishing") for service in mesh.services.values())
         await asyncio.gather(*asking)
         began = time.monotonic()
-        print("T published", time.monotonic()-T)
         books = await mesh.drain(QUEUES)
         print(f"{books}; drained in {time.monotonic() - began:.1f} s")  # noqa: T201  as above
         await mesh.stop_all()

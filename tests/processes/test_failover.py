@@ -21,7 +21,7 @@ async def test_a_killed_owner_is_followed_by_another_that_delivers_on(tmp_path: 
     shop, desk = mesh.add("shop", leaf=True), mesh.add("desk", leaf=True)
     async with running(mesh):
         desk.tell("consume", queue=QUEUE, prefetch=100)
-        shop.tell("publish", queues=[QUEUE], per_s=200.0, confirm="committed")
+        shop.tell("publish", queues=[QUEUE], per_s=200.0)
         await mesh.until(lambda: len(mesh.books.got) > 100, "the consumer has work")
         victim = (await shop.ask("asked", "ask", queues=[QUEUE]))["owners"][QUEUE]
         await mesh[victim].kill()
@@ -49,10 +49,9 @@ async def test_a_killed_owner_is_followed_by_another_that_delivers_on(tmp_path: 
         await shop.ask("published", "stop_publishing")
         del mesh.services[victim]  # for good: it has ended
         await mesh.drain([QUEUE])
+        is_clean = mesh.taken_for_dead == {victim}  # on a very slow machine others may be, too
         await mesh.stop_all()
         books = mesh.books
     assert not books.lost
     assert not books.unexpected
-    wrongly = [e for s in mesh.services.values() for e in s.events if e.get("state") == "dead"]
-    if all(event["name"] == victim for event in wrongly):  # else it was no clean failover
-        assert not books.duplicated, "nothing that a living consumer holds comes again"
+    assert not books.duplicated or not is_clean, "what a living consumer holds comes once"
