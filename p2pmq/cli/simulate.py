@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import shlex
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from p2pmq.cli.options import flattened
 from p2pmq.cli.output import metered, put_json, put_rows, say
 from p2pmq.cli.session import EXIT_INTERRUPTED
 from p2pmq.errors import P2PMQError
@@ -49,31 +50,26 @@ SHRUNK_MAX = 5
 
 SCENARIOS = "Scenarios"
 SWARM = "Swarm"
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines.")]
 
 
-def simulate(
-    files: Annotated[
-        list[Path] | None, typer.Argument(metavar="FILE...", exists=True, dir_okay=False)
-    ] = None,
-    *,
-    seed: Annotated[
-        int | None,
-        typer.Option(min=0, help="The seed; without it, the one that the scenario names."),
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, one after the other.")] = 1,
+@dataclass(frozen=True, slots=True)
+class ScenarioOptions:
+    """How scenario files are played."""
+
     changes: Annotated[
-        list[str] | None,
+        list[str],
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
             help="Change a value of the scenario: --set nodes.count=20, --set duration=1m.",
             rich_help_panel=SCENARIOS,
         ),
-    ] = None,
+    ] = field(default_factory=list)
     report: Annotated[
         Path | None,
         typer.Option(dir_okay=False, help="Write an HTML page.", rich_help_panel=SCENARIOS),
-    ] = None,
+    ] = None
     trace: Annotated[
         Path | None,
         typer.Option(
@@ -81,20 +77,26 @@ def simulate(
             help="Write a line for each packet, sync and fault.",
             rich_help_panel=SCENARIOS,
         ),
-    ] = None,
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmOptions:
+    """How random scenarios are played."""
+
     swarm: Annotated[
         bool,
         typer.Option(
             "--swarm", help="Draw a random scenario from each seed.", rich_help_panel=SWARM
         ),
-    ] = False,
+    ] = False
     first_seed: Annotated[
         int, typer.Option(min=0, help="The first seed of the swarm.", rich_help_panel=SWARM)
-    ] = 0,
+    ] = 0
     jobs: Annotated[
         str,
         typer.Option(help="Processes at a time; auto: one a core.", rich_help_panel=SWARM),
-    ] = "auto",
+    ] = "auto"
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -102,7 +104,7 @@ def simulate(
             help="Use the workers of a Dask scheduler.",
             rich_help_panel=SWARM,
         ),
-    ] = None,
+    ] = None
     found: Annotated[
         Path,
         typer.Option(
@@ -110,28 +112,34 @@ def simulate(
             help="Where to write the scenarios of failing seeds.",
             rich_help_panel=SWARM,
         ),
-    ] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+    ] = Path()
+
+
+@flattened
+def simulate(
+    options: ScenarioOptions,
+    swarm: SwarmOptions,
+    *,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="FILE...", exists=True, dir_okay=False)
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="The seed; without it, the one that the scenario names."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, one after the other.")] = 1,
+    as_json: AsJson = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the nodes' logs.")] = False,
 ) -> None:
     """Play scenarios on simulated nodes, networks and disks, and check what they promise."""
     logging.getLogger("p2pmq").setLevel(logging.DEBUG if debug else logging.CRITICAL)
-    files = files or []
-    if swarm == bool(files):
+    if swarm.swarm == bool(files):
         raise typer.BadParameter("give scenario files, or --swarm")
     try:
-        if swarm:
-            span = range(first_seed, first_seed + seeds)
-            engine, workers = _engine(jobs, scheduler)
-            code = _run_swarm(engine, span, workers, found, as_json=as_json)
+        if files:
+            code = _play_files(files, seed, seeds, options, as_json=as_json)
         else:
-            if (report or trace) and len(files) * seeds > 1:
-                raise typer.BadParameter("--report and --trace tell of one run: give one file")
-            code = 0
-            for file in files:
-                runs = _runs(file, seed, seeds, tuple(changes or ()))
-                for scenario, number, label in runs:
-                    code |= _play_one(scenario, number, label, report, trace, as_json=as_json)
+            code = _run_swarm(swarm, seeds, as_json=as_json)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     except ScenarioError as error:
@@ -146,6 +154,18 @@ def simulate(
 
 
 # --------------------------------------------------------------------------------- scenario files
+
+
+def _play_files(
+    files: Sequence[Path], seed: int | None, seeds: int, options: ScenarioOptions, *, as_json: bool
+) -> int:
+    if (options.report or options.trace) and len(files) * seeds > 1:
+        raise typer.BadParameter("--report and --trace tell of one run: give one file")
+    code = 0
+    for file in files:
+        for scenario, number, label in _runs(file, seed, seeds, tuple(options.changes)):
+            code |= _play_one(scenario, number, label, options, as_json=as_json)
+    return code
 
 
 def _runs(
@@ -164,11 +184,11 @@ def _play_one(
     scenario: Scenario,
     seed: int,
     label: Label,
-    report: Path | None,
-    trace: Path | None,
+    options: ScenarioOptions,
     *,
     as_json: bool,
 ) -> int:
+    trace, report = options.trace, options.report
     lines: list[str] | None = [] if trace is not None else None
     outcome = play(scenario, seed, label, keep=lines)
     if as_json:
@@ -223,14 +243,9 @@ def _engine(jobs: str, scheduler: str | None) -> tuple[AbstractContextManager[Ex
     return dask_engine(scheduler), count if jobs != "auto" else 16 * count
 
 
-def _run_swarm(
-    engine: AbstractContextManager[Executor],
-    seeds: Sequence[int],
-    workers: int,
-    found: Path,
-    *,
-    as_json: bool,
-) -> int:
+def _run_swarm(swarm: SwarmOptions, count: int, *, as_json: bool) -> int:
+    seeds = range(swarm.first_seed, swarm.first_seed + count)
+    engine, workers = _engine(swarm.jobs, swarm.scheduler)
     done: list[SeedResult] = []
     with engine as executor:
         interrupted = True
@@ -245,7 +260,7 @@ def _run_swarm(
             say(f"stopped after {len(done)} of {len(seeds)} seeds")
         bad = sorted((result for result in done if not result.ok), key=lambda r: r.seed)
         if bad and not interrupted:
-            _shrink(executor, bad, found, as_json=as_json)
+            _shrink(executor, bad, swarm.found, as_json=as_json)
     _sum_up(done, bad, as_json=as_json)
     return EXIT_INTERRUPTED if interrupted else EXIT_FAILED if bad else 0
 

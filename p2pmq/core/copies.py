@@ -18,14 +18,15 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from p2pmq.core.dots import DotSet
+from p2pmq.core.ids import Run
 from p2pmq.core.runmap import RunMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from p2pmq.core.events import SettleDurable
-    from p2pmq.core.ids import NodeId, Run
-    from p2pmq.core.packets.replicating import Replicate
+    from p2pmq.core.events import HandoverDurable, SettleDurable
+    from p2pmq.core.ids import NodeId
+    from p2pmq.core.packets.replicating import Compared, Replicate
     from p2pmq.core.partition import Partition
 
 UNANSWERED_BYTES_MAX = 32 * 1024 * 1024
@@ -51,6 +52,13 @@ class Home:
     """Of the comparison under way; 0: none is."""
     asked: int = 0
     """How often it was asked without an answer."""
+    asked_at: int = 0
+    again: bool = False
+    """Whether it is to be asked once more, when what is being written here is."""
+    asked_with: tuple[DotSet, DotSet] = field(default_factory=lambda: (DotSet(), DotSet()))
+    """What was seen and pending here when it was asked: an equal state is equal to this."""
+    parts: dict[int, None] = field(default_factory=dict)
+    last_part: int | None = None
     seen: DotSet = field(default_factory=DotSet)
     pending: DotSet = field(default_factory=DotSet)
     fetching: DotSet = field(default_factory=DotSet)
@@ -60,6 +68,8 @@ class Home:
     acks_to_push: deque[Run] = field(default_factory=deque)
     to_push: deque[Run] = field(default_factory=deque)
     """What it lacks, to be sent as it answers."""
+    late: DotSet = field(default_factory=DotSet)
+    """What it lacks and is being written here just now."""
     unanswered: dict[int, Replicate] = field(default_factory=dict)
     unanswered_bytes: int = 0
     sent_at: int = 0
@@ -68,12 +78,39 @@ class Home:
         """It is out of reach: what it knows is found out anew when it is back."""
         self.contact = Contact.AWAY
         self.number = self.asked = 0
-        self.fetching = DotSet()
-        self.requested = DotSet()
+        self.again = False
+        self.fetching, self.requested, self.late = DotSet(), DotSet(), DotSet()
         self.to_push.clear()
         self.acks_to_push.clear()
         self.unanswered.clear()
         self.unanswered_bytes = 0
+
+    def begin(self, number: int, partition: Partition, now: int) -> None:
+        """A comparison with the partition as it is now begins."""
+        self.number = number
+        self.asked_at = now
+        self.again = False
+        self.asked_with = (partition.seen.copy(), DotSet(partition.pending.runs()))
+        self.parts, self.last_part = {}, None
+        self.seen, self.pending = DotSet(), DotSet()
+        self.fetching, self.requested = DotSet(), DotSet()
+
+    def take_in(self, packet: Compared) -> bool:
+        """Take a part of its state in, which may come in any order; whether that is all of it."""
+        self.parts[packet.part] = None
+        if not packet.more:
+            self.last_part = packet.part
+        if packet.equal:
+            self.seen, self.pending = self.asked_with
+        for run in packet.seen:
+            self.seen.add(Run(run.session, run.first, run.last))
+        for run in packet.pending:
+            self.pending.add(Run(run.session, run.first, run.last))
+        return self.last_part is not None and len(self.parts) > self.last_part
+
+    def on_its_way(self) -> DotSet:
+        """The messages that it was sent, and has not answered for."""
+        return DotSet(batch.run for sent in self.unanswered.values() for batch in sent.batches)
 
 
 @dataclass(slots=True)
@@ -93,8 +130,8 @@ class Copies:
         self.homes: dict[NodeId, Home] = {}
         self.is_home = False
         self.unproven: RunMap[tuple[NodeId, ...]] = RunMap()
-        self.settling: dict[SettleDurable, Settling] = {}
-        self.acking: dict[int, SettleDurable] = {}
+        self.settling: dict[SettleDurable | HandoverDurable, Settling] = {}
+        self.acking: dict[int, SettleDurable | HandoverDurable] = {}
         self.set_homes(homes, wanted)
 
     def set_homes(self, homes: tuple[NodeId, ...], wanted: int) -> list[tuple[Run, int]]:
@@ -103,13 +140,14 @@ class Copies:
         self.is_home = self.own_id in homes
         others = [node_id for node_id in homes if node_id != self.own_id]
         self.homes = {node_id: self.homes.get(node_id) or Home(node_id) for node_id in others}
-        proven = [
-            (run, len(holders))
-            for run, holders in self.unproven.items()
-            if len(holders) >= wanted and self.own_id in holders
-        ]
-        for run, _ in proven:
-            self.unproven.take(run)
+        proven: list[tuple[Run, int]] = []
+        for run, known in list(self.unproven.items()):
+            holders = tuple(node_id for node_id in known if node_id in homes)
+            if len(holders) >= wanted and self.own_id in holders:
+                self.unproven.take(run)
+                proven.append((run, len(holders)))
+            elif holders != known:
+                self.unproven.put(run, holders)
         return proven
 
     @property

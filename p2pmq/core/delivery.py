@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Send
 from p2pmq.core.ids import Run
 from p2pmq.core.packets.delivering import Delivery, LeaseField, Segment
@@ -98,6 +99,8 @@ class PartitionDelivery:
         self.leases: RunMap[Lease] = RunMap()
         self.delays: RunMap[Delay] = RunMap()
         self.attempts: RunMap[int] = RunMap()
+        self._given = DotSet()
+        """Pending dots that were pushed from here; `leases` may come from a former owner."""
         self._ready: list[tuple[int, int, Session, int, int]] = []
         self._due: list[tuple[int, Session, int, int]] = []
         self._ready_max = self._due_max = HEAP_SLACK
@@ -131,7 +134,12 @@ class PartitionDelivery:
             self.leases.take(run)
             self.delays.take(run)
             self.attempts.take(run)
+            self._given.remove(run)
         self._prune_due()
+
+    def given_of(self, runs: Iterable[Run]) -> int:
+        """How many of the dots were pushed from here."""
+        return sum(part.length for run in runs for part in self._given.overlap(run))
 
     # -- consumers come and go --
 
@@ -412,6 +420,7 @@ class PartitionDelivery:
         """Lease the dots to the consumer, and add them to its next packet."""
         due = now + consumer.visibility_timeout_ms
         consumer.pushed += piece.length
+        self._given.add(piece)
         for attempt, run in self._by_attempt(piece):
             self._lease(run, Lease(consumer.bearer, attempt, due))
             for part, number in self._partition.pending.overlap(run):

@@ -13,7 +13,7 @@ every piece that it is durable there.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.dots import DotSet
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from p2pmq.core.ownership import Ownership
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.partition import Partition
-    from p2pmq.core.records import Record
     from p2pmq.core.replication import Replication
 
 RESEND_MS = 1_000
@@ -173,13 +172,12 @@ class Handovers:
 
     def _send(self, key: PartitionKey, giving: Giving, now: int) -> list[Effect]:
         """Send the piece, perhaps again; what became unreadable meanwhile is left out."""
-        delivery = self._owner.deliveries.get(key)
         packet = Handover(
             key.queue,
             key.number,
             giving.number,
             acked=tuple(RunField(*run) for run in giving.acked),
-            leases=tuple(delivery.lease_fields(giving.runs, now)) if delivery is not None else (),
+            leases=tuple(self._owner.leases_for_successor(key, now, giving.runs)),
             batches=tuple(_batches(self._owner.partitions[key], giving.runs)),
         )
         self._timers.set(key, now + RESEND_MS)
@@ -205,19 +203,13 @@ class Handovers:
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):
             return []  # some of it is being written just now: the repeat finds it durable
-        removed, records = partition.remove(acked)
-        self._owner.forget(key, removed)
-        self._copies.on_removed(key, removed)
-        appended: list[int] = []
-        stored_records: list[Record] = []
-        for batch in packet.batches:
-            for part in partition.new_parts(batch):
-                stored, record = partition.stage(part, now + self._owner.wall_offset_ms)
-                appended.append(stored.number)
-                stored_records.append(record)
+        numbers, records = self._copies.replica.take_in(key, acked, packet.batches, now)
         runs = tuple(batch.run for batch in packet.batches)
-        then = HandoverDurable(key, peer, packet.transfer, tuple(appended), packet.leases, runs)
-        return [Persist((*self._owner.take_owed(key), *records, *stored_records), then=then)]
+        then = HandoverDurable(key, peer, packet.transfer, tuple(numbers), packet.leases, runs)
+        effects: list[Effect] = [Persist(tuple(records), then=then)]
+        if acked:  # the giver forgets them: they must be on enough disks, too
+            effects += self._copies.on_settle(key, acked, _bare(then), now)
+        return effects
 
     def on_durable(self, event: HandoverDurable, now: int) -> list[Effect]:
         """What came is on disk: it can be deleted there once it is on enough disks here.
@@ -226,7 +218,8 @@ class Handovers:
         """
         key = event.key
         effects = self._owner.on_handed_over(key, event.numbers, event.leases, now)
-        if any(self._copies.unproven(key, run) for run in event.runs):
+        settled = self._copies.on_settle_durable(_bare(event))
+        if not settled or any(self._copies.unproven(key, run) for run in event.runs):
             return effects
         taken = HandoverTaken(key.queue, key.number, event.transfer)
         return [Send(event.peer, taken), *effects]
@@ -241,6 +234,11 @@ class Handovers:
                 partition.on_write_refused(number)
         acks = tuple(record for record in event.records if type(record) is not BatchStored)
         return self._owner.on_settle_refused(then.key, acks)
+
+
+def _bare(event: HandoverDurable) -> HandoverDurable:
+    """The piece that came, the same for each repeat of it."""
+    return replace(event, numbers=(), leases=())
 
 
 def _batches(partition: Partition, runs: list[Run]) -> list[Batch]:

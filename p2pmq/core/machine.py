@@ -130,7 +130,7 @@ class Machine:
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
             events.OutboxDurable: self.outbox.on_durable,
             events.HandoverDurable: self.handovers.on_durable,
-            events.ReplicaDurable: self.replication.on_replica_durable,
+            events.ReplicaDurable: self.replication.replica.on_durable,
             events.SupplyDurable: self.replication.on_supply_durable,
             events.WriteRefused: self._on_write_refused,
             events.BodyUnreadable: self._on_body_unreadable,
@@ -163,11 +163,11 @@ class Machine:
             delivering.Delivery: self.consuming.on_delivery,
             delivering.Settle: self.owner.on_settle,
             delivering.Settled: lambda _peer, p, now: self.consuming.on_settled(p, now),
-            replicating.Replicate: self.replication.on_replicate,
+            replicating.Replicate: self.replication.replica.on_replicate,
             replicating.Replicated: self.replication.on_replicated,
-            replicating.Compare: self.replication.on_compare,
+            replicating.Compare: self.replication.replica.on_compare,
             replicating.Compared: self.replication.on_compared,
-            replicating.Fetch: lambda peer, p, _now: self.replication.on_fetch(peer, p),
+            replicating.Fetch: lambda peer, p, _now: self.replication.replica.on_fetch(peer, p),
             replicating.Supply: self.replication.on_supply,
             replicating.Offer: self.replication.on_offer,
             delivering.Handover: self.handovers.on_handover,
@@ -266,7 +266,7 @@ class Machine:
             case events.HandoverDurable():
                 return self.handovers.on_write_refused(event)
             case events.ReplicaDurable() | events.SupplyDurable():
-                return self.replication.on_write_refused(event.then, event.records)
+                return self.replication.replica.on_write_refused(event.then, event.records)
             case events.SettleDurable(key=key):
                 return self.owner.on_settle_refused(key, event.records)
             case None:

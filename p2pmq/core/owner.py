@@ -86,6 +86,8 @@ class Owner:
         self._owed: dict[PartitionKey, list[Record]] = {}
         self._next_numbers: dict[PartitionKey, int] = {}
         self._takeovers: dict[PartitionKey, int] = {}
+        self._former: dict[PartitionKey, PartitionDelivery] = {}
+        """Who held what when this node owned the partition: its successor asks for that."""
         self._copies: Replication
         self.wall_offset_ms = 0
 
@@ -191,9 +193,8 @@ class Owner:
         for extend in packet.extends:
             delivery.extend(bearer, extend, now)
         removed, records = partition.remove(runs)
-        delivery.forget(removed)
+        self.forget(key, removed)
         records = self.take_owed(key) + records
-        self._copies.on_removed(key, removed)
         durable = SettleDurable(key, peer, packet.consumer, packet.number)
         if records or runs:  # acks that change nothing may be a repeat that overtook the write
             effects: list[Effect] = [Persist(tuple(records), then=durable, patient=True)]
@@ -210,7 +211,7 @@ class Owner:
         stored = partition.on_durable(event.number) if partition is not None else None
         if stored is None:
             return []
-        return self.on_proven(event.key, self._copies.on_durable(event.key, stored), now)
+        return self._copies.on_durable(event.key, stored, now)
 
     def on_proven(self, key: PartitionKey, proven: list[tuple[Run, int]], now: int) -> list[Effect]:
         """Messages are on enough disks now: deliver and confirm them."""
@@ -257,12 +258,14 @@ class Owner:
         for lease in leases:
             delivery.expect(lease, now)
 
-    def leases_for_successor(self, key: PartitionKey, now: int) -> list[LeaseField]:
-        """The in-flight table, for whoever owns the partition now."""
-        delivery = self.deliveries.get(key)
+    def leases_for_successor(
+        self, key: PartitionKey, now: int, runs: list[Run] | None = None
+    ) -> list[LeaseField]:
+        """The in-flight table (of these runs), for whoever owns the partition now."""
+        delivery = self.deliveries.get(key) or self._former.get(key)
         if delivery is None:
             return []
-        return delivery.lease_fields(self.partition(key).pending.runs(), now)
+        return delivery.lease_fields(runs or self.partition(key).pending.runs(), now)
 
     def on_settle_durable(self, event: SettleDurable) -> list[Effect]:
         """The acks are on disk here; if that is enough, say so."""
@@ -296,19 +299,29 @@ class Owner:
         return self._owed.pop(key, [])
 
     def on_unreadable(self, key: PartitionKey, run: Run, now: int) -> list[Effect]:
-        """Bodies of the only copy are damaged: they are gone; say so, and go on with the rest."""
+        """Bodies are damaged: have them again from another home, or do without the only copy."""
         partition = self.partitions.get(key)
         if partition is None:
             return []
-        removed, records = partition.remove([part for part, _ in partition.pending.overlap(run)])
-        if not removed:
+        only_copy = self.owns(key) and self._copies.has_no_other(key)
+        if only_copy:
+            found = [part for part, _ in partition.pending.overlap(run)]
+            lost, records = partition.remove(found)
+        else:
+            lost, records = partition.unsee(run)
+        if not lost:
             return []
         if key in self.deliveries:
-            self.deliveries[key].on_unreadable(removed)
-        count = total(removed)
-        text = f"queue {key.queue!r}: {count} bodies do not match their checksums"
+            self.deliveries[key].on_unreadable(lost)
+        count = total(lost)
+        text = f"queue {key.queue!r}: {count} bodies do not match their checksums" + (
+            "; there is no other copy" if only_copy else "; asking for another copy"
+        )
         notice = Notify(Counted("body_unreadable", count, text, alarming=True))
-        return [notice, Persist((*self.take_owed(key), *records)), *self._pump(key, now)]
+        effects: list[Effect] = [notice, Persist((*self.take_owed(key), *records))]
+        if not only_copy:
+            effects += self._copies.repair(key, lost, now)
+        return [*effects, *self._pump(key, now)]
 
     # -- the world changes --
 
@@ -319,10 +332,11 @@ class Owner:
             if self.owns(key):
                 if key not in self.deliveries:
                     self._takeovers[key] = now + TAKEOVER_GRACE_MS
+                    self._former.pop(key, None)
                 self._delivery(key)
                 effects += self._pump(key, now)
             elif key in self.deliveries:
-                delivery = self.deliveries[key]
+                delivery = self._former[key] = self.deliveries.pop(key)
                 told = {bearer.node_id: None for bearer in delivery.consumers}
                 effects += [self._moved(node_id, key) for node_id in told]
         return effects
@@ -379,6 +393,7 @@ class Owner:
         if partition is not None:  # packets on their way out may still name its batches
             self._next_numbers[key] = partition.next_number
         self.deliveries.pop(key, None)
+        self._former.pop(key, None)
         self._owed.pop(key, None)
         self._timers.clear(key)
 
@@ -386,6 +401,19 @@ class Owner:
         """The dots are acked elsewhere: deliver them no more."""
         if key in self.deliveries:
             self.deliveries[key].forget(removed)
+        self._copies.on_removed(key, removed)
+
+    def on_acked_elsewhere(self, key: PartitionKey, removed: list[Run]) -> list[Effect]:
+        """Another owner's consumers have done these meanwhile: count what ours were given, too."""
+        delivery = self.deliveries.get(key)
+        count = delivery.given_of(removed) if delivery is not None else 0
+        self.forget(key, removed)
+        if not count:
+            return []
+        text = (
+            f"queue {key.queue!r}: {count} messages delivered here were acked elsewhere"
+        )
+        return [Notify(Counted("duplicates_after_heal", count, text, alarming=True))]
 
     def on_handed_over(
         self,

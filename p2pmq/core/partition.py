@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from p2pmq.core.effects import Effect
     from p2pmq.core.hlc import HybridClock
     from p2pmq.core.ids import NodeId, PartitionKey, Session
+    from p2pmq.core.intervals import Interval
     from p2pmq.core.records import Record, RecoveredBatch
 
 
@@ -49,6 +50,8 @@ class Stored:
     stamp: int
     alive: int
     publisher: NodeId | None = None
+    unseen: tuple[Interval, ...] = ()
+    """Seqs whose bodies were found damaged: the batch does not stand for them any more."""
 
     @property
     def run(self) -> Run:
@@ -80,7 +83,11 @@ class Partition:
                 self.seen.add(Run(record.session, low, high))
         for found in batches:
             batch = found.batch
-            self.seen.add(batch.run)
+            proven = DotSet([batch.run])
+            for low, high in found.unseen:
+                proven.remove(Run(batch.session, low, high))
+            for run in proven.runs():
+                self.seen.add(run)
             self._clock.observe(batch.stamp)
             stored = Stored(
                 found.number,
@@ -90,6 +97,7 @@ class Partition:
                 batch.size,
                 batch.stamp,
                 alive=0,
+                unseen=found.unseen,
             )
             for low, high in found.alive:
                 self.pending.put(Run(batch.session, low, high), found.number)
@@ -186,21 +194,45 @@ class Partition:
             for new in self.seen.missing(run):
                 self.seen.add(new)
                 sessions[new.session] = None
-        for number, stored in touched.items():
-            if stored.alive:
-                alive = tuple(
-                    (r.first, r.last) for r, n in self.pending.overlap(stored.run) if n == number
-                )
-                records.append(BatchTrimmed(Space.PARTITION, self.key, number, alive))
-            else:
-                del self.batches[number]
-                self.size -= stored.size
+        for stored in touched.values():
+            records.append(self._trimmed(stored))
+            if not stored.alive:
                 sessions[stored.session] = None
-                records.append(BatchRemoved(Space.PARTITION, self.key, number))
-        records += [
-            SeenChanged(self.key, session, self.seen.seqs(session).pairs()) for session in sessions
-        ]
+        records += [self._seen_changed(session) for session in sessions]
         return removed, records
+
+    def unsee(self, run: Run) -> tuple[list[Run], list[Record]]:
+        """Forget pending dots whose bodies are damaged, as if they had never come.
+
+        A merge would take them for acked otherwise. Those that were in, and the
+        records that say so.
+        """
+        lost: list[Run] = []
+        touched: dict[int, Stored] = {}
+        for part, number in self.pending.take(run):
+            lost.append(part)
+            self.seen.remove(part)
+            stored = touched[number] = self.batches[number]
+            stored.alive -= part.length
+            stored.unseen = (*stored.unseen, (part.first, part.last))
+        records: list[Record] = [self._trimmed(stored) for stored in touched.values()]
+        return lost, [*records, self._seen_changed(run.session)] if lost else []
+
+    def _trimmed(self, stored: Stored) -> Record:
+        """What is left of a batch, as a record; nothing: it goes."""
+        if stored.alive:
+            alive = tuple(
+                (run.first, run.last)
+                for run, number in self.pending.overlap(stored.run)
+                if number == stored.number
+            )
+            return BatchTrimmed(Space.PARTITION, self.key, stored.number, alive, stored.unseen)
+        del self.batches[stored.number]
+        self.size -= stored.size
+        return BatchRemoved(Space.PARTITION, self.key, stored.number)
+
+    def _seen_changed(self, session: Session) -> Record:
+        return SeenChanged(self.key, session, self.seen.seqs(session).pairs())
 
     def batch(self, run: Run, number: int) -> Batch:
         """The messages of the run, which lie in batch `number`, by reference to the store."""

@@ -4,8 +4,9 @@ A `Persist` carries records; the store makes all of one `Persist` durable in
 one atomic write, in order. `Recovered` is what it gives back at the next start.
 
 Invariant: a batch's dots become durable in the same write as its bodies; a
-stored batch is proof that its dots are seen, and `BatchRemoved` writes the
-session's `seen` in the same transaction that deletes the batch.
+stored batch is proof that its dots are seen (but those that were un-seen since),
+and `BatchRemoved` writes the session's `seen` in the same transaction that
+deletes the batch.
 """
 
 from __future__ import annotations
@@ -60,12 +61,16 @@ class BatchStored:
 
 @dataclass(frozen=True, slots=True)
 class BatchTrimmed:
-    """Only these seqs of the batch are alive still; the others are done."""
+    """Only these seqs of the batch are alive still; the others are done, or un-seen.
+
+    `unseen` are those whose bodies were damaged: the batch no longer proves them seen.
+    """
 
     space: Space
     key: PartitionKey
     number: int
     alive: tuple[Interval, ...]
+    unseen: tuple[Interval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,7 @@ class RecoveredBatch:
     number: int
     batch: Batch
     alive: tuple[Interval, ...]
+    unseen: tuple[Interval, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

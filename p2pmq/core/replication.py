@@ -1,4 +1,4 @@
-"""Replication: the owner's copies on other home replicas, and the replica's side of it.
+"""Replication: an owner's copies on the other home replicas of its partitions.
 
 The owner sends each batch and each ack to every home in reach while its own
 disk writes; W durable copies confirm. With a home that comes into reach it
@@ -6,55 +6,44 @@ first compares states and fetches what only that home has, and confirms and
 delivers nothing until that is merged. Merging is the set's own (section 6 of
 the design), so that lost, repeated and reordered packets do no harm.
 
-Invariant: a replica answers for a packet only after everything in it is durable.
+Invariant: what an owner takes for durable elsewhere, its holder has said to be so.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.copies import UNANSWERED_BYTES_MAX, Contact, Copies, Home, Settling, digest_of
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
-from p2pmq.core.events import ReplicaDurable, SupplyDurable
+from p2pmq.core.events import HandoverDurable, SettleDurable, SupplyDurable
 from p2pmq.core.ids import PartitionKey, Run
-from p2pmq.core.packets.publishing import FRAME_BYTES_MAX, RunField
-from p2pmq.core.packets.replicating import (
-    Compare,
-    Compared,
-    Fetch,
-    Offer,
-    Replicate,
-    Replicated,
-    Supply,
-)
-from p2pmq.core.records import BatchStored
+from p2pmq.core.packets.delivering import HandoverTaken
+from p2pmq.core.packets.publishing import RunField
+from p2pmq.core.packets.replicating import Compare, Fetch, Replicate
+from p2pmq.core.replica import BATCHES_MAX, RUNS_MAX, Replica, cut
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from p2pmq.core.effects import Effect
-    from p2pmq.core.events import SettleDurable
     from p2pmq.core.ids import NodeId
     from p2pmq.core.owner import Owner
     from p2pmq.core.ownership import Ownership
     from p2pmq.core.packets.delivering import LeaseField
     from p2pmq.core.packets.publishing import Batch
+    from p2pmq.core.packets.replicating import Compared, Offer, Replicated, Supply
     from p2pmq.core.partition import Partition, Stored
-    from p2pmq.core.records import Record
 
+Settled = SettleDurable | HandoverDurable
+"""Acks that somebody waits to see on enough disks."""
 RESEND_MS = 1_000
 ASKS_MAX = 3
 """A home that has not answered so many comparisons does not hold up the others any more."""
 ASK_AGAIN_MS = 5_000
 """… and is asked again after this."""
-OFFER_AGAIN_MS = 30_000
-"""How often a replica offers what it holds: the round of anti-entropy."""
-RUNS_MAX = 4_096
-BATCHES_MAX = 64
 
 
 class Replication:
@@ -66,6 +55,7 @@ class Replication:
         self._ownership = ownership
         self._copies: dict[PartitionKey, Copies] = {}
         self._timers: Timers[PartitionKey] = Timers()
+        self.replica = Replica(own_id, owner, ownership)
         self._next_number = (boot << 32) + 1
 
     # -- the owner: while it owns --
@@ -91,6 +81,10 @@ class Replication:
         """Whether too few homes are in reach for anything to be committed."""
         copies = self._copies.get(key)
         return copies is None or len(copies.in_reach()) + 1 < copies.wanted or not copies.is_home
+
+    def has_no_other(self, key: PartitionKey) -> bool:
+        """Whether the partition belongs on this node alone."""
+        return len(self._ownership.homes_of(key)[0]) <= 1
 
     def unproven(self, key: PartitionKey, run: Run) -> list[Run]:
         """The parts of the run that are not on enough disks yet."""
@@ -139,10 +133,19 @@ class Replication:
         """How many copies commit a message."""
         return self._ownership.homes_of(key)[1]
 
-    def on_durable(self, key: PartitionKey, stored: Stored) -> list[tuple[Run, int]]:
-        """A batch is on the own disk; what is proven by that."""
+    def on_durable(self, key: PartitionKey, stored: Stored, now: int) -> list[Effect]:
+        """A batch is on the own disk: perhaps that is enough; homes that came late get it."""
         copies = self._copies.get(key)
-        return [] if copies is None else copies.note(stored.run, self._own_id)
+        if copies is None:
+            return []
+        effects = self._owner.on_proven(key, copies.note(stored.run, self._own_id), now)
+        for home in copies.in_reach():
+            late = home.late.overlap(stored.run)
+            if late:
+                home.to_push.extend(late)
+                home.late.remove(stored.run)
+                effects += self._push(key, home, now)
+        return effects
 
     def on_refused(self, key: PartitionKey, stored: Stored) -> None:
         """A batch could not be written here."""
@@ -157,7 +160,7 @@ class Replication:
             copies.forget(removed)
 
     def on_settle(
-        self, key: PartitionKey, acks: list[Run], event: SettleDurable, now: int
+        self, key: PartitionKey, acks: list[Run], event: Settled, now: int
     ) -> list[Effect]:
         """Acks are being written here: send them to every home in reach meanwhile."""
         copies, effects = self.copies(key, now)
@@ -172,14 +175,14 @@ class Replication:
         copies.acking[operation] = event
         return effects + sent
 
-    def on_settle_durable(self, event: SettleDurable) -> bool:
+    def on_settle_durable(self, event: Settled) -> bool:
         """The acks are on the own disk; whether they are on enough disks now."""
         copies = self._copies.get(event.key)
         if copies is None or event not in copies.settling:
             return True
         return self._settled_at(copies, event, self._own_id)
 
-    def _settled_at(self, copies: Copies, event: SettleDurable, holder: NodeId) -> bool:
+    def _settled_at(self, copies: Copies, event: Settled, holder: NodeId) -> bool:
         settling = copies.settling[event]
         settling.holders[holder] = None
         if len(settling.holders) < copies.wanted:
@@ -231,8 +234,17 @@ class Replication:
         effects = self._owner.on_proven(key, proven, now)
         event = copies.acking.get(packet.number)
         if event is not None and self._settled_at(copies, event, peer):
-            effects += self._owner.settled(event)
+            effects += self._answer(event)
         return effects + self._push(key, home, now)
+
+    def _answer(self, event: Settled) -> list[Effect]:
+        """The acks are on enough disks: tell whoever brought them."""
+        if isinstance(event, SettleDurable):
+            return self._owner.settled(event)
+        if any(self.unproven(event.key, run) for run in event.runs):
+            return []  # the giver's repeat is answered when the batches are on enough disks, too
+        taken = HandoverTaken(event.key.queue, event.key.number, event.transfer)
+        return [Send(event.peer, taken)]
 
     # -- the owner: comparing --
 
@@ -250,7 +262,17 @@ class Replication:
                 effects += begun + self._owner.on_proven(key, proven, now)
                 effects += self._reach_out(key, copies, now)
             else:
-                effects += self._offer(key, now)
+                effects += self.replica.offer(key, now)
+        return effects
+
+    def repair(self, key: PartitionKey, lost: Iterable[Run], now: int) -> list[Effect]:
+        """Messages were un-seen here: have them again from a home that holds them."""
+        if not self._owner.owns(key):
+            return self.replica.offer(key, now)
+        copies, effects = self.copies(key, now)
+        copies.forget(lost)
+        for home in copies.in_reach():
+            effects += self._ask(key, home, now)
         return effects
 
     def _reach_out(self, key: PartitionKey, copies: Copies, now: int) -> list[Effect]:
@@ -268,12 +290,11 @@ class Replication:
         """Compare with a home; one that is merged stays so meanwhile."""
         if home.contact is not Contact.MERGED:
             home.contact = Contact.COMPARING
-        home.number = self._take_number()
-        home.seen, home.pending = DotSet(), DotSet()
-        home.fetching, home.requested = DotSet(), DotSet()
+        partition = self._owner.partition(key)
+        home.begin(self._take_number(), partition, now)
         self._timers.set_if_earlier(key, now + RESEND_MS)
-        digest = digest_of(self._owner.partition(key))
-        return [Send(home.node_id, Compare(key.queue, key.number, home.number, digest))]
+        compare = Compare(key.queue, key.number, home.number, digest_of(partition))
+        return [Send(home.node_id, compare)]
 
     def on_offer(self, peer: NodeId, packet: Offer, now: int) -> list[Effect]:
         """A home replica holds something: merge from it, if it is not known to be the same."""
@@ -295,22 +316,14 @@ class Replication:
         home = copies.homes.get(peer) if copies is not None else None
         if copies is None or home is None or home.number != packet.number:
             return []
-        partition = self._owner.partition(key)
-        if packet.equal:
-            home.seen, home.pending = partition.seen.copy(), DotSet(partition.pending.runs())
-        for run in packet.seen:
-            home.seen.add(Run(run.session, run.first, run.last))
-        for run in packet.pending:
-            home.pending.add(Run(run.session, run.first, run.last))
-        if packet.more:
-            return []
-        home.asked = 0
+        if not home.take_in(packet):
+            return []  # more is to come
+        home.asked = home.number = 0
         acked_there = home.seen.difference(home.pending)
-        if acked_there.intersection(partition.appending):
-            self._timers.set(key, now + RESEND_MS // 10)
-            home.number = 0
+        if acked_there.intersection(self._owner.partition(key).appending):
+            self._timers.set_if_earlier(key, now + RESEND_MS // 10)
+            home.again = True
             return []  # just being written here: ask again when it is
-        home.number = 0
         return self._merge(key, copies, home, acked_there, packet.leases, now)
 
     def _merge(
@@ -323,9 +336,10 @@ class Replication:
         now: int,
     ) -> list[Effect]:
         partition = self._owner.partition(key)
-        removed, records = partition.remove(acked_there.difference(partition.acked()).runs())
-        self._owner.forget(key, removed)
+        news = list(acked_there.difference(partition.acked()).runs())
+        removed, records = partition.remove(news)
         effects: list[Effect] = [Persist(tuple(records))] if records else []
+        effects += self._owner.on_acked_elsewhere(key, removed)
         self._owner.expect(key, leases, now)
         proven = [
             part
@@ -334,11 +348,16 @@ class Replication:
             for part in copies.note(held, home.node_id)
         ]
         effects += self._owner.on_proven(key, proven, now)
-        home.fetching = home.pending.difference(partition.seen).difference(partition.appending)
-        pending = DotSet(partition.pending.runs())
-        home.to_push.extend(pending.difference(home.seen).runs())
+        lacks = DotSet(partition.pending.runs()).difference(home.seen).difference(home.on_its_way())
+        home.to_push.extend(lacks.runs())
+        home.late = partition.appending.difference(home.seen).difference(home.on_its_way())
         home.acks_to_push.extend(partition.acked().difference(acked_there).runs())
         effects += self._push(key, home, now)
+        for other in copies.in_reach():
+            if news and other is not home:
+                other.acks_to_push.extend(news)
+                effects += self._push(key, other, now)
+        home.fetching = home.pending.difference(partition.seen).difference(partition.appending)
         return effects + self._fetch_next(key, home, now)
 
     def _fetch_next(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
@@ -349,6 +368,7 @@ class Replication:
         if home.contact is not Contact.MERGED:
             home.contact = Contact.FETCHING
         home.number = self._take_number()
+        home.asked_at = now
         home.requested = DotSet()
         runs: list[RunField] = []
         for run in home.fetching.runs():
@@ -367,9 +387,11 @@ class Replication:
         home = copies.homes.get(peer) if copies is not None else None
         if home is None or home.number != packet.number:
             return []
-        carried = (*packet.acked, *(RunField(*batch.run) for batch in packet.batches))
-        numbers, records = self._take_in(key, list(packet.acked), packet.batches, now)
-        runs = tuple(Run(run.session, run.first, run.last) for run in carried)
+        acked = [Run(run.session, run.first, run.last) for run in packet.acked]
+        if self._owner.partition(key).is_appending(acked):
+            return []  # a publisher's repeat is being written just now: it is asked for again
+        numbers, records = self.replica.take_in(key, acked, packet.batches, now)
+        runs = (*acked, *(batch.run for batch in packet.batches))
         then = SupplyDurable(key, peer, packet.number, tuple(numbers), runs)
         return [Persist(tuple(records), then=then)]
 
@@ -385,9 +407,10 @@ class Replication:
         if home is None or home.number != event.number:
             return effects
         home.asked = 0
-        for run in event.runs:
-            home.requested.remove(run)
-            home.fetching.remove(run)
+        seen = self._owner.partition(key).seen
+        for part in [part for run in event.runs for part in seen.overlap(run)]:
+            home.requested.remove(part)
+            home.fetching.remove(part)
         if not home.requested:
             home.number = 0
             effects += self._fetch_next(key, home, now)
@@ -401,7 +424,7 @@ class Replication:
             acked: list[RunField] = []
             while home.acks_to_push and len(acked) < RUNS_MAX:
                 acked.append(RunField(*home.acks_to_push.popleft()))
-            batches = self._cut(partition, home.to_push)
+            batches = cut(partition, home.to_push)
             if not acked and not batches:
                 continue  # acked meanwhile: that has been sent by itself
             number = self._take_number()
@@ -409,38 +432,22 @@ class Replication:
             effects += self._send_to(key, home, packet, now)
         return effects
 
-    def _cut(self, partition: Partition, runs: deque[Run]) -> tuple[Batch, ...]:
-        """Take the next piece off a queue of runs: what of it is pending, up to a frame's size."""
-        batches: list[Batch] = []
-        size = 0
-        while runs and len(batches) < BATCHES_MAX and size < FRAME_BYTES_MAX:
-            run = runs.popleft()
-            for part, number in partition.pending.overlap(run):
-                batch = partition.batch(part, number)
-                if batches and size + batch.size > FRAME_BYTES_MAX:
-                    runs.appendleft(Run(run.session, part.first, run.last))
-                    return tuple(batches)
-                batches.append(batch)
-                size += batch.size
-        return tuple(batches)
-
     # -- time and links --
 
     def next_deadline(self) -> int | None:
         """When something is to be said again."""
-        return self._timers.next_deadline()
+        mine, replica = self._timers.next_deadline(), self.replica.next_deadline()
+        return replica if mine is None or (replica is not None and replica < mine) else mine
 
     def on_timeout(self, now: int) -> list[Effect]:
         """Say again what was not answered; ask again who was given up."""
-        effects: list[Effect] = []
+        effects = self.replica.on_timeout(now)
         while (key := self._timers.pop_due(now)) is not None:
             copies = self._copies.get(key)
             if copies is not None:
                 for home in list(copies.homes.values()):
                     effects += self._remind(key, home, now)
                 effects += self._owner.on_active(key, now)
-            elif key in self._owner.partitions:
-                effects += self._offer(key, now)
         return effects
 
     def _remind(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
@@ -453,7 +460,12 @@ class Replication:
             if now - home.sent_at >= RESEND_MS:
                 effects += self._send_again(key, home, now)
             self._timers.set_if_earlier(key, now + RESEND_MS)
-        if home.number or home.contact is Contact.COMPARING:
+        if home.again:
+            effects += self._ask(key, home, now)
+        elif home.number or home.contact is Contact.COMPARING:
+            if now - home.asked_at < RESEND_MS:
+                self._timers.set_if_earlier(key, home.asked_at + RESEND_MS)
+                return effects
             home.asked += 1
             if home.asked > ASKS_MAX:
                 home.lose()
@@ -467,20 +479,8 @@ class Replication:
         home.sent_at = now
         partition = self._owner.partition(key)
         for number, packet in home.unanswered.items():
-            acked = [
-                RunField(*done)
-                for batch in packet.batches
-                for seen in partition.seen.overlap(batch.run)
-                for done in partition.pending.missing(seen)
-            ]
-            if acked:
-                batches = [
-                    batch.part(run.first, run.last)
-                    for batch in packet.batches
-                    for run in _without(batch.run, acked)
-                ]
-                runs = (*packet.acked, *acked)
-                home.unanswered[number] = replace(packet, acked=runs, batches=tuple(batches))
+            if packet.batches:
+                home.unanswered[number] = _up_to_date(packet, partition)
         return [Send(home.node_id, packet) for packet in home.unanswered.values()]
 
     def on_peer_connected(self, peer: NodeId, now: int) -> list[Effect]:
@@ -493,112 +493,7 @@ class Replication:
                 effects += self._ask(key, home, now)
         for key in list(self._owner.partitions):
             if self._ownership.owner_of(key) == peer:
-                effects += self._offer(key, now)
-        return effects
-
-    # -- the replica --
-
-    def _offer(self, key: PartitionKey, now: int) -> list[Effect]:
-        """Tell the owner that something of its partition is here."""
-        owner = self._ownership.owner_of(key)
-        homes, _ = self._ownership.homes_of(key)
-        if owner is None or self._own_id not in homes:
-            return []
-        self._timers.set(key, now + OFFER_AGAIN_MS)
-        digest = digest_of(self._owner.partition(key))
-        return [Send(owner, Offer(key.queue, key.number, digest))]
-
-    def on_replicate(self, peer: NodeId, packet: Replicate, now: int) -> list[Effect]:
-        """Store what an owner sends, and answer once it is durable."""
-        key = PartitionKey(packet.queue, packet.partition)
-        runs = [Run(run.session, run.first, run.last) for run in packet.acked]
-        partition = self._owner.partition(key)
-        if partition.is_appending([*runs, *(batch.run for batch in packet.batches)]):
-            return []  # being written just now: the repeat comes after that
-        numbers, records = self._take_in(key, list(packet.acked), packet.batches, now)
-        then = ReplicaDurable(key, peer, packet.number, tuple(numbers))
-        self._timers.set_if_earlier(key, now + OFFER_AGAIN_MS)
-        return [Persist(tuple(records), then=then)]
-
-    def _take_in(
-        self, key: PartitionKey, acked: list[RunField], batches: tuple[Batch, ...], now: int
-    ) -> tuple[list[int], list[Record]]:
-        """Merge acks and batches into the partition: what is being written, as records."""
-        partition = self._owner.partition(key)
-        runs = [Run(run.session, run.first, run.last) for run in acked]
-        removed, records = partition.remove(runs)
-        self._owner.forget(key, removed)
-        self.on_removed(key, removed)
-        numbers: list[int] = []
-        for batch in batches:
-            for part in partition.new_parts(batch):
-                stored, record = partition.stage(part, now + self._owner.wall_offset_ms)
-                numbers.append(stored.number)
-                records.append(record)
-        return numbers, self._owner.take_owed(key) + records
-
-    def on_replica_durable(self, event: ReplicaDurable, now: int) -> list[Effect]:
-        """What an owner sent is on disk here."""
-        key = event.key
-        effects = self._owner.on_replica_stored(key, event.numbers, now)
-        return [Send(event.peer, Replicated(key.queue, key.number, event.number)), *effects]
-
-    def on_write_refused(
-        self, event: ReplicaDurable | SupplyDurable, records: tuple[Record, ...]
-    ) -> list[Effect]:
-        """The disk is full: batches never came, and are not answered for; acks are owed."""
-        partition = self._owner.partitions.get(event.key)
-        if partition is not None:
-            for number in event.numbers:
-                partition.on_write_refused(number)
-        acks = tuple(record for record in records if type(record) is not BatchStored)
-        return self._owner.on_settle_refused(event.key, acks)
-
-    def on_compare(self, peer: NodeId, packet: Compare, now: int) -> list[Effect]:
-        """Tell an owner what is here, unless it is the same."""
-        key = PartitionKey(packet.queue, packet.partition)
-        partition = self._owner.partition(key)
-        leases = tuple(self._owner.leases_for_successor(key, now))
-        if packet.digest == digest_of(partition):
-            equal = Compared(key.queue, key.number, packet.number, equal=True, leases=leases)
-            return [Send(peer, equal)]
-        seen = [RunField(*run) for run in partition.seen.runs()]
-        pending = [RunField(*run) for run in DotSet(partition.pending.runs()).runs()]
-        effects: list[Effect] = []
-        while True:
-            part, seen = seen[:RUNS_MAX], seen[RUNS_MAX:]
-            room = RUNS_MAX - len(part)
-            pending_part, pending = pending[:room], pending[room:]
-            more = bool(seen or pending)
-            answer = Compared(
-                key.queue,
-                key.number,
-                packet.number,
-                equal=False,
-                seen=tuple(part),
-                pending=tuple(pending_part),
-                leases=() if more else leases,
-                more=more,
-            )
-            effects.append(Send(peer, answer))
-            if not more:
-                return effects
-
-    def on_fetch(self, peer: NodeId, packet: Fetch) -> list[Effect]:
-        """Send an owner messages that it lacks."""
-        key = PartitionKey(packet.queue, packet.partition)
-        partition = self._owner.partition(key)
-        asked = DotSet(Run(run.session, run.first, run.last) for run in packet.runs)
-        pending = DotSet(partition.pending.runs())
-        acked = asked.intersection(partition.seen).difference(pending)
-        queue = deque(asked.intersection(pending).runs())
-        effects: list[Effect] = []
-        gone = tuple(RunField(*run) for run in acked.runs())
-        while queue or gone:
-            batches = self._cut(partition, queue)
-            supply = Supply(key.queue, key.number, packet.number, gone, batches)
-            effects.append(Send(peer, supply))
-            gone = ()
+                effects += self.replica.offer(key, now)
         return effects
 
     def _take_number(self) -> int:
@@ -606,9 +501,19 @@ class Replication:
         return self._next_number
 
 
-def _without(run: Run, acked: list[RunField]) -> list[Run]:
-    """The parts of the run that are not acked."""
-    rest = DotSet([run])
-    for done in acked:
-        rest.remove(Run(done.session, done.first, done.last))
-    return list(rest.runs())
+def _up_to_date(packet: Replicate, partition: Partition) -> Replicate:
+    """The packet as it would be made now: what is acked by now as acks, the rest from the store.
+
+    What is neither here nor acked was damaged, and is not to be had from here.
+    """
+    acked: list[RunField] = []
+    batches: list[Batch] = []
+    for batch in packet.batches:
+        run = batch.run
+        for seen in partition.seen.overlap(run):
+            acked += [RunField(*done) for done in partition.pending.missing(seen)]
+        batches += [
+            partition.batch(part, number) for part, number in partition.pending.overlap(run)
+        ]
+        batches += [batch.part(new.first, new.last) for new in partition.appending.overlap(run)]
+    return replace(packet, acked=(*packet.acked, *acked), batches=tuple(batches))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "crash", "crash", "power_cut", "restart", "stop", "pause", "partition", "partition", "one_way",
-    "flap", "isolate", "cut", "bridge", "loss", "duplicate", "reorder", "latency",
+    "flap", "isolate", "cut", "bridge", "loss", "duplicate", "reorder", "corrupt", "latency",
     "rate", "slow_disk", "full_disk", "failing_disk", "clock_jump", "clock_drift", "heal", "heal",
 )  # fmt: skip
 """What may happen at random, as often as it stands here."""

@@ -46,6 +46,7 @@ class Kept(NamedTuple):
 
     batch: Batch
     alive: tuple[Interval, ...]
+    unseen: tuple[Interval, ...] = ()
 
 
 @dataclass(slots=True)
@@ -75,10 +76,10 @@ class Contents:
             case rec.BatchStored(space, key, number, batch):
                 alive = ((batch.first, batch.last),)
                 self.batches[BatchName(space, key, number)] = Kept(batch, alive)
-            case rec.BatchTrimmed(space, key, number, alive):
+            case rec.BatchTrimmed(space, key, number, alive, unseen):
                 name = BatchName(space, key, number)
                 if name in self.batches:
-                    self.batches[name] = Kept(self.batches[name].batch, alive)
+                    self.batches[name] = Kept(self.batches[name].batch, alive, unseen)
             case rec.BatchRemoved(space, key, number):
                 self.batches.pop(BatchName(space, key, number), None)
             case rec.SeenChanged(key, session, seqs):
@@ -126,7 +127,7 @@ class SimDisk:
     def alive(self) -> Iterator[tuple[Space, PartitionKey, Run]]:
         """The dots whose bodies are here, in the order of the batches' names."""
         for name in sorted(self.contents.batches):
-            batch, alive = self.contents.batches[name]
+            batch, alive, _ = self.contents.batches[name]
             for low, high in alive:
                 yield name.space, name.key, Run(batch.session, low, high)
 
@@ -143,9 +144,9 @@ class SimDisk:
         contents = self.contents
         found = []
         for name in sorted(contents.batches):
-            batch, alive = contents.batches[name]
+            batch, alive, unseen = contents.batches[name]
             where = StoredBodies(name.space, name.key, name.number, 0, batch.count)
-            found.append(RecoveredBatch(*name, replace(batch, bodies=where), alive))
+            found.append(RecoveredBatch(*name, replace(batch, bodies=where), alive, unseen))
         seen = tuple(rec.SeenChanged(*name, seqs) for name, seqs in sorted(contents.seen.items()))
         members = tuple(contents.members[node_id] for node_id in sorted(contents.members))
         return Recovered(
@@ -184,7 +185,7 @@ class SimDisk:
         if not names:
             return None
         name = self._rng.choice(names)
-        batch, alive = self.contents.batches[name]
+        batch, alive, unseen = self.contents.batches[name]
         packed = batch.bodies
         assert isinstance(packed, PackedBodies)
         blob = bytearray(packed.blob)
@@ -197,7 +198,7 @@ class SimDisk:
         at = blob.index(body, start) + self._rng.randrange(len(body))
         blob[at] ^= 1 << self._rng.randrange(8)
         damaged = replace(batch, bodies=PackedBodies.from_blob(bytes(blob)))
-        self.contents.batches[name] = Kept(damaged, alive)
+        self.contents.batches[name] = Kept(damaged, alive, unseen)
         seq = batch.first + position
         return name.key, Run(batch.session, seq, seq)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from p2pmq.errors import RequestTimeoutError
 from p2pmq.sim.chaos import chaos_faults
+from p2pmq.sim.history import Fault
 from p2pmq.sim.judging import checked, expected, measured, not_stuck, totals
 from p2pmq.sim.mesh import POLL_S, RESTS_S
 from p2pmq.sim.observer import Observer
@@ -201,8 +202,15 @@ def _outcome(playing: Playing, label: Label, error: str) -> Outcome:
     mesh, scenario, observer = playing.mesh, playing.scenario, playing.observer
     if observer is not None:
         observer.end()
-    counted = mesh.summary()  # it takes stock
     history = mesh.history
+    if any(
+        links.loss or links.duplicate or links.reorder or links.corrupt for links in scenario.links
+    ):
+        # The scenario's own links are no fault to be mended, but they explain what faults explain.
+        history.add(
+            Fault(0.0, "link", tuple(mesh.names), "links as the scenario has them", mesh.now)
+        )
+    counted = mesh.summary()  # it takes stock
     latencies = measured(history, observer)
     gave_up = playing.workload.gave_up
     verdicts = [
@@ -234,7 +242,7 @@ def _outcome(playing: Playing, label: Label, error: str) -> Outcome:
 def _bands(mesh: Mesh) -> list[Band]:
     """The faults; one that went on in the instant in which it ended is one band."""
     bands: list[Band] = []
-    for fault in mesh.history.faults:
+    for fault in sorted(mesh.history.faults, key=lambda fault: fault.at_s):
         to_s = mesh.now if fault.until_s is None else fault.until_s
         for at, band in enumerate(bands):
             same = (band.what, band.who, band.text) == (fault.kind, fault.hosts, fault.text)

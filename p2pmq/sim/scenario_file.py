@@ -207,7 +207,7 @@ def _kind_of(hint: Any) -> Kind | None:  # noqa: ANN401  any annotation
     return next((extra for extra in get_args(hint) if isinstance(extra, Kind)), None)
 
 
-def _table_of(hint: Any) -> Any:  # noqa: ANN401  a dataclass
+def _table_of(hint: Any) -> Any:  # noqa: ANN401  an annotation, and then a dataclass
     if is_dataclass(hint):
         return hint
     inner = get_args(hint)[0]

@@ -65,7 +65,7 @@ def shrunk(scenario: Scenario, fails: Fails, runs_max: int = RUNS_MAX) -> Scenar
 def _with(data: _T, field: str, value: object) -> _T:
     """The dataclass with one field changed."""
     changes: dict[str, Any] = {field: value}
-    return replace(data, **changes)  # type: ignore[type-var]  # a dataclass, by its callers
+    return replace(data, **changes)  # type: ignore[type-var]  # only dataclasses are given
 
 
 def _named(scenario: Scenario) -> Scenario:

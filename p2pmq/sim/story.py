@@ -19,6 +19,7 @@ from p2pmq.errors import (
     OutboxFullError,
     RequestTimeoutError,
     StaleReceiptError,
+    StoreFullError,
 )
 from p2pmq.sim.host import HostState
 
@@ -35,6 +36,7 @@ GIVEN_UP = (
     OutboxFullError,
     RequestTimeoutError,
     StaleReceiptError,
+    StoreFullError,
 )
 """What a service must expect of a mesh in which everything fails."""
 
@@ -59,7 +61,8 @@ class Plan:
     """Between two faults."""
     faults: tuple[str, ...] = (
         "crash", "power", "restart", "pause", "partition", "one_way", "flap", "isolate",
-        "loss", "duplicate", "reorder", "corrupt", "latency", "slow_disk", "clock", "heal", "heal",
+        "loss", "duplicate", "reorder", "corrupt", "latency", "rate", "slow_disk", "full_disk",
+        "clock", "drift", "heal", "heal",
     )  # fmt: skip
     consuming: float = 0.7
     """Share of nodes that consume."""
@@ -175,6 +178,8 @@ class Story:
             "flap": lambda name: self._mesh.flap(name, self._other(name), every=3),
             "isolate": self._mesh.isolate,
             "clock": lambda name: self._mesh.clock_jump(name, self._rng.uniform(-900, 900)),
+            "drift": lambda name: self._mesh.clock_drift(name, self._rng.choice((-0.1, 0.01, 0.5))),
+            "full_disk": self._mesh.disk_full,
             "slow_disk": lambda name: self._mesh.slow_disk(name, (5, self._rng.choice((50, 800)))),
         }
         rng, mesh = self._rng, self._mesh
@@ -187,7 +192,9 @@ class Story:
         elif fault in breaks and len(up) > 1:
             breaks[fault](rng.choice(up))
         elif fault == "heal":
-            mesh.heal()
+            self._heal()
+        elif fault == "rate":
+            mesh.rate(rng.choice((5_000, 50_000, 500_000)))
         elif fault == "latency":
             mesh.latency((1, rng.choice((20, 300))))
         elif fault in ("loss", "duplicate", "reorder", "corrupt"):
@@ -222,9 +229,15 @@ class Story:
     def _restart(self, name: str) -> None:
         self._restarts.append(asyncio.ensure_future(self._mesh.restart(name)))
 
+    def _heal(self) -> None:
+        self._mesh.heal()
+        for name in self._mesh.names:
+            if self._mesh.host(name).disk.full:
+                self._mesh.disk_full(name, full=False)
+
     async def _mend(self) -> None:
         mesh = self._mesh
-        mesh.heal()
+        self._heal()
         while self._paused:
             self._resume()
         await asyncio.gather(*self._restarts, return_exceptions=True)

@@ -81,8 +81,20 @@ def run_seeds(seeds: Sequence[int]) -> list[SeedResult]:
 
 def _played(scenario: Scenario, seed: int) -> Outcome:
     # A process runs one simulation at a time, and a worker of a cluster may have many threads.
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME, _without_logs():
         return play(scenario, seed, Label(f"seed {seed}"), observes=False)
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Nodes say what is broken; here all of it is broken on purpose."""
+    logger = logging.getLogger("p2pmq")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _result(outcome: Outcome) -> SeedResult:
@@ -130,16 +142,15 @@ def jobs_here() -> int:
 def local_engine(jobs: int) -> Iterator[Executor]:
     """Processes on this machine. They leave Ctrl-C to their parent."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_set_up_worker)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_interrupts_alone)
     try:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _set_up_worker() -> None:
+def _leave_interrupts_alone() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("p2pmq").setLevel(logging.CRITICAL)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Meta(NamedTuple):
 
     `length` is how many messages it had. `alive` None: all of it. `kept` are the blobs
     that lie one after another in the bodies' row: one, until the batch was
-    rewritten without its dead bodies.
+    rewritten without its dead bodies. `unseen` are the seqs that it does not prove seen.
     """
 
     session: bytes
@@ -67,6 +67,7 @@ class Meta(NamedTuple):
     stamp: int
     alive: tuple[Interval, ...] | None
     kept: tuple[Kept, ...]
+    unseen: tuple[Interval, ...] = ()
 
 
 def seal(key: bytes, value: bytes) -> bytes:
@@ -142,7 +143,7 @@ def meta_of(batch: Batch, blob_bytes: int) -> Meta:
 
 def pack_meta(meta: Meta) -> bytes:
     """The value of a batch in `meta`."""
-    session, first, count, size, stamp, alive, kept = meta
+    session, first, count, size, stamp, alive, kept, unseen = meta
     plain = len(kept) == 1 and kept[0].start == 0 and kept[0].stop == count
     blob_bytes = sum(part.size for part in kept)
     head = _META.pack(
@@ -159,7 +160,7 @@ def pack_meta(meta: Meta) -> bytes:
         head += pack_intervals(alive)
     if not plain:
         head += struct.pack(f"<{3 * len(kept)}Q", *(n for part in kept for n in part))
-    return head
+    return head + pack_intervals(unseen) if unseen else head
 
 
 def unpack_meta(value: bytes) -> Meta:
@@ -173,13 +174,14 @@ def unpack_meta(value: bytes) -> Meta:
         return Meta(session, first, count, size, stamp, None, kept)
     alive = None if alives == _ALL_ALIVE else alives
     middle = _META.size + 16 * (alive or 0)
-    if len(value) != middle + 24 * parts:
+    end = middle + 24 * parts
+    if len(value) < end:
         raise LayoutError("a batch's row has a wrong length")
     intervals = None if alive is None else unpack_intervals(value[_META.size : middle])
-    kept = tuple(Kept(*part) for part in struct.iter_unpack("<QQQ", value[middle:]))
-    return Meta(
-        session, first, count, size, stamp, intervals, kept or (Kept(0, count, blob_bytes),)
-    )
+    kept = tuple(Kept(*part) for part in struct.iter_unpack("<QQQ", value[middle:end]))
+    whole = (Kept(0, count, blob_bytes),)
+    unseen = unpack_intervals(value[end:])
+    return Meta(session, first, count, size, stamp, intervals, kept or whole, unseen)
 
 
 def pack_rumour(rumour: Rumour) -> bytes:

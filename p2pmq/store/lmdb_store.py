@@ -196,8 +196,9 @@ class LmdbStore:
                 write.batches += (stored_key,)
                 write.size += len(blob)
                 self._cache.pin(stored_key, whole(bodies, batch.count))
-            case BatchTrimmed(space, key, number, alive):
-                ops.append(TrimBatch(batch_key(self._id_for(space, key, write), number), alive))
+            case BatchTrimmed(space, key, number, alive, unseen):
+                stored_key = batch_key(self._id_for(space, key, write), number)
+                ops.append(TrimBatch(stored_key, alive, unseen))
             case BatchRemoved(space, key, number):
                 stored_key = batch_key(self._id_for(space, key, write), number)
                 ops.append(RemoveBatch(stored_key))

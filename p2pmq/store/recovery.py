@@ -163,7 +163,8 @@ def _batches(
             stamp=meta.stamp,
         )
         alive = ((meta.first, batch.last),) if meta.alive is None else meta.alive
-        found.setdefault(partition_id, []).append(RecoveredBatch(space, key, number, batch, alive))
+        batch_found = RecoveredBatch(space, key, number, batch, alive, meta.unseen)
+        found.setdefault(partition_id, []).append(batch_found)
     in_order = sorted(found, key=partitions.__getitem__)
     return tuple(batch for partition_id in in_order for batch in found[partition_id])
 

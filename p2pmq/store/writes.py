@@ -142,6 +142,7 @@ class TrimBatch:
 
     key: bytes
     alive: tuple[Interval, ...]
+    unseen: tuple[Interval, ...] = ()
     skip: bool = False
 
     def apply(self, work: Work) -> None:
@@ -149,7 +150,8 @@ class TrimBatch:
         row = work.txn.get(self.key, db=work.tables.meta)
         if row is None:
             return  # refused by a full disk
-        meta = unpack_meta(unseal(self.key, bytes(row)))._replace(alive=self.alive)
+        meta = unpack_meta(unseal(self.key, bytes(row)))
+        meta = meta._replace(alive=self.alive, unseen=self.unseen)
         if work.may_shrink and worth_shrinking(meta):
             blob = work.txn.get(self.key, db=work.tables.bodies)
             shrunk = None if blob is None else shrink(meta, bytes(blob))

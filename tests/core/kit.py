@@ -121,6 +121,7 @@ class Name(NamedTuple):
 class Kept(NamedTuple):
     batch: Batch
     alive: tuple[Interval, ...]
+    unseen: tuple[Interval, ...] = ()
 
 
 @dataclass(slots=True)
@@ -146,9 +147,9 @@ class Disk:
                 name = Name(space, key, number)
                 assert name not in self.batches, f"{name} was used before"
                 self.batches[name] = Kept(self.read(batch), ((batch.first, batch.last),))
-            case rec.BatchTrimmed(space, key, number, alive):
+            case rec.BatchTrimmed(space, key, number, alive, unseen):
                 name = Name(space, key, number)
-                self.batches[name] = self.batches[name]._replace(alive=alive)
+                self.batches[name] = self.batches[name]._replace(alive=alive, unseen=unseen)
             case rec.BatchRemoved(space, key, number):
                 del self.batches[Name(space, key, number)]
             case rec.SeenChanged(key, session, seqs):
@@ -185,6 +186,7 @@ class Disk:
                 *name,
                 replace(kept.batch, bodies=StoredBodies(*name, 0, kept.batch.count)),
                 kept.alive,
+                kept.unseen,
             )
             for name, kept in sorted(self.batches.items(), key=lambda item: item[0])
         )

@@ -512,7 +512,8 @@ class MachineMesh:
             for key, partition in machine.owner.partitions.items():
                 if partition.pending or partition.batches:
                     found.append(f"{node.number}: {partition.pending.count} in {key.queue}")
-                if node.node_id not in machine._ownership.homes_of(key)[0]:
+                is_home = node.node_id in machine._ownership.homes_of(key)[0]
+                if partition.seen and not is_home:
                     found.append(f"{node.number}: holds {key.queue}, which is not its own")
             if node.disk.batches:
                 found.append(f"{node.number}: {len(node.disk.batches)} batches on disk")

@@ -12,7 +12,7 @@ from p2pmq.core.events import Confirmation
 from p2pmq.core.ids import PartitionKey
 from tests.core.machine_mesh import MachineMesh, Node
 
-SEEDS = int(os.environ.get("P2PMQ_HISTORIES", "3"))
+SEEDS = int(os.environ.get("P2PMQ_HISTORIES", "2"))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from p2pmq.config import Replication
-from p2pmq.config import Replication
 from p2pmq.core.ids import NodeId, PartitionKey
 from p2pmq.core.ownership import Ownership
 from p2pmq.core.ring import Place

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 COMMANDS = ("ip", "iptables", "tc")
+DIRECTIONS = {"INPUT": "-i", "OUTPUT": "-o"}
 NETWORK = "10.77.0."
 PORT = 7_400
 
@@ -74,17 +75,17 @@ class Hosts:
             with contextlib.suppress(NotHereError):
                 run("ip", "netns", "delete", self.namespace(host))
 
-    def isolate(self, host: str) -> None:
-        """Let no packet from or to the host pass."""
-        self._filter("-A", host)
+    def cut(self, host: str, *chains: str) -> None:
+        """Let no packet to (INPUT) or from (OUTPUT) the host pass, or neither."""
+        self._filter("-A", host, chains)
 
-    def heal(self, host: str) -> None:
+    def heal(self, host: str, *chains: str) -> None:
         """Let them pass again."""
-        self._filter("-D", host)
+        self._filter("-D", host, chains)
 
-    def _filter(self, what: str, host: str) -> None:
-        for chain, interface in (("INPUT", "-i"), ("OUTPUT", "-o")):
-            rule = (chain, interface, "eth0", "-j", "DROP")
+    def _filter(self, what: str, host: str, chains: Sequence[str]) -> None:
+        for chain in chains:
+            rule = (chain, DIRECTIONS[chain], "eth0", "-j", "DROP")
             run(*self.inside(host), "iptables", "-w", what, *rule)
 
     def limit(self, host: str, kbit_per_s: int) -> None:

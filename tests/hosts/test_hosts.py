@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.hosts.kit import PORT, Hosts, NotHereError, hosts_of
+from tests.processes.chaos import SECONDS, SECONDS_MAX, Chaos
 from tests.processes.kit import Mesh, running
 
 HOSTS = ("ant", "bee", "cat")
 QUEUE = "orders"
+QUEUES = ("orders", "mails", "scans")
+CUTS = {"isolate": ("INPUT", "OUTPUT"), "deafen": ("INPUT",), "silence": ("OUTPUT",)}
 PREFETCH = 50
 PER_S = 50.0
 
@@ -68,7 +71,7 @@ async def test_an_isolated_owner_holds_its_messages_while_the_others_go_on(tmp_p
             others = [host for host in HOSTS if host != alone]
 
             split_at = time.monotonic()
-            hosts.isolate(alone)
+            hosts.cut(alone, "INPUT", "OUTPUT")
             for host in others:
                 await mesh[host].event("member", name=alone, state="dead")
                 await mesh[alone].event("member", name=host, state="dead")
@@ -90,7 +93,7 @@ async def test_an_isolated_owner_holds_its_messages_while_the_others_go_on(tmp_p
             assert not since_noticed(alone) & mesh.books.got.keys(), "and delivers nothing new"
 
             before = {host: len(mesh[host].events) for host in HOSTS}
-            hosts.heal(alone)
+            hosts.heal(alone, "INPUT", "OUTPUT")
             healed_at = time.monotonic()
             for host in others:
                 await mesh[host].event("member", after=before[host], name=alone, state="alive")
@@ -106,3 +109,24 @@ async def test_an_isolated_owner_holds_its_messages_while_the_others_go_on(tmp_p
     assert books.attempted.keys() == books.got.keys(), "what was held came too"
     assert not books.unexplained(mesh.disturbed)
     assert books.duplicated <= len(HOSTS) * PREFETCH, "only what was in hand at the split"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS_MAX)
+async def test_random_partitions_one_way_ones_and_kills_among_them_lose_nothing(
+    tmp_path: Path,
+) -> None:
+    with hosts_of(*HOSTS) as hosts:
+        async with running(mesh_on(hosts, tmp_path)) as mesh:
+            chaos = Chaos(mesh, QUEUES)
+            for kind, chains in CUTS.items():
+
+                async def begin(host: str, chains: tuple[str, ...] = chains) -> None:
+                    hosts.cut(host, *chains)
+
+                async def end(host: str, chains: tuple[str, ...] = chains) -> None:
+                    hosts.heal(host, *chains)
+
+                chaos.kinds[kind] = (begin, end)
+            await chaos.run(SECONDS / 2, (*CUTS, "kill"), down_max=2)
+            await chaos.settle()

@@ -53,7 +53,8 @@ class Service:
         places = {"data_dir": str(folder / name), "ledger": str(self.ledger)}
         self._settings = places | settings
         self._folder = folder
-        self._boot = 0
+        self.boot = 0
+        """How often it was started."""
         self._process: Process | None = None
         self._hearing: asyncio.Task[None] | None = None
         self._heard = asyncio.Condition()
@@ -71,8 +72,8 @@ class Service:
 
     async def start(self, seeds: Sequence[str]) -> None:
         """Run it; it listens when this returns."""
-        self._boot += 1
-        plan = self._settings | {"name": self.name, "seeds": list(seeds), "boot": self._boot}
+        self.boot += 1
+        plan = self._settings | {"name": self.name, "seeds": list(seeds), "boot": self.boot}
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self.wrapper,

@@ -70,6 +70,7 @@ class Compared(Packet):
     pending: Runs = ()
     leases: Annotated[tuple[LeaseField, ...], Size(0, ITEMS_MAX)] = ()
     more: bool = False
+    part: U16 = 0
 
 
 @packet(64)

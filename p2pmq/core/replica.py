@@ -1,0 +1,191 @@
+"""A replica's side of copies: it stores what owners send, and tells them what is here.
+
+It obeys whoever takes itself for the owner, two at once as well: storing and
+acking are merges (section 6 of the design), so that lost, repeated and
+reordered packets do no harm.
+
+Invariant: a replica answers for a packet only after everything in it is durable.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from p2pmq.core.copies import digest_of
+from p2pmq.core.dots import DotSet
+from p2pmq.core.effects import Persist, Send
+from p2pmq.core.events import ReplicaDurable
+from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.packets.publishing import FRAME_BYTES_MAX, RunField
+from p2pmq.core.packets.replicating import Compared, Offer, Replicated, Supply
+from p2pmq.core.records import BatchStored
+from p2pmq.core.timers import Timers
+
+if TYPE_CHECKING:
+    from p2pmq.core.effects import Effect
+    from p2pmq.core.events import SupplyDurable
+    from p2pmq.core.ids import NodeId
+    from p2pmq.core.owner import Owner
+    from p2pmq.core.ownership import Ownership
+    from p2pmq.core.packets.publishing import Batch
+    from p2pmq.core.packets.replicating import Compare, Fetch, Replicate
+    from p2pmq.core.partition import Partition
+    from p2pmq.core.records import Record
+
+OFFER_AGAIN_MS = 30_000
+"""How often a replica offers what it holds: the round of anti-entropy."""
+RUNS_MAX = 4_096
+BATCHES_MAX = 64
+
+
+class Replica:
+    """All partitions of which this node holds copies for another."""
+
+    def __init__(self, own_id: NodeId, owner: Owner, ownership: Ownership) -> None:
+        self._own_id = own_id
+        self._owner = owner
+        self._ownership = ownership
+        self._timers: Timers[PartitionKey] = Timers()
+
+    def offer(self, key: PartitionKey, now: int) -> list[Effect]:
+        """Tell the owner that something of its partition is here."""
+        owner = self._ownership.owner_of(key)
+        homes, _ = self._ownership.homes_of(key)
+        if owner is None or self._own_id not in homes:
+            return []
+        self._timers.set(key, now + OFFER_AGAIN_MS)
+        digest = digest_of(self._owner.partition(key))
+        return [Send(owner, Offer(key.queue, key.number, digest))]
+
+    def on_replicate(self, peer: NodeId, packet: Replicate, now: int) -> list[Effect]:
+        """Store what an owner sends, and answer once it is durable."""
+        key = PartitionKey(packet.queue, packet.partition)
+        partition = self._owner.partition(key)
+        acked = [Run(run.session, run.first, run.last) for run in packet.acked]
+        if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):
+            return []  # being written just now: the repeat comes after that
+        numbers, records = self.take_in(key, acked, packet.batches, now)
+        then = ReplicaDurable(key, peer, packet.number, tuple(numbers))
+        self._timers.set_if_earlier(key, now + OFFER_AGAIN_MS)
+        return [Persist(tuple(records), then=then)]
+
+    def take_in(
+        self, key: PartitionKey, acked: list[Run], batches: tuple[Batch, ...], now: int
+    ) -> tuple[list[int], list[Record]]:
+        """Merge acks and batches into the partition: what is being written, as records."""
+        partition = self._owner.partition(key)
+        removed, records = partition.remove(acked)
+        self._owner.forget(key, removed)
+        numbers: list[int] = []
+        for batch in batches:
+            for part in partition.new_parts(batch):
+                stored, record = partition.stage(part, now + self._owner.wall_offset_ms)
+                numbers.append(stored.number)
+                records.append(record)
+        return numbers, self._owner.take_owed(key) + records
+
+    def on_durable(self, event: ReplicaDurable, now: int) -> list[Effect]:
+        """What an owner sent is on disk here."""
+        key = event.key
+        effects = self._owner.on_replica_stored(key, event.numbers, now)
+        return [Send(event.peer, Replicated(key.queue, key.number, event.number)), *effects]
+
+    def on_write_refused(
+        self, event: ReplicaDurable | SupplyDurable, records: tuple[Record, ...]
+    ) -> list[Effect]:
+        """The disk is full: batches never came, and are not answered for; acks are owed."""
+        partition = self._owner.partitions.get(event.key)
+        if partition is not None:
+            for number in event.numbers:
+                partition.on_write_refused(number)
+        acks = tuple(record for record in records if type(record) is not BatchStored)
+        return self._owner.on_settle_refused(event.key, acks)
+
+    def on_compare(self, peer: NodeId, packet: Compare, now: int) -> list[Effect]:
+        """Tell an owner what is here, unless it is the same."""
+        key = PartitionKey(packet.queue, packet.partition)
+        partition = self._owner.partition(key)
+        leases = tuple(self._owner.leases_for_successor(key, now))
+        if packet.digest == digest_of(partition):
+            equal = Compared(key.queue, key.number, packet.number, equal=True, leases=leases)
+            return [Send(peer, equal)]
+        seen = [RunField(*run) for run in partition.seen.runs()]
+        pending = [RunField(*run) for run in DotSet(partition.pending.runs()).runs()]
+        pieces = _pieces(seen, pending)
+        return [
+            Send(
+                peer,
+                Compared(
+                    key.queue,
+                    key.number,
+                    packet.number,
+                    equal=False,
+                    seen=seen_part,
+                    pending=pending_part,
+                    leases=leases if at == len(pieces) - 1 else (),
+                    more=at < len(pieces) - 1,
+                    part=at,
+                ),
+            )
+            for at, (seen_part, pending_part) in enumerate(pieces)
+        ]
+
+    def on_fetch(self, peer: NodeId, packet: Fetch) -> list[Effect]:
+        """Send an owner messages that it lacks."""
+        key = PartitionKey(packet.queue, packet.partition)
+        partition = self._owner.partition(key)
+        asked = DotSet(Run(run.session, run.first, run.last) for run in packet.runs)
+        pending = DotSet(partition.pending.runs())
+        acked = asked.intersection(partition.seen).difference(pending)
+        queue = deque(asked.intersection(pending).runs())
+        effects: list[Effect] = []
+        gone = tuple(RunField(*run) for run in acked.runs())
+        while queue or gone:
+            batches = cut(partition, queue)
+            supply = Supply(key.queue, key.number, packet.number, gone, batches)
+            effects.append(Send(peer, supply))
+            gone = ()
+        return effects
+
+    def next_deadline(self) -> int | None:
+        """When something is to be offered again."""
+        return self._timers.next_deadline()
+
+    def on_timeout(self, now: int) -> list[Effect]:
+        """Offer again what is owned elsewhere."""
+        effects: list[Effect] = []
+        while (key := self._timers.pop_due(now)) is not None:
+            if key in self._owner.partitions and not self._owner.owns(key):
+                effects += self.offer(key, now)
+        return effects
+
+
+def cut(partition: Partition, runs: deque[Run]) -> tuple[Batch, ...]:
+    """Take the next piece off a queue of runs: what of it is pending, up to a frame's size."""
+    batches: list[Batch] = []
+    size = 0
+    while runs and len(batches) < BATCHES_MAX and size < FRAME_BYTES_MAX:
+        run = runs.popleft()
+        for part, number in partition.pending.overlap(run):
+            batch = partition.batch(part, number)
+            if batches and size + batch.size > FRAME_BYTES_MAX:
+                runs.appendleft(Run(run.session, part.first, run.last))
+                return tuple(batches)
+            batches.append(batch)
+            size += batch.size
+    return tuple(batches)
+
+
+def _pieces(
+    seen: list[RunField], pending: list[RunField]
+) -> list[tuple[tuple[RunField, ...], tuple[RunField, ...]]]:
+    """What one packet after another says of a state; at least one."""
+    pieces = []
+    while True:
+        part, seen = seen[:RUNS_MAX], seen[RUNS_MAX:]
+        room = RUNS_MAX - len(part)
+        pending_part, pending = pending[:room], pending[room:]
+        pieces.append((tuple(part), tuple(pending_part)))
+        if not seen and not pending:
+            return pieces
