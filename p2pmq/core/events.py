@@ -192,7 +192,10 @@ class OutboxDurable:
 
 @dataclass(frozen=True, slots=True)
 class HandoverDurable:
-    """What a Handover brought is on disk: new batches `numbers`, and who holds what of it."""
+    """What a Handover brought is on disk: new batches `numbers`, and who holds what of it.
+
+    `runs` are all of its batches; `acked` is whether it brought acks as well.
+    """
 
     key: PartitionKey
     peer: NodeId
@@ -200,6 +203,7 @@ class HandoverDurable:
     numbers: tuple[int, ...] = ()
     leases: tuple[LeaseField, ...] = ()
     runs: tuple[Run, ...] = ()
+    acked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

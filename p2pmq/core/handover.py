@@ -205,7 +205,9 @@ class Handovers:
             return []  # some of it is being written just now: the repeat finds it durable
         numbers, records = self._copies.replica.take_in(key, acked, packet.batches, now)
         runs = tuple(batch.run for batch in packet.batches)
-        then = HandoverDurable(key, peer, packet.transfer, tuple(numbers), packet.leases, runs)
+        then = HandoverDurable(
+            key, peer, packet.transfer, tuple(numbers), packet.leases, runs, acked=bool(acked)
+        )
         effects: list[Effect] = [Persist(tuple(records), then=then)]
         if acked:  # the giver forgets them: they must be on enough disks, too
             effects += self._copies.on_settle(key, acked, _bare(then), now)
@@ -218,7 +220,7 @@ class Handovers:
         """
         key = event.key
         effects = self._owner.on_handed_over(key, event.numbers, event.leases, now)
-        settled = self._copies.on_settle_durable(_bare(event))
+        settled = not event.acked or self._copies.on_settle_durable(_bare(event))
         if not settled or any(self._copies.unproven(key, run) for run in event.runs):
             return effects
         taken = HandoverTaken(key.queue, key.number, event.transfer)

@@ -51,6 +51,8 @@ DISK_FULL = "no room on this node's disk: new messages are refused, old ones are
 TAKEOVER_GRACE_MS = 300
 """A new owner lets consumers say what they hold before it delivers what it took over."""
 SEQ_MAX = 2**63 - 1
+HELD_MAX = 256
+"""Batches that wait until an owner has merged: each is at most a frame."""
 REATTACH_GRACE_MS = 1_000
 """After a restart consumers first say what they hold of the old messages; then those go out."""
 
@@ -86,6 +88,7 @@ class Owner:
         self._owed: dict[PartitionKey, list[Record]] = {}
         self._next_numbers: dict[PartitionKey, int] = {}
         self._takeovers: dict[PartitionKey, int] = {}
+        self._held: dict[PartitionKey, list[tuple[NodeId, Publish]]] = {}
         self._former: dict[PartitionKey, PartitionDelivery] = {}
         """Who held what when this node owned the partition: its successor asks for that."""
         self._copies: Replication
@@ -140,8 +143,21 @@ class Owner:
                 key.queue, key.number, batch.session, batch.first, REFUSED_ALONE
             )
             return [*begun, Send(peer, refused)]
+        if not self._copies.is_active(key):
+            return [*begun, *self._hold(key, peer, packet)]
         effects, written = partition.append(batch, now + self.wall_offset_ms, peer)
         return [*begun, *effects, *self._copies.on_appended(key, written, now)]
+
+    def _hold(self, key: PartitionKey, peer: NodeId, packet: Publish) -> list[Effect]:
+        """Let a batch wait until this owner has merged what the other homes hold.
+
+        Stamped now, it could go before what its publisher sent to a former owner.
+        """
+        held = self._held.setdefault(key, [])
+        if len(held) >= HELD_MAX:
+            return [Notify(Counted("publish_not_held"))]  # its publisher says it again
+        held.append((peer, packet))
+        return []
 
     def _confirm_again(self, peer: NodeId, key: PartitionKey, run: Run) -> list[Effect]:
         """A repeat of what is here: confirm it, now or once it is on enough disks."""
@@ -235,7 +251,7 @@ class Owner:
 
     def on_active(self, key: PartitionKey, now: int) -> list[Effect]:
         """Perhaps the partition may deliver now."""
-        return self._pump(key, now) if key in self.deliveries else []
+        return self._pump(key, now) if key in self.deliveries or key in self._held else []
 
     def on_stored(self, key: PartitionKey, numbers: tuple[int, ...]) -> list[Stored]:
         """Batches from another home are on disk here."""
@@ -336,6 +352,7 @@ class Owner:
                 self._delivery(key)
                 effects += self._pump(key, now)
             elif key in self.deliveries:
+                self._held.pop(key, None)  # their publishers turn to the new owner
                 delivery = self._former[key] = self.deliveries.pop(key)
                 told = {bearer.node_id: None for bearer in delivery.consumers}
                 effects += [self._moved(node_id, key) for node_id in told]
@@ -394,6 +411,7 @@ class Owner:
             self._next_numbers[key] = partition.next_number
         self.deliveries.pop(key, None)
         self._former.pop(key, None)
+        self._held.pop(key, None)
         self._owed.pop(key, None)
         self._timers.clear(key)
 

@@ -179,7 +179,7 @@ class Replication:
         """The acks are on the own disk; whether they are on enough disks now."""
         copies = self._copies.get(event.key)
         if copies is None or event not in copies.settling:
-            return True
+            return self.wanted(event.key) <= 1  # else said already, or no owner's to say any more
         return self._settled_at(copies, event, self._own_id)
 
     def _settled_at(self, copies: Copies, event: Settled, holder: NodeId) -> bool:

@@ -53,6 +53,9 @@ FAREWELL_MS = 10_000
 FAREWELL_FANOUT = 16
 """So many members hear of a leave at once, the others by gossip."""
 
+EXCHANGE_AFTER_HEAL_MS = 10_000
+"""Within this, at random, a node that has seen a lost member return exchanges states once more."""
+
 PROBE = (Timer.PROBE, 0)
 GOSSIP = (Timer.GOSSIP, 0)
 PUSH_PULL = (Timer.PUSH_PULL, 0)
@@ -89,6 +92,7 @@ class Swim:
         self._strangers = Strangers()
         self._fresh = True
         """It knows nobody yet, and believes anybody."""
+        self._lost = 0
         self._settled = False
         """Somebody had this node on its roster since it was last alone: its lost are real."""
 
@@ -463,7 +467,15 @@ class Swim:
         return (first, *(rumour for rumour in rumours if rumour.node_id != first.node_id))
 
     def _done(self, now: int, out: list[Effect]) -> list[Effect]:
-        """End of each call: while there are rumours and somebody to hear them, gossip."""
+        """End of each call: gossip while there are rumours; exchange states soon after a return.
+
+        Gossip of a heal may be lost, and the next exchange may be minutes away.
+        """
+        lost = self._roster.lost_count
+        if lost < self._lost:
+            soon = now + int(self._rng.random() * EXCHANGE_AFTER_HEAL_MS)
+            self._timers.set_if_earlier(PUSH_PULL, soon)
+        self._lost = lost
         if self._roster.alive_count <= 1:
             self._settled = False
         if self._queue and GOSSIP not in self._timers and self._roster.alive_count > 1:

@@ -58,8 +58,8 @@ class Compared(Packet):
     """The answer to Compare `number`: equal, or what is seen and pending here.
 
     `leases` is the in-flight table of a replica that owned the partition until
-    now. An answer that is too long comes in several packets, `more` in all but
-    the last.
+    now. An answer that is too long comes in several packets: `part` 0, 1, …, with
+    `more` in all but the last, which has the leases.
     """
 
     queue: NameText
