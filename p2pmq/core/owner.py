@@ -464,7 +464,11 @@ class Owner:
         if not self.owns(key):
             return []
         delivery = self._delivery(key)
-        effects = delivery.pump(now) if self._copies.is_active(key) else []
+        effects: list[Effect] = []
+        if self._copies.is_active(key):
+            for peer, packet in self._held.pop(key, ()):
+                effects += self.on_publish(peer, packet, now)
+            effects += delivery.pump(now)
         due = delivery.next_deadline()
         if due is not None:
             self._timers.set_if_earlier(key, due)

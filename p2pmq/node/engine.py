@@ -208,15 +208,16 @@ class Engine:
         return any(m.node_id != self.node_id for m in self._machine.swim.roster())
 
     async def leave(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  bounds a handover
-        """Leave the mesh for good: hand over every queue, then be forgotten.
+        """Leave the mesh for good: empty the outbox, hand over every queue, be forgotten.
 
         A node that only stops (`close`) keeps its place, and its messages are
-        there again when it starts again.
+        there again when it starts again. `timeout` (seconds) is for each of
+        the two; what is left then stays on this node's disk.
         """
         self._check_running()
+        await self._flushed(timeout)  # first: who has left hears no news of owners any more
         token, future = self._wait_token()
         timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.drain_timeout_ms)
-        self._publisher.flush()
         self._driver.feed(events.LeaveRequested(timeout_ms, token))
         await future
 

@@ -491,9 +491,11 @@ class World:
         assert not states[0][1], "never delivered"
         copies = self.homes[owner].replication._copies[KEY]
         assert not copies.unproven
-        assert not copies.settling
+        assert not copies.settling, copies.settling
         assert not copies.acking
         for home in copies.homes.values():
             assert home.contact is Contact.MERGED
-            assert not (home.unanswered or home.to_push or home.acks_to_push or home.late)
-            assert not (home.fetching or home.number or home.unanswered_bytes)
+            left = (home.unanswered, home.to_push, home.acks_to_push, home.late)
+            assert not any(left), left
+            under_way = (home.fetching, home.number, home.unanswered_bytes)
+            assert not any(under_way), under_way

@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.processes.kit import Mesh
 
-SECONDS = float(os.environ.get("P2PMQ_CHAOS_SECONDS", "10"))
+SECONDS = float(os.environ.get("P2PMQ_CHAOS_SECONDS", "6"))
 """How long faults begin."""
 SECONDS_MAX = 120 + 2 * SECONDS
 """For the whole of a test, on the slowest machine."""
