@@ -179,6 +179,10 @@ class Copies:
                 self.unproven.put(part, (*holders, holder))
         return proven
 
+    def drop_settle(self, event: SettleDurable | HandoverDurable) -> None:
+        """Nobody waits for these acks any more, or they are to be counted anew."""
+        self.acking.pop(self.settling.pop(event).operation, None)
+
     def forget(self, removed: Iterable[Run]) -> None:
         """The dots are acked: nobody waits for their copies."""
         for run in removed:

@@ -1,4 +1,3 @@
-# ruff: noqa: SLF001 - a set may look into another set of its kind
 """A set of integers as sorted, disjoint, non-adjacent closed intervals.
 
 A publisher's seqs arrive almost always in order, so that a million of them
@@ -111,10 +110,7 @@ class IntervalSet:
 
     def copy(self) -> Self:
         """An independent copy."""
-        twin = type(self)()
-        twin._lows = self._lows.copy()
-        twin._highs = self._highs.copy()
-        return twin
+        return type(self)(self.pairs())
 
     @property
     def count(self) -> int:
@@ -148,7 +144,7 @@ class IntervalSet:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, IntervalSet):
             return NotImplemented
-        return self._lows == other._lows and self._highs == other._highs
+        return self.pairs() == other.pairs()
 
     __hash__ = None  # type: ignore[assignment]  # mutable: must not be a key
 

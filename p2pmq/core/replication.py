@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 Settled = SettleDurable | HandoverDurable
 """Acks that somebody waits to see on enough disks."""
 RESEND_MS = 1_000
+SETTLING_MAX = 4_096
+"""Settles on their way to enough disks; the oldest beyond that waits for its consumer's repeat."""
 ASKS_MAX = 3
 """A home that has not answered so many comparisons does not hold up the others any more."""
 ASK_AGAIN_MS = 5_000
@@ -166,9 +168,10 @@ class Replication:
         copies, effects = self.copies(key, now)
         if not copies.homes:
             return effects  # the own disk is all there is
-        known = copies.settling.pop(event, None)
-        if known is not None:
-            copies.acking.pop(known.operation, None)
+        if event in copies.settling:
+            copies.drop_settle(event)
+        elif len(copies.settling) >= SETTLING_MAX:
+            copies.drop_settle(next(iter(copies.settling)))
         runs = tuple(RunField(*run) for run in acks)
         operation, sent = self._send_all(key, copies, runs, (), now)
         copies.settling[event] = Settling(operation)
@@ -187,8 +190,7 @@ class Replication:
         settling.holders[holder] = None
         if len(settling.holders) < copies.wanted:
             return False
-        del copies.settling[event]
-        copies.acking.pop(settling.operation, None)
+        copies.drop_settle(event)
         return True
 
     def _send_all(
@@ -206,7 +208,7 @@ class Replication:
         return packet.number, effects
 
     def _send_to(self, key: PartitionKey, home: Home, packet: Replicate, now: int) -> list[Effect]:
-        size = sum(batch.size for batch in packet.batches)
+        size = packet.size
         if home.unanswered_bytes + size > UNANSWERED_BYTES_MAX:
             home.lose()
             self._timers.set_if_earlier(key, now + ASK_AGAIN_MS)
@@ -229,7 +231,7 @@ class Replication:
         if sent is None:
             return []
         home.sent_at = now
-        home.unanswered_bytes -= sum(batch.size for batch in sent.batches)
+        home.unanswered_bytes -= sent.size
         proven = [part for batch in sent.batches for part in copies.note(batch.run, peer)]
         effects = self._owner.on_proven(key, proven, now)
         event = copies.acking.get(packet.number)
@@ -481,6 +483,7 @@ class Replication:
         for number, packet in home.unanswered.items():
             if packet.batches:
                 home.unanswered[number] = _up_to_date(packet, partition)
+        home.unanswered_bytes = sum(sent.size for sent in home.unanswered.values())
         return [Send(home.node_id, packet) for packet in home.unanswered.values()]
 
     def on_peer_connected(self, peer: NodeId, now: int) -> list[Effect]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from p2pmq.sim.views import differing_views, running
+from p2pmq.sim.views import differing_views, is_home, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,6 +52,8 @@ def _undelivered(host: Host, machine: WatchedMachine) -> Iterator[str]:
         if not count or machine.owner_of(key) is None:
             continue
         if not machine.owner.owns(key):
+            if is_home(machine, key):
+                continue
             yield f"{host.name} holds {count} of {key.queue!r}, which it does not own"
         elif delivery is not None and delivery.consumers:
             yield f"queue {key.queue!r} on {host.name} has consumers, and {count} messages"

@@ -13,6 +13,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from p2pmq.config import Config, Replication
 from p2pmq.errors import (
     ClosedNodeError,
     NotCommittedError,
@@ -55,6 +56,8 @@ class Plan:
     nodes_min: int = 3
     nodes_max: int = 5
     queues: int = 3
+    replicas: tuple[int, ...] = (1, 2, 3)
+    """How many copies are kept: one of these."""
     seconds: float = 30.0
     publish_every_s: float = 0.5
     calm_s: tuple[float, float] = (0.5, 6.0)
@@ -94,7 +97,8 @@ class Story:
         mesh, plan = self._mesh, self._plan
         count = self._rng.randint(plan.nodes_min, plan.nodes_max)
         names = [f"n{number}" for number in range(count)]
-        await mesh.start(*names)
+        copies = Replication(replicas=self._rng.choice(plan.replicas))
+        await mesh.start(*names, config=Config(replication=copies))
         for name in names:
             mesh.serve(name, self._publish)
             if self._rng.random() < plan.consuming:

@@ -14,6 +14,7 @@ from p2pmq.sim.host import HostState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from p2pmq.core.ids import PartitionKey
     from p2pmq.sim.host import Host
     from p2pmq.sim.network import SimNetwork
     from p2pmq.sim.watch import WatchedMachine
@@ -92,7 +93,33 @@ def unfinished_work(hosts: Sequence[Host]) -> list[str]:
                 f"{host.name} has {machine.consuming.unconfirmed} settles that no owner confirmed"
             )
         lines += _unfinished_queues(host, machine)
+    return lines + different_copies(hosts)
+
+
+def different_copies(hosts: Sequence[Host]) -> list[str]:
+    """For each replica that holds other messages than the owner does, a line that says so."""
+    machines = [host.machine for host in running(hosts) if host.machine is not None]
+    lines: list[str] = []
+    for host in running(hosts):
+        assert host.machine is not None
+        for key, copy in host.machine.owner.partitions.items():
+            if host.machine.owner.owns(key) or not is_home(host.machine, key):
+                continue
+            for machine in machines:
+                own = machine.owner.partitions.get(key)
+                if own is None or not machine.owner.owns(key):
+                    continue
+                if own.pending.count != copy.pending.count:
+                    lines.append(
+                        f"{host.name} has a copy of {key.queue!r} with {copy.pending.count} "
+                        f"messages, of which its owner has {own.pending.count}"
+                    )
     return lines
+
+
+def is_home(machine: WatchedMachine, key: PartitionKey) -> bool:
+    """Whether a copy of the partition belongs on this node, as far as it knows."""
+    return machine.node_id in machine._ownership.homes_of(key)[0]  # noqa: SLF001  the protocol never asks for this from without
 
 
 def _unfinished_queues(host: Host, machine: WatchedMachine) -> list[str]:
@@ -100,7 +127,7 @@ def _unfinished_queues(host: Host, machine: WatchedMachine) -> list[str]:
     for key, partition in machine.owner.partitions.items():
         count = partition.pending.count
         if not machine.owner.owns(key):
-            if count:
+            if count and not is_home(machine, key):
                 lines.append(f"{host.name} holds {count} of {key.queue!r}, which it does not own")
             continue
         delivery = machine.owner.deliveries.get(key)

@@ -132,6 +132,8 @@ class Home:
         """The first write becomes durable."""
         write = self.writes.pop(0)
         self.disk.apply(write.records)
+        new = {record.number for record in write.records if isinstance(record, BatchStored)}
+        self.damaged = {place for place in self.damaged if place[0] not in new}
         match write.then:
             case events.BatchDurable():
                 return self.owner.on_batch_durable(write.then, now)
@@ -192,7 +194,9 @@ class Home:
 class World:
     """The homes, the packets under way between them and the user, and what it was promised."""
 
-    def __init__(self, homes: int, wanted: int = 0) -> None:
+    def __init__(self, homes: int, wanted: int = 0, *, orderly: bool = False) -> None:
+        """`orderly`: links keep order and break as a whole; then publishers' order is kept, too."""
+        self.orderly = orderly
         self.now = 10_000
         self.step = 0
         self.ids = tuple(b"node-%03d" % number for number in range(homes))
@@ -206,6 +210,9 @@ class World:
         self.settles: dict[int, set[Dot]] = {}
         self.held: set[Dot] = set()
         self.hurt: set[Dot] = set()
+        """Messages of which a copy was damaged; they may come anew, and so later."""
+        self.restamped: set[Dot] = set()
+        """Messages that a full disk refused once: those after them may have been taken."""
         self.attachment = 0
         self.deliveries = 0
         self.duplicates_counted = 0
@@ -260,16 +267,19 @@ class World:
             assert holders >= self.wanted, f"{dot} was confirmed with {holders} copies"
 
     def on_delivery(self, home: Home, packet: delivering.Delivery) -> None:
-        for segment in packet.segments:
-            batch = home.read(segment.batch)
-            if batch is None:
-                continue
-            assert batch.bodies == batch_of(*batch.run[:2], batch.count).bodies
-            for dot in sorted(dots_of([batch.run])):
-                self.deliveries += 1
+        batches = [home.read(segment.batch) for segment in packet.segments]
+        lost = None in batches  # the consumer sees the hole, and attaches anew
+        for segment, batch in zip(packet.segments, batches, strict=True):
+            for dot in sorted(dots_of([segment.batch.run])):
                 self.check_delivery(home, dot, first=segment.attempt == 1)
                 home.given.add(dot)
-                self.held.add(dot)
+                if not lost:
+                    self.deliveries += 1
+                    self.held.add(dot)
+            if batch is not None:
+                assert batch.bodies == batch_of(*batch.run[:2], batch.count).bodies
+        if lost:
+            self.attach(home.node_id)
 
     def check_delivery(self, home: Home, dot: Dot, *, first: bool) -> None:
         assert home.owns
@@ -285,12 +295,14 @@ class World:
             # Who was merged with before the ack may have learned of it since, from another owner.
             known = [at for at in merged if at > self.settled[dot]]
             assert len(known) + 1 < self.wanted, f"{dot} was acked on enough homes, and comes back"
-        if not first:
+        if not first or not self.orderly:
             return
         delivery = home.owner.deliveries[KEY]
         for m in range(1, dot[1]):
             earlier = (dot[0], m)
-            if earlier in home.given or not home.partition.pending.overlap(Run(*earlier, m)):
+            if earlier in self.hurt | self.restamped | home.given:
+                continue
+            if not home.partition.pending.overlap(Run(*earlier, m)):
                 continue
             touched = delivery.attempts.overlap(Run(*earlier, m))
             touched_ = [x for _, x in delivery.leases.overlap(Run(*earlier, m)) if x.attempt > 1]
@@ -359,6 +371,18 @@ class World:
         home = self.homes[target]
         self.take(home, home.receive(source, packet, self.now))
 
+    def first_of_a_link(self, pick: int) -> int:
+        """A packet that nothing on its way from the same to the same node overtakes."""
+        links = [(source, target) for source, target, _ in self.way]
+        return links.index(links[pick % len(links)])
+
+    def break_link(self, one: NodeId, other: NodeId) -> None:
+        """What was on it is lost; both notice the new one."""
+        pair = {one, other}
+        self.way = [packet for packet in self.way if set(packet[:2]) != pair]
+        if len(pair) == 2:
+            self.notice(one, other)
+
     def write(self, node_id: NodeId) -> None:
         home = self.homes[node_id]
         if home.writes:
@@ -366,16 +390,32 @@ class World:
 
     def refuse(self, node_id: NodeId) -> None:
         home = self.homes[node_id]
-        if home.writes and any(isinstance(r, BatchStored) for r in home.writes[0].records):
+        batches = [
+            record.batch.run
+            for write in home.writes[:1]
+            for record in write.records
+            if isinstance(record, BatchStored)
+        ]
+        if batches:
+            self.restamped |= dots_of(batches)
             self.take(home, home.refuse())
 
     def crash(self, node_id: NodeId) -> None:
         home = self.homes[node_id]
+        self.way = [packet for packet in self.way if packet[0] != node_id or not self.orderly]
         self.take(home, home.start(self.now))
-        for other in self.homes.values():
-            if other is not home:
-                self.take(other, other.replication.on_peer_connected(node_id, self.now))
-                self.take(home, home.replication.on_peer_connected(other.node_id, self.now))
+        for other in self.ids:
+            if other != node_id:
+                if self.orderly:
+                    self.break_link(node_id, other)
+                else:
+                    self.notice(node_id, other)
+
+    def notice(self, one: NodeId, other: NodeId) -> None:
+        """There is a new link between the two."""
+        for mine, peer in ((one, other), (other, one)):
+            home = self.homes[mine]
+            self.take(home, home.replication.on_peer_connected(peer, self.now))
 
     def look(self, node_id: NodeId, other: NodeId, *, alive: bool) -> None:
         """A home changes its mind about another."""
@@ -491,8 +531,6 @@ class World:
         assert not states[0][1], "never delivered"
         copies = self.homes[owner].replication._copies[KEY]
         assert not copies.unproven
-        assert not copies.settling, copies.settling
-        assert not copies.acking
         for home in copies.homes.values():
             assert home.contact is Contact.MERGED
             left = (home.unanswered, home.to_push, home.acks_to_push, home.late)

@@ -33,6 +33,11 @@ class Replicate(Packet):
     acked: Runs = ()
     batches: Batches = ()
 
+    @property
+    def size(self) -> int:
+        """The bytes of its bodies."""
+        return sum(batch.size for batch in self.batches)
+
 
 @packet(61)
 class Replicated(Packet):
