@@ -183,10 +183,9 @@ class Copies:
         """Nobody waits for these acks any more, or they are to be counted anew."""
         self.acking.pop(self.settling.pop(event).operation, None)
 
-    def forget(self, removed: Iterable[Run]) -> None:
-        """The dots are acked: nobody waits for their copies."""
-        for run in removed:
-            self.unproven.take(run)
+    def forget(self, removed: Iterable[Run]) -> list[Run]:
+        """Nobody waits for copies of these dots any more; those that were waited for."""
+        return [part for run in removed for part, _ in self.unproven.take(run)]
 
 
 def digest_of(partition: Partition) -> bytes:

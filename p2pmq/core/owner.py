@@ -241,13 +241,22 @@ class Owner:
                 publisher = partition.batches[number].publisher
                 if publisher is not None:
                     confirms.append(self._confirm(publisher, key, part, copies))
-            # What its publisher sent after it may have been waiting for it.
-            onwards = Run(run.session, run.first, SEQ_MAX)
-            for free in self._copies.deliverable(key, onwards):
-                for part, number in partition.pending.overlap(free):
-                    delivery.add(part, partition.batches[number].stamp)
+            self._add_onwards(delivery, partition, run)
         # Deliveries first: a consumer waits longer than a publisher.
         return [*self._pump(key, now), *confirms]
+
+    def on_no_longer_awaited(self, key: PartitionKey, run: Run) -> None:
+        """Messages that were not on enough disks are gone: what waited for them goes out."""
+        if key in self.deliveries:
+            self._add_onwards(self.deliveries[key], self.partition(key), run)
+            self._timers.set_if_earlier(key, 0)
+
+    def _add_onwards(self, delivery: PartitionDelivery, partition: Partition, run: Run) -> None:
+        """Make ready what is deliverable of the run, and of what its publisher sent after it."""
+        onwards = Run(run.session, run.first, SEQ_MAX)
+        for free in self._copies.deliverable(partition.key, onwards):
+            for part, number in partition.pending.overlap(free):
+                delivery.add(part, partition.batches[number].stamp)
 
     def on_active(self, key: PartitionKey, now: int) -> list[Effect]:
         """Perhaps the partition may deliver now."""

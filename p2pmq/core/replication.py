@@ -153,13 +153,16 @@ class Replication:
         """A batch could not be written here."""
         copies = self._copies.get(key)
         if copies is not None:
-            copies.forget([stored.run])
+            for home in copies.homes.values():
+                home.late.remove(stored.run)
+        self.on_removed(key, [stored.run])
 
     def on_removed(self, key: PartitionKey, removed: Iterable[Run]) -> None:
-        """Dots are acked: their copies matter no more."""
+        """Dots are acked: their copies matter no more, and nothing waits for them."""
         copies = self._copies.get(key)
         if copies is not None:
-            copies.forget(removed)
+            for run in copies.forget(removed):
+                self._owner.on_no_longer_awaited(key, run)
 
     def on_settle(
         self, key: PartitionKey, acks: list[Run], event: Settled, now: int
@@ -272,7 +275,7 @@ class Replication:
         if not self._owner.owns(key):
             return self.replica.offer(key, now)
         copies, effects = self.copies(key, now)
-        copies.forget(lost)
+        self.on_removed(key, lost)
         for home in copies.in_reach():
             effects += self._ask(key, home, now)
         return effects

@@ -9,6 +9,7 @@ Invariant: a seed gives the same result on every engine.
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -82,7 +83,10 @@ def run_seeds(seeds: Sequence[int]) -> list[SeedResult]:
 def _played(scenario: Scenario, seed: int) -> Outcome:
     # A process runs one simulation at a time, and a worker of a cluster may have many threads.
     with _ONE_AT_A_TIME, _without_logs():
-        return play(scenario, seed, Label(f"seed {seed}"), observes=False)
+        outcome = play(scenario, seed, Label(f"seed {seed}"), observes=False)
+        # The next run freezes what is there, and the garbage of this one would stay for ever.
+        gc.collect()
+        return outcome
 
 
 @contextmanager

@@ -205,10 +205,12 @@ class World:
         self.sent: dict[bytes, list[tuple[int, int]]] = {S1: [], S2: []}
         self.next_seq = {S1: 1, S2: 1}
         self.confirmed: set[Dot] = set()
+        self.confirmed_at: dict[Dot, tuple[NodeId, int]] = {}
         self.acked: set[Dot] = set()
         self.settled: dict[Dot, int] = {}
         self.settles: dict[int, set[Dot]] = {}
         self.held: set[Dot] = set()
+        self.delivered: set[Dot] = set()
         self.hurt: set[Dot] = set()
         """Messages of which a copy was damaged; they may come anew, and so later."""
         self.restamped: set[Dot] = set()
@@ -241,7 +243,7 @@ class World:
             case delivering.Delivery():
                 self.on_delivery(home, packet)
             case publishing.Confirm(runs=runs):
-                self.on_confirm(runs)
+                self.on_confirm(home, runs)
             case delivering.Settled(number=number):
                 for dot in self.settles[number]:
                     self.settled.setdefault(dot, self.step)
@@ -253,9 +255,11 @@ class World:
             case _ if peer in self.homes:
                 self.way.append((home.node_id, peer, packet))
 
-    def on_confirm(self, runs: Iterable[RunField]) -> None:
+    def on_confirm(self, home: Home, runs: Iterable[RunField]) -> None:
         dots = dots_of(Run(run.session, run.first, run.last) for run in runs)
         self.confirmed |= dots
+        for dot in dots:
+            self.confirmed_at.setdefault(dot, (home.node_id, self.step))
         for session, batches in self.sent.items():
             self.sent[session] = [
                 (first, count)
@@ -275,6 +279,7 @@ class World:
                 home.given.add(dot)
                 if not lost:
                     self.deliveries += 1
+                    self.delivered.add(dot)
                     self.held.add(dot)
             if batch is not None:
                 assert batch.bodies == batch_of(*batch.run[:2], batch.count).bodies
@@ -300,8 +305,11 @@ class World:
         delivery = home.owner.deliveries[KEY]
         for m in range(1, dot[1]):
             earlier = (dot[0], m)
-            if earlier in self.hurt | self.restamped | home.given:
+            if earlier in self.hurt | self.restamped | self.delivered | home.given:
                 continue
+            by, at = self.confirmed_at.get(earlier, (home.node_id, 0))
+            if by != home.node_id and any(merged < at for merged in home.merged_at.values()):
+                continue  # confirmed by a second owner, of which this one cannot know yet
             if not home.partition.pending.overlap(Run(*earlier, m)):
                 continue
             touched = delivery.attempts.overlap(Run(*earlier, m))
@@ -529,7 +537,9 @@ class World:
         assert all(state == states[0] for state in states), "homes differ"
         assert not any(self.sent.values()), "never confirmed"
         assert not states[0][1], "never delivered"
-        copies = self.homes[owner].replication._copies[KEY]
+        copies = self.homes[owner].replication._copies.get(KEY)
+        if copies is None:
+            return  # nothing ever came
         assert not copies.unproven
         for home in copies.homes.values():
             assert home.contact is Contact.MERGED
