@@ -126,6 +126,7 @@ class Replication:
             proven = copies.note(stored.run, self._own_id)
             effects += self._owner.on_proven(key, proven, now)
             for home in copies.in_reach():
+                home.late.remove(stored.run)
                 if home.node_id != holder:
                     home.to_push.append(stored.run)
                     effects += self._push(key, home, now)

@@ -74,7 +74,7 @@ def drawn_fault(
     elif what == "latency":
         fault = replace(fault, latency_ms=(1, rng.choice((20, 300))))
     elif what == "rate":
-        fault = replace(fault, rate_bytes=rng.choice((50_000, 200_000, 1_000_000)))
+        fault = replace(fault, rate_bytes=rng.choice((200_000, 1_000_000)))
     elif what in BETWEEN:
         fault = _between(rng, fault, tuple(shuffled))
     elif what not in ("heal", "ring_of_majorities"):

@@ -543,7 +543,7 @@ class World:
         assert not copies.unproven
         for home in copies.homes.values():
             assert home.contact is Contact.MERGED
-            left = (home.unanswered, home.to_push, home.acks_to_push, home.late)
+            left = (home.unanswered, home.to_push, home.acks_to_push)
             assert not any(left), left
             under_way = (home.fetching, home.number, home.unanswered_bytes)
             assert not any(under_way), under_way

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from p2pmq.core.effects import Counted, Effect, Notify, Persist
+from p2pmq.core.effects import Counted, Effect, Notify, Persist, Send
 from p2pmq.core.events import BatchDurable, SettleDurable
-from p2pmq.core.ids import Run
+from p2pmq.core.ids import NodeId, PartitionKey, Run
 from p2pmq.core.owner import REATTACH_GRACE_MS, Owner
 from p2pmq.core.packets.delivering import Attach, Attached, Delivery, Detach, Settle, Settled
 from p2pmq.core.packets.publishing import (
     BATCH_MESSAGES_MAX,
+    Batch,
     Confirm,
     Gap,
     Moved,
@@ -16,7 +17,8 @@ from p2pmq.core.packets.publishing import (
     PublishRefused,
     RunField,
 )
-from p2pmq.core.records import Space
+from p2pmq.core.packets.replicating import Compare, Compared
+from p2pmq.core.records import BatchStored, Space
 from tests.core.kit import (
     KEY,
     S1,
@@ -38,6 +40,17 @@ ME = b"node-own"
 CONSUMER = b"consumer"
 
 
+class ThreeHomes(View):
+    """Everything belongs on this node and two others, which are in reach."""
+
+    def homes_of(self, key: PartitionKey) -> tuple[tuple[NodeId, ...], int]:
+        del key
+        return (ME, B, C), 2
+
+    def is_alive(self, node_id: NodeId) -> bool:
+        return True
+
+
 class Rig:
     """An owner on its disk, at a time."""
 
@@ -49,7 +62,7 @@ class Rig:
 
     def start(self) -> Owner:
         self.disk.boot += 1
-        rooms = rooms_of(ME, self.disk.boot, self.view)
+        rooms = self.rooms = rooms_of(ME, self.disk.boot, self.view)
         self.owner = rooms.owner
         self.owner.recover(self.disk.recovered(), self.disk.of_space(Space.PARTITION), self.now)
         rooms.on_placement_changed(self.now)
@@ -285,3 +298,27 @@ def test_a_run_of_thousands_is_pushed_as_one_segment() -> None:
     ]
     assert len(delivery.segments) == 1
     assert len(rig.owner.deliveries[KEY].leases.runs()) == 1
+
+
+def test_what_comes_before_the_merge_waits_once_and_in_order_and_is_no_gap() -> None:
+    rig = Rig()
+    rig.view = ThreeHomes(ME)
+    rig.start()
+    begun = rig.publish(1)
+    assert kinds(begun) == [Compare, Compare]
+    assert not rig.publish(2, previous=1)
+    assert not rig.publish(1), "a repeat waits already"
+    assert not rig.publish(4, previous=3)
+    merged: list[Effect] = []
+    for effect in begun:
+        if isinstance(effect, Send) and isinstance(effect.packet, Compare):
+            equal = Compared(*KEY, effect.packet.number, equal=True)
+            merged += rig.rooms.replication.on_compared(effect.peer, equal, rig.now)
+            merged += rig.owner.on_active(KEY, rig.now)
+    assert [batch.first for batch in written_in(merged)] == [1, 2]
+    assert kinds(merged).count(Gap) == 1, "of what is missing indeed"
+
+
+def written_in(effects: list[Effect]) -> list[Batch]:
+    records = [record for write in writes(effects) for record in write.records]
+    return [record.batch for record in records if isinstance(record, BatchStored)]

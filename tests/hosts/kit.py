@@ -25,11 +25,12 @@ class NotHereError(Exception):
     """This machine does not let us do that; says what and why."""
 
 
-def run(*command: str) -> None:
-    """Run a command that takes no time, and is silent unless it fails."""
+def run(*command: str) -> str:
+    """Run a command that takes no time; what it says."""
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     if done.returncode:
         raise NotHereError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 class Hosts:
@@ -87,6 +88,10 @@ class Hosts:
         for chain in chains:
             rule = (chain, DIRECTIONS[chain], "eth0", "-j", "DROP")
             run(*self.inside(host), "iptables", "-w", what, *rule)
+
+    def sent_bytes(self, host: str) -> int:
+        """What the host has sent so far."""
+        return int(run(*self.inside(host), "cat", "/sys/class/net/eth0/statistics/tx_bytes"))
 
     def limit(self, host: str, kbit_per_s: int) -> None:
         """Let the host send no faster than that (a token bucket: tc-tbf(8))."""

@@ -46,12 +46,14 @@ async def test_hosts_find_each_other_by_mdns_and_a_slow_link_makes_nobody_dead(
     with hosts_of(*HOSTS) as hosts:
         async with running(mesh_on(hosts, tmp_path)) as mesh:
             try:
-                hosts.limit("ant", 8_000)
+                hosts.limit("ant", 16_000)
             except NotHereError as error:
                 pytest.skip(f"no rate can be limited here: {error}")
-            bulk = {"queue": QUEUE, "times": 64, "size": 64 * 1024, "within_s": 60}  # on 1 MB/s
+            bulk = {"queue": QUEUE, "times": 64, "size": 64 * 1024, "within_s": 60}  # on 2 MB/s
             sent = await mesh["ant"].ask("published_some", "publish_some", **bulk)
             assert sent["error"] == ""
+            sent_bytes = hosts.sent_bytes("ant")
+            assert sent_bytes < 6 * 64 * 64 * 1024, "two copies, and few repeats"
             mesh["bee"].tell("consume", queue=QUEUE, prefetch=PREFETCH)
             books = await mesh.drain([QUEUE])
             assert not mesh.taken_for_dead, "probes do not wait behind bulk"

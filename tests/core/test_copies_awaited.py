@@ -99,7 +99,8 @@ def test_it_goes_out_once_the_earlier_one_is_acked_by_who_had_it_elsewhere(rig: 
 def test_it_goes_out_once_another_home_says_that_the_earlier_one_is_acked(rig: Rig) -> None:
     rig.publish(1, copied=False)
     rig.publish(2, copied=True)
-    rig.owner.on_acked_elsewhere(KEY, [Run(S1, 1, 1)])
+    removed, _ = rig.owner.partition(KEY).remove([Run(S1, 1, 1)])
+    rig.owner.on_acked_elsewhere(KEY, removed)
     rig.look()
     assert rig.pushed == {(S1, 2)}
 
