@@ -5,7 +5,7 @@ out among themselves, and keep every confirmed message on disk.
 """
 
 from p2pmq._version import __version__
-from p2pmq.config import LAN, WAN, Config, Limits, SwimConfig, Timing
+from p2pmq.config import LAN, WAN, Config, Limits, Replication, SwimConfig, Timing
 from p2pmq.errors import (
     BodyTooLargeError,
     ClosedNodeError,
@@ -58,6 +58,7 @@ __all__ = [
     "QueueDepth",
     "QueueNameError",
     "Receipt",
+    "Replication",
     "RequestTimeoutError",
     "StaleReceiptError",
     "StoreError",

@@ -96,6 +96,10 @@ class Machine:
         """The partition's living owner, as this node sees it."""
         return self._ownership.owner_of(key)
 
+    def homes_of(self, key: PartitionKey) -> tuple[tuple[NodeId, ...], int]:
+        """The partition's homes, there or not, and how many copies commit a message."""
+        return self._ownership.homes_of(key)
+
     def next_deadline(self) -> int | None:
         """When `handle(TimePassed())` is due, in ms; None: not before something happens."""
         first = self.swim.next_deadline()

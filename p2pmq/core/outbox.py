@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from p2pmq.core.records import RecoveredBatch
 
 OUTBOX_DISK_FULL = "no room on this node's disk for its outbox: messages wait in memory"
+RESEND_MAX_MS = 15_000
 REFUSED_RETRY_MS = 1_000
 """How long after an owner refused a batch (its disk is full) it is tried again."""
 GAP_QUIET_MS = 200
@@ -75,6 +76,7 @@ class Stream:
         "gap_at",
         "key",
         "next_seq",
+        "patience_ms",
         "progress_at",
         "reason",
         "sent",
@@ -91,6 +93,7 @@ class Stream:
         self.window = 0
         self.next_seq = 1
         self.progress_at = 0
+        self.patience_ms = 0
         self.gap_at = -GAP_QUIET_MS
         self.volatile = 0
         self.reason = ""
@@ -221,6 +224,7 @@ class Outbox:
         """The partition has another owner, or its owner came or went."""
         effects: list[Effect] = []
         for stream in self._by_key.get(key, ()):
+            stream.patience_ms = 0
             effects += self._resend(stream, now)
         return effects
 
@@ -299,7 +303,11 @@ class Outbox:
                 continue
             if now - stream.progress_at >= self._timing.spill_ms:
                 effects += self._spill_stream(stream)
-            if stream.sent == 0 or now - stream.progress_at >= self._timing.resend_ms:
+            if stream.sent == 0:
+                effects += self._resend(stream, now)
+            elif now - stream.progress_at >= self._patience(stream):
+                # Each time twice as long: on a slow link repeats would only stand in the way.
+                stream.patience_ms = min(RESEND_MAX_MS, 2 * self._patience(stream))
                 effects += self._resend(stream, now)
             self._set_timer(stream, now)
         return effects
@@ -397,6 +405,7 @@ class Outbox:
                 continue
             self._forget(stream, entry, sent=len(kept) < stream.sent)
             stream.progress_at = now
+            stream.patience_ms = 0
             stream.reason = ""
             neighbours = (*kept, entries[0]) if entries else kept
             cut_in_two = any(other.number == entry.number for other in neighbours)
@@ -487,11 +496,16 @@ class Outbox:
             reason=stream.reason,
         )
 
+    def _patience(self, stream: Stream) -> int:
+        """How long to wait for a confirm before the unconfirmed is sent again."""
+        return max(stream.patience_ms, self._timing.resend_ms)
+
     def _set_timer(self, stream: Stream, now: int) -> None:
         """Arm the stream's timer for whatever of it is due first."""
         if not stream.entries:
             return
-        due = stream.progress_at + self._timing.resend_ms if stream.sent else now + REFUSED_RETRY_MS
+        no_answer_at = stream.progress_at + self._patience(stream)
+        due = no_answer_at if stream.sent else now + REFUSED_RETRY_MS
         if stream.volatile:
             due = min(due, max(now, stream.progress_at) + self._timing.spill_ms)
         self._timers.set_if_earlier((stream.key, stream.session), due)

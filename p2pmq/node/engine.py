@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, Self
 
-    from p2pmq.core.ids import ConsumerId, NodeId
+    from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey
     from p2pmq.core.packets.delivering import Segment
     from p2pmq.core.records import Recovered
     from p2pmq.discovery.base import Discovery, Sighting
@@ -155,7 +155,9 @@ class Engine:
         self._links = Links(self._transport, self._driver, limits, self._loop, self._hello)
         self._ports.callback(self._links.close)
         self._ports.callback(self._driver.stop)
-        self._publisher = Publisher(self._driver.feed, self._loop, limits, self._name_of)
+        self._publisher = Publisher(
+            self._driver.feed, self._loop, limits, self._name_of, self._wanted_of
+        )
         self.addresses = (await self._transport.open(self._links))[:ADDRESSES_MAX]
         self._links.renew_hello()
         own = Rumour(
@@ -372,6 +374,9 @@ class Engine:
     def _on_sighting(self, sighting: Sighting) -> None:
         self.counters.add(f"sighting_{sighting.source}")
         self._links.try_address(sighting.address)
+
+    def _wanted_of(self, key: PartitionKey) -> int:
+        return self._machine.homes_of(key)[1]
 
     def _name_of(self, node_id: NodeId | None) -> str | None:
         if node_id is None:

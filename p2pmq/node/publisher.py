@@ -83,11 +83,13 @@ class Publisher:
         loop: asyncio.AbstractEventLoop,
         limits: Limits,
         name_of: Callable[[NodeId | None], str | None],
+        wanted_of: Callable[[PartitionKey], int],
     ) -> None:
         self._feed = feed
         self._loop = loop
         self._limits = limits
         self._name_of = name_of
+        self._wanted_of = wanted_of
         self._open: dict[PartitionKey, OpenBatch] = {}
         self._flushing = False
         self._next_token = 1
@@ -278,9 +280,22 @@ class Publisher:
                 continue  # its publisher was cancelled
             receipt = Receipt(queue, session, outcome.first + at, committed, stored, copies, owner)
             if outcome.timed_out:
-                waiter.set_exception(not_committed(receipt, outcome, timeout_ms))
+                waiter.set_exception(self.not_committed(key, receipt, outcome, timeout_ms))
             else:
                 waiter.set_result(receipt)
+
+    def not_committed(
+        self, key: PartitionKey, receipt: Receipt, outcome: Published, waited_ms: int
+    ) -> NotCommittedError:
+        """The error of a publish whose confirm did not come in time."""
+        return NotCommittedError(
+            receipt=receipt,
+            copies=outcome.copies,
+            wanted=self._wanted_of(key),
+            waited_ms=waited_ms,
+            away=[receipt.owner] if receipt.owner is not None else [],
+            reason=outcome.reason,
+        )
 
 
 class BulkProgress:
@@ -357,7 +372,9 @@ class BulkProgress:
                 copies=outcome.copies,
                 owner=owner,
             )
-            self._error = not_committed(receipt, outcome, self._timeout_ms)
+            self._error = self._publisher.not_committed(
+                self._key, receipt, outcome, self._timeout_ms
+            )
         elif outcome.copies:
             self._committed += count
             if owner is not None:
@@ -378,16 +395,3 @@ def _fail_all(waiters: list[asyncio.Future[Receipt]], error: BaseException) -> N
     for waiter in waiters:
         if not waiter.done():
             waiter.set_exception(error)
-
-
-def not_committed(receipt: Receipt, outcome: Published, waited_ms: int) -> NotCommittedError:
-    """The error of a publish whose confirm did not come in time."""
-    away = [receipt.owner] if receipt.owner is not None else []
-    return NotCommittedError(
-        receipt=receipt,
-        copies=outcome.copies,
-        wanted=1,
-        waited_ms=waited_ms,
-        away=away,
-        reason=outcome.reason,
-    )

@@ -38,6 +38,7 @@ class Desk:
             asyncio.get_running_loop(),
             limits or Limits(),
             lambda node_id: "bank" if node_id == OWNER else None,
+            lambda _key: 1,
         )
 
     def _feed(self, event: Event) -> None:
