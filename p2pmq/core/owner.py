@@ -238,10 +238,14 @@ class Owner:
     def on_batch_durable(self, event: BatchDurable, now: int) -> list[Effect]:
         """A batch is on disk here; if that is enough, deliver it and confirm it."""
         partition = self.partitions.get(event.key)
-        stored = partition.on_durable(event.number) if partition is not None else None
-        if stored is None:
+        if partition is None:
             return []
-        return self._copies.on_durable(event.key, stored, now)
+        taken_back = partition.take_back(event.number)
+        if taken_back is not None:
+            self._copies.on_refused(event.key, taken_back[0])
+            return [Persist((taken_back[1],))]
+        stored = partition.on_durable(event.number)
+        return self._copies.on_durable(event.key, stored, now) if stored is not None else []
 
     def on_proven(self, key: PartitionKey, proven: list[tuple[Run, int]], now: int) -> list[Effect]:
         """Messages are on enough disks now: deliver and confirm them."""
@@ -317,7 +321,9 @@ class Owner:
 
     def on_batch_refused(self, event: BatchDurable) -> list[Effect]:
         """The disk is full: the batch stays with its publisher."""
-        stored = self.partitions[event.key].on_write_refused(event.number)
+        partition = self.partitions[event.key]
+        stored = partition.on_write_refused(event.number)
+        partition.refuse_those_after(stored)
         self._copies.on_refused(event.key, stored)
         effects: list[Effect] = [Notify(Counted("disk_full", text=DISK_FULL, alarming=True))]
         if stored.publisher is not None:

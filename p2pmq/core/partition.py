@@ -73,6 +73,7 @@ class Partition:
         self.pending: RunMap[int] = RunMap()
         self.batches: dict[int, Stored] = {}
         self.size = 0
+        self.taken_back: dict[int, None] = {}
         self._clock = clock
         self.next_number = first_number
 
@@ -170,7 +171,22 @@ class Partition:
         """The batch could not be written: it never came."""
         stored = self.batches.pop(number)
         self.appending.remove(stored.run)
+        self.taken_back.pop(number, None)
         return stored
+
+    def refuse_those_after(self, refused: Stored) -> None:
+        """Take back what its publisher sent after it: else it would be delivered before it."""
+        for number, stored in self.batches.items():
+            later = number > refused.number and stored.session == refused.session
+            if later and self.appending.overlap(stored.run):
+                self.taken_back[number] = None
+
+    def take_back(self, number: int) -> tuple[Stored, Record] | None:
+        """A batch is on disk that was to be taken back: as if it had never come. Else None."""
+        if number not in self.taken_back:
+            return None
+        del self.taken_back[number]
+        return self.on_write_refused(number), BatchRemoved(Space.PARTITION, self.key, number)
 
     def is_appending(self, runs: Iterable[Run]) -> bool:
         """Whether some of the dots are on their way to the disk just now."""

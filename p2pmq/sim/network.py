@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SILENCE_S = 5.0
 """A connection whose path is cut for this long is noticed as dead (ZMTP heartbeats)."""
+STALE_BACKLOG_S = 1.0
+"""When a rate limit is lifted, a connection with more than this under way is begun anew."""
 BACKLOG_BYTES_MAX = 4 * 1024 * 1024
 """What a slow direction holds before the sender's pipe is full."""
 
@@ -190,6 +192,9 @@ class SimNetwork:
                 return False
             pipe.busy_until_s[end] = now + backlog_s + size / conditions.bytes_per_s
             delay += pipe.busy_until_s[end] - now
+        elif pipe.busy_until_s[end] > now + STALE_BACKLOG_S:
+            self.close(pipe)  # what crept along the slow link is lost with its connection
+            return True
         traffic = self.traffic[source]
         traffic.packets += 1
         traffic.bytes += size
