@@ -22,8 +22,8 @@ demo: $(STAMP) ## a mesh on this machine that loses a node and no message
 	$(BIN)/p2pmq demo
 
 .PHONY: test
-test: $(STAMP) ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(STAMP) ## the whole test suite, a file at a time on each core
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 .PHONY: check
 check: $(STAMP) ## lint, format, types, import contracts, tidiness

@@ -170,6 +170,10 @@ class Consuming:
             return []
         subscription.attached = True
         self._renew_later(subscription, now)
+        effects: list[Effect] = []
+        if subscription.lapsed:  # it did not own yet when our settles came: they must not wait
+            subscription.lapsed = False
+            effects = self._resend_settles(subscription, now)
         if packet.number < subscription.expected:
             subscription.missed = None
         elif subscription.missed != subscription.expected:  # perhaps only slower than this answer
@@ -177,7 +181,7 @@ class Consuming:
         elif now - subscription.missed_at >= subscription.patience_ms:
             subscription.given_up = subscription.attachment
             return [Notify(Counted("delivery_lost")), *self._attach(subscription, now)]
-        return []
+        return effects
 
     def _renew_later(self, subscription: Subscription, now: int) -> None:
         subscription.renew_at = now + RENEW_MS
