@@ -217,6 +217,7 @@ class World:
         """Messages that a full disk refused once: those after them may have been taken."""
         self.attachment = 0
         self.deliveries = 0
+        self.sent_elsewhere: list[tuple[NodeId, Packet]] = []
         self.duplicates_counted = 0
         self.homes: dict[NodeId, Home] = {}
         for node_id in self.ids:
@@ -254,6 +255,8 @@ class World:
                     self.way.append((home.node_id, peer, replace(packet, batches=at_hand)))
             case _ if peer in self.homes:
                 self.way.append((home.node_id, peer, packet))
+            case _ if peer != USER:
+                self.sent_elsewhere.append((peer, packet))
 
     def on_confirm(self, home: Home, runs: Iterable[RunField]) -> None:
         dots = dots_of(Run(run.session, run.first, run.last) for run in runs)
@@ -348,9 +351,7 @@ class World:
     def attach(self, to: NodeId, limit: int = 20) -> None:
         self.attachment += 1
         holding = tuple(RunField(*run) for run in runs_of(self.held))
-        packet = delivering.Attach(
-            *KEY, CONSUMER, self.attachment, limit, VISIBILITY_MS, holding
-        )
+        packet = delivering.Attach(*KEY, CONSUMER, self.attachment, limit, VISIBILITY_MS, holding)
         self.way.append((USER, to, packet))
 
     def ack(self, to: NodeId, pick: int, count: int) -> None:

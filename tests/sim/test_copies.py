@@ -88,7 +88,7 @@ def held(mesh: Mesh, name: str) -> int:
 
 
 def counted(mesh: Mesh, name: str, what: str) -> int:
-    return mesh.node(name).engine.counters[what]
+    return mesh.node(name).counters[what]
 
 
 @seeds(5)

@@ -1,0 +1,379 @@
+"""What an owner knows of its copies, and a replica's answers, one rule a test."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from p2pmq.core.copies import Contact, Copies, Home, digest_of
+from p2pmq.core.dots import DotSet
+from p2pmq.core.events import HandoverDurable
+from p2pmq.core.handover import Handovers
+from p2pmq.core.hlc import HybridClock
+from p2pmq.core.ids import Run
+from p2pmq.core.packets.delivering import Handover, HandoverTaken
+from p2pmq.core.packets.publishing import Publish, PublishRefused, RunField
+from p2pmq.core.packets.replicating import (
+    Compare,
+    Compared,
+    Fetch,
+    Offer,
+    Replicate,
+    Replicated,
+    Supply,
+)
+from p2pmq.core.partition import Partition
+from p2pmq.core.replication import ASKS_MAX, RESEND_MS
+from tests.core.copies_world import World
+from tests.core.kit import KEY, S1, S2, A, B, C, batch_of, dots_of, packets
+
+RUN = Run(S1, 1, 4)
+
+
+def copies_of_three() -> Copies:
+    copies = Copies(A, (A, B, C), 2)
+    copies.unproven.put(RUN, ())
+    return copies
+
+
+def world(homes: int = 3) -> World:
+    """Homes of which the first owns, and has merged with all others."""
+    made = World(homes)
+    made.publish(S1, 1, made.ids[0])
+    made.drain()
+    made.attach(made.ids[0], 100)
+    made.drain()
+    assert made.confirmed == made.held == {(S1, 1)}
+    return made
+
+
+# ---------------------------------------------------------------------------- what the owner knows
+
+
+def test_a_run_is_proven_once_it_is_durable_here_and_on_enough_disks() -> None:
+    copies = copies_of_three()
+    assert copies.note(Run(S1, 1, 2), B) == []
+    assert copies.note(RUN, A) == [(Run(S1, 1, 2), 2)]
+    assert copies.note(RUN, C) == [(Run(S1, 3, 4), 2)]
+    assert not copies.unproven
+
+
+def test_elsewhere_alone_proves_nothing() -> None:
+    """The owner gives out only what is on its own disk."""
+    copies = copies_of_three()
+    assert copies.note(RUN, B) == []
+    assert copies.note(RUN, C) == []
+    assert copies.note(RUN, A) == [(RUN, 3)]
+
+
+def test_the_same_holder_twice_is_one_and_a_stranger_is_none() -> None:
+    copies = copies_of_three()
+    for holder in (A, A, b"stranger"):
+        assert copies.note(RUN, holder) == []
+
+
+def test_a_holder_that_is_no_home_any_more_does_not_count() -> None:
+    copies = copies_of_three()
+    copies.note(RUN, B)
+    assert copies.set_homes((A, C, b"node-new"), 2) == []
+    assert copies.note(RUN, A) == []
+    assert copies.note(RUN, C) == [(RUN, 2)]
+
+
+def test_fewer_wanted_copies_prove_what_has_them() -> None:
+    copies = copies_of_three()
+    copies.note(RUN, A)
+    assert copies.set_homes((A,), 1) == [(RUN, 1)]
+
+
+def test_it_is_active_when_enough_homes_are_merged_and_none_in_reach_is_not() -> None:
+    copies = copies_of_three()
+    b, c = copies.homes.values()
+    assert not copies.active
+    b.contact = Contact.MERGED
+    assert copies.active
+    c.contact = Contact.COMPARING
+    assert not copies.active, "it may know of acks"
+    c.lose()
+    assert copies.active
+
+
+def test_a_node_that_is_no_home_is_never_active() -> None:
+    assert not Copies(b"stranger", (A, B), 1).active
+
+
+def test_an_answer_in_parts_is_whole_when_each_has_come_in_whatever_order() -> None:
+    home = Home(B)
+    home.begin(7, Partition(KEY, HybridClock()), 0)
+    parts = [
+        Compared(*KEY, 7, equal=False, seen=(RunField(S1, at, at),), more=at < 3, part=at - 1)
+        for at in (1, 2, 3)
+    ]
+    assert [home.take_in(parts[at]) for at in (2, 0, 0, 1)] == [False, False, False, True]
+    assert home.seen == DotSet([Run(S1, 1, 3)])
+
+
+def test_an_equal_state_is_equal_to_what_was_asked_with_not_to_what_came_since() -> None:
+    """It was once: then a message counted as a copy there that had never reached it."""
+    partition = Partition(KEY, HybridClock())
+    home = Home(B)
+    home.begin(7, partition, 0)
+    partition.append(batch_of(S1, 1, 4), 1_000, A)
+    partition.on_durable(1)
+    assert home.take_in(Compared(*KEY, 7, equal=True))
+    assert not home.seen
+
+
+def test_a_digest_is_the_same_for_the_same_state_however_it_came_to_be() -> None:
+    one, other = (Partition(KEY, HybridClock()) for _ in range(2))
+    for partition, order in ((one, (S1, S2)), (other, (S2, S1))):
+        for session in order:
+            partition.append(batch_of(session, 1, 3), 1_000, A)
+    for number in (1, 2):
+        one.on_durable(number)
+    assert digest_of(one) != digest_of(other), "what is not durable does not count"
+    for number in (1, 2):
+        other.on_durable(number)
+    assert digest_of(one) == digest_of(other)
+    one.remove([Run(S1, 2, 2)])
+    assert digest_of(one) != digest_of(other)
+
+
+# --------------------------------------------------------------------------- owner and replicas
+
+
+def test_a_batch_is_confirmed_at_two_copies_of_three_though_one_is_slow() -> None:
+    w = world()
+    owner, quick, slow = w.ids
+    w.publish(S1, 2, owner)
+    w.arrive(0)
+    while w.homes[owner].writes:
+        w.write(owner)
+    assert (S1, 2) not in w.confirmed
+    for at, (_, target, _) in enumerate(w.way):
+        if target == quick:
+            w.arrive(at)
+            break
+    while w.homes[quick].writes:
+        w.write(quick)
+    w.way = [packet for packet in w.way if packet[1] == owner]
+    w.arrive(0)
+    assert (S1, 3) in w.confirmed
+    assert not w.homes[slow].partition.pending.overlap(Run(S1, 2, 3))
+
+
+def test_a_replica_answers_only_for_what_is_durable() -> None:
+    w = world()
+    home = w.homes[w.ids[1]]
+    packet = Replicate(*KEY, 99, (), (batch_of(S2, 1, 1),))
+    w.take(home, home.receive(w.ids[0], packet, w.now))
+    assert not w.way
+    w.take(home, home.receive(w.ids[0], packet, w.now))
+    w.write(w.ids[1])
+    assert [type(p) for _, _, p in w.way] == [Replicated], "the repeat came while it was written"
+    w.take(home, home.receive(w.ids[0], packet, w.now))
+    assert not home.partition.appending
+    w.write(w.ids[1])
+    assert len(w.way) == 2
+
+
+def test_an_ack_is_confirmed_only_when_it_is_on_enough_disks() -> None:
+    w = world()
+    owner = w.ids[0]
+    w.settle(owner, [(S1, 1)])
+    w.arrive(0)
+    w.write(owner)
+    assert not w.settled
+    w.drain()
+    assert w.settled
+
+
+def test_an_ack_whose_owner_is_none_any_more_is_not_confirmed_by_its_own_disk() -> None:
+    """It was once, when the write outlived the ownership."""
+    w = world()
+    first, second, _ = w.ids
+    w.look(second, first, alive=False)
+    w.settle(second, [(S1, 1)])
+    w.arrive(len(w.way) - 1)
+    w.look(second, first, alive=True)
+    w.way.clear()
+    w.write(second)
+    assert not w.settled
+
+
+def test_without_enough_homes_in_reach_nothing_is_taken() -> None:
+    w = world()
+    owner = w.ids[0]
+    for other in w.ids[1:]:
+        w.look(owner, other, alive=False)
+    home = w.homes[owner]
+    effects = home.owner.onpublish(A, publish(S2, 1), w.now)
+    assert [type(effect.packet) for effect in effects] == [PublishRefused]  # type: ignore[union-attr]  # all are sends
+    assert not home.partition.appending
+
+
+def test_a_batch_that_comes_before_the_merge_waits_for_it() -> None:
+    """Stamped at once, it could go out before what its publisher sent to the former owner."""
+    w = world()
+    first, second, _ = w.ids
+    w.look(second, first, alive=False)
+    w.way = [packet for packet in w.way if packet[0] != first]
+    held, w.way = w.way, []
+    home = w.homes[second]
+    w.take(home, home.receive(b"node-usr", publish(S1, 2), w.now))
+    assert not home.partition.appending
+    w.way = held
+    w.drain()
+    assert home.partition.seen.covers(Run(S1, 2, 2))
+
+
+def test_a_home_that_never_answers_holds_up_the_others_only_for_a_while() -> None:
+    w = world()
+    first, second, third = w.ids
+    w.crash(third)
+    w.look(second, first, alive=False)
+    home = w.homes[second]
+
+    def drop_to_third() -> None:
+        w.way = [packet for packet in w.way if third not in packet[:2]]
+
+    for turn in range(ASKS_MAX + 2):
+        drop_to_third()
+        while w.way:
+            w.arrive(0)
+            drop_to_third()
+        while home.writes:
+            w.write(second)
+        w.look(second, first, alive=False)
+        if turn <= ASKS_MAX:
+            w.pass_time(RESEND_MS)
+    # The first home is away in its view, the third does not answer: too few for W.
+    assert not home.replication.is_active(KEY)
+    assert home.replication.is_alone(KEY)
+
+
+def test_only_the_state_that_differs_is_told_and_an_equal_one_is_not() -> None:
+    w = world()
+    owner, other, _ = w.ids
+    home = w.homes[other]
+    partition = w.homes[owner].partition
+    same = Compare(*KEY, 5, digest_of(partition))
+    assert packets(home.replica.on_compare(owner, same, w.now)) == [Compared(*KEY, 5, equal=True)]
+    (answer,) = packets(home.replica.on_compare(owner, replace(same, digest=b"another!"), w.now))
+    assert isinstance(answer, Compared)
+    assert answer.seen == (RunField(S1, 1, 1),)
+
+
+def test_a_long_state_comes_in_parts() -> None:
+    w = world()
+    home = w.homes[w.ids[1]]
+    home.partition.remove([Run(S2, at, at) for at in range(1, 20_000, 2)])
+    compare = Compare(*KEY, 5, b"another!")
+    answers = packets(home.replica.on_compare(w.ids[0], compare, w.now))
+    parts = [(x.part, x.more) for x in answers if isinstance(x, Compared)]
+    assert parts == [(0, True), (1, True), (2, False)]
+
+
+def test_what_is_fetched_and_acked_by_now_comes_as_an_ack() -> None:
+    w = world()
+    home = w.homes[w.ids[1]]
+    home.partition.append(batch_of(S2, 1, 3), w.now, None)
+    home.partition.on_durable(home.partition.next_number - 1)
+    home.partition.remove([Run(S2, 2, 2)])
+    (packet,) = packets(home.replica.on_fetch(w.ids[0], Fetch(*KEY, 5, (RunField(S2, 1, 9),))))
+    assert isinstance(packet, Supply)
+    assert packet.acked == (RunField(S2, 2, 2),)
+    assert dots_of(batch.run for batch in packet.batches) == {(S2, 1), (S2, 3)}
+
+
+def test_an_offer_of_what_is_known_is_not_answered() -> None:
+    w = world()
+    owner, other, _ = w.ids
+    home = w.homes[owner]
+    same = Offer(*KEY, digest_of(home.partition))
+    assert not home.replication.on_offer(other, same, w.now)
+    assert home.replication.on_offer(other, replace(same, digest=b"another!"), w.now)
+
+
+def test_a_message_damaged_at_the_owner_is_fetched_again_and_delivered() -> None:
+    w = World(3)
+    owner = w.ids[0]
+    w.publish(S1, 3, owner)
+    w.drain()
+    w.homes[owner].damaged.add((1, 1))
+    w.hurt.add((S1, 2))
+    w.attach(owner, 100)
+    w.drain()
+    assert w.held == {(S1, 1), (S1, 2), (S1, 3)}
+    assert w.homes[owner].readable() == w.held
+
+
+def test_a_message_damaged_at_a_replica_is_had_again_from_the_owner() -> None:
+    w = world()
+    replica = w.homes[w.ids[1]]
+    replica.damaged.add((1, 0))
+    w.hurt.add((S1, 1))
+    w.take(replica, replica.owner.on_unreadable(KEY, Run(S1, 1, 1), w.now))
+    assert not replica.partition.seen
+    w.drain()
+    assert replica.readable() == {(S1, 1)}
+
+
+def test_the_resend_of_a_packet_with_a_damaged_body_leaves_it_out() -> None:
+    w = world()
+    owner, other, _ = w.ids
+    w.publish(S1, 2, owner)
+    w.arrive(0)
+    while w.homes[owner].writes:
+        w.write(owner)
+    w.way.clear()
+    home = w.homes[owner]
+    number = home.partition.next_number - 1
+    home.damaged.add((number, 0))
+    w.hurt.add((S1, 2))
+    w.take(home, home.owner.on_unreadable(KEY, Run(S1, 2, 2), w.now))
+    w.way.clear()
+    w.pass_time(RESEND_MS)
+    resent = [packet for _, to, packet in w.way if to == other and isinstance(packet, Replicate)]
+    assert [dots_of(b.run for b in packet.batches) for packet in resent] == [{(S1, 3)}]
+
+
+@pytest.mark.parametrize("homes", [3, 5])
+def test_what_two_owners_delivered_is_counted_when_they_merge(homes: int) -> None:
+    w = world(homes)
+    first, second, *_ = w.ids
+    for node_id in w.ids[1:]:
+        w.look(node_id, first, alive=False)
+    w.drain()
+    w.attach(second, 100)
+    w.drain()
+    w.settle(second, [(S1, 1)])
+    w.drain()
+    assert not w.duplicates_counted
+    w.look(second, first, alive=True)
+    w.drain()
+    assert w.duplicates_counted == 1
+
+
+def test_acks_that_are_handed_over_are_on_enough_disks_before_the_giver_forgets_them() -> None:
+    w = world()
+    owner = w.ids[0]
+    w.settle(owner, [(S1, 1)])
+    w.drain()
+    home = w.homes[owner]
+    handovers = Handovers(owner, 1, home.owner, home.beliefs, home.replication)
+    giver = b"node-old"
+    effects = handovers.on_handover(giver, Handover(*KEY, 7, (RunField(S2, 1, 5),)), w.now)
+    w.take(home, effects)
+    write = home.writes.pop()
+    home.disk.apply(write.records)
+    assert isinstance(write.then, HandoverDurable)
+    assert not handovers.on_durable(write.then, w.now)
+    w.acked |= dots_of([Run(S2, 1, 5)])
+    w.drain()
+    assert w.sent_elsewhere == [(giver, HandoverTaken(*KEY, 7))]
+
+
+def publish(session: bytes, first: int) -> Publish:
+    return Publish(*KEY, 0, batch_of(session, first, 1))
