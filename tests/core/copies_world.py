@@ -28,7 +28,7 @@ from p2pmq.core.replication import Replication
 from tests.core.kit import KEY, S1, S2, Disk, Dot, Name, batch_of, dots_of, runs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registry import Packet
@@ -105,28 +105,20 @@ class Home:
         return self.replication.replica
 
     def receive(self, peer: NodeId, packet: Packet, now: int) -> list[Effect]:
-        match packet:
-            case publishing.Publish():
-                return self.owner.on_publish(peer, packet, now)
-            case delivering.Attach():
-                return self.owner.on_attach(peer, packet, now)
-            case delivering.Settle():
-                return self.owner.on_settle(peer, packet, now)
-            case replicating.Replicate():
-                return self.replica.on_replicate(peer, packet, now)
-            case replicating.Replicated():
-                return self.replication.on_replicated(peer, packet, now)
-            case replicating.Compare():
-                return self.replica.on_compare(peer, packet, now)
-            case replicating.Compared():
-                return self.replication.on_compared(peer, packet, now)
-            case replicating.Fetch():
-                return self.replica.on_fetch(peer, packet)
-            case replicating.Supply():
-                return self.replication.on_supply(peer, packet, now)
-            case replicating.Offer():
-                return self.replication.on_offer(peer, packet, now)
-        raise AssertionError(packet)
+        owner, replication, replica = self.owner, self.replication, self.replica
+        handlers: dict[type[Packet], Callable[..., list[Effect]]] = {
+            publishing.Publish: owner.on_publish,
+            delivering.Attach: owner.on_attach,
+            delivering.Settle: owner.on_settle,
+            replicating.Replicate: replica.on_replicate,
+            replicating.Replicated: replication.on_replicated,
+            replicating.Compare: replica.on_compare,
+            replicating.Compared: replication.on_compared,
+            replicating.Fetch: lambda peer, packet, _now: replica.on_fetch(peer, packet),
+            replicating.Supply: replication.on_supply,
+            replicating.Offer: replication.on_offer,
+        }
+        return handlers[type(packet)](peer, packet, now)
 
     def write(self, now: int) -> list[Effect]:
         """The first write becomes durable."""

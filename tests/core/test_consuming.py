@@ -221,6 +221,18 @@ def test_while_the_owner_is_away_acks_are_kept_and_said_when_it_is_back() -> Non
     assert kinds == [Settle, Attach]
 
 
+def test_what_the_new_owner_refused_as_none_yet_is_said_again_once_it_has_us() -> None:
+    """Not a second later: it would deliver what it does not know to be acked."""
+    consuming = Consuming(lambda _key: A, TIMING)
+    subscribe(consuming, 0)
+    consuming.on_delivery(A, delivery(1, 1, 1, 2), 1)
+    ack(consuming, 2, Run(S1, 1, 2))
+    consuming.on_moved(KEY, 3)
+    (again,) = packets(consuming.on_attached(A, Attached(*KEY, ME, 1), 4))
+    assert isinstance(again, Settle)
+    assert not packets(consuming.on_attached(A, Attached(*KEY, ME, 1), 5))
+
+
 def test_a_consumer_that_ends_says_its_acks_until_they_are_confirmed() -> None:
     consuming = Consuming(lambda _key: A, TIMING)
     subscribe(consuming, 0)

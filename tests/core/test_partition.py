@@ -158,3 +158,47 @@ def test_only_the_record_of_the_batch_itself_is_written_when_it_comes(
     assert isinstance(effect, Persist)
     (record,) = effect.records
     assert isinstance(record, BatchStored)
+
+
+def test_a_damaged_message_is_as_if_it_had_never_come_on_disk_as_well(
+    partition: Partition, disk: Disk
+) -> None:
+    """Seen and not here, it would be taken for acked by the next merge."""
+    store(partition, disk, 1, 5)
+    disk.apply(partition.remove([Run(S1, 1, 1)])[1])
+    lost, records = partition.unsee(Run(S1, 3, 3))
+    disk.apply(records)
+    assert lost == [Run(S1, 3, 3)]
+    for found in (partition, recovered(disk)):
+        assert not found.seen.has(S1, 3)
+        assert dots_of(found.acked().runs()) == {(S1, 1)}
+        assert dots_of(found.pending.runs()) == {(S1, 2), (S1, 4), (S1, 5)}
+    assert [part.first for part in recovered(disk).new_parts(batch_of(S1, 1, 5))] == [3]
+
+
+def test_it_stays_so_while_the_rest_of_its_batch_is_acked(partition: Partition, disk: Disk) -> None:
+    store(partition, disk, 1, 5)
+    disk.apply(partition.unsee(Run(S1, 3, 3))[1])
+    for run in (Run(S1, 1, 2), Run(S1, 4, 5)):
+        disk.apply(partition.remove([run])[1])
+        assert not recovered(disk).seen.has(S1, 3)
+    assert not disk.batches
+
+
+def test_a_damaged_message_that_came_again_is_acked_for_good(
+    partition: Partition, disk: Disk
+) -> None:
+    store(partition, disk, 1, 3)
+    disk.apply(partition.unsee(Run(S1, 2, 2))[1])
+    store(partition, disk, 2, 1)
+    disk.apply(partition.remove([Run(S1, 2, 2)])[1])
+    again = recovered(disk)
+    assert dots_of(again.acked().runs()) == {(S1, 2)}
+    assert dots_of(again.pending.runs()) == {(S1, 1), (S1, 3)}
+
+
+def test_what_is_not_pending_cannot_be_unseen(partition: Partition, disk: Disk) -> None:
+    store(partition, disk, 1, 2)
+    partition.remove([Run(S1, 1, 1)])
+    assert partition.unsee(Run(S1, 1, 1)) == ([], [])
+    assert partition.unsee(Run(S1, 9, 9)) == ([], [])

@@ -42,6 +42,7 @@ METAS = st.builds(
     stamp=U64,
     alive=st.none() | PAIRS,
     kept=st.lists(st.builds(Kept, *[st.integers(0, 2**40)] * 3), min_size=1, max_size=5).map(tuple),
+    unseen=PAIRS,
 )
 
 

@@ -55,6 +55,7 @@ class Model:
     def __init__(self) -> None:
         self.batches: dict[tuple[Space, PartitionKey, int], tuple[tuple[int, int], ...]] = {}
         self.stored: dict[tuple[Space, PartitionKey, int], BatchStored] = {}
+        self.unseen: dict[tuple[Space, PartitionKey, int], tuple[tuple[int, int], ...]] = {}
         self.seen: dict[tuple[PartitionKey, bytes], tuple[tuple[int, int], ...]] = {}
         self.members: dict[bytes, Rumour] = {}
         self.incarnation = 0
@@ -65,16 +66,19 @@ class Model:
             case BatchStored(space, key, number, batch):
                 self.batches[space, key, number] = ((batch.first, batch.last),)
                 self.stored[space, key, number] = record
-            case BatchTrimmed(space, key, number, alive):
+            case BatchTrimmed(space, key, number, alive, unseen):
                 if (space, key, number) in self.batches:
                     self.batches[space, key, number] = alive
+                    self.unseen[space, key, number] = unseen
             case BatchRemoved(space, key, number):
                 self.batches.pop((space, key, number), None)
+                self.unseen.pop((space, key, number), None)
             case SeenChanged(key, session, seqs):
                 self.seen[key, session] = seqs
             case PartitionRemoved(gone):
                 for where in [where for where in self.batches if where[:2] == (0, gone)]:
                     del self.batches[where]
+                    self.unseen.pop(where, None)
                 for row in [row for row in self.seen if row[0] == gone]:
                     del self.seen[row]
             case MemberSaved(rumour):
@@ -112,7 +116,8 @@ def histories(draw: st.DrawFn) -> list[list[Record]]:  # noqa: C901 - one case f
                     if left.count > 1:
                         gone = draw(st.sampled_from([low for low, _ in left]))
                         left.remove(gone, gone)
-                record = BatchTrimmed(*where, left.pairs())
+                gone_bad = draw(st.sampled_from([(), ((1, 2),), ((1, 2), (5, 5))]))
+                record = BatchTrimmed(*where, left.pairs(), gone_bad)
             elif kind in "tr":
                 record = BatchRemoved(*where)
             elif kind == "e":
@@ -179,6 +184,8 @@ def test_any_history_is_found_again_as_a_simple_model_has_it(
     found = {(one.space, one.key, one.number): one for one in recovered.batches}
     assert [*found] == sorted(model.batches)
     assert {where: one.alive for where, one in found.items()} == model.batches
+    unseen = {where: one.unseen for where, one in found.items() if one.unseen}
+    assert unseen == {where: seqs for where, seqs in model.unseen.items() if seqs}
     for where, one in found.items():
         batch = model.stored[where].batch
         assert (one.batch.run, one.batch.size) == (batch.run, batch.size)
