@@ -108,8 +108,13 @@ class Partition:
             self.next_number = max(self.next_number, found.number + 1)
 
     def received(self, session: Session, seq: int) -> bool:
-        """Whether the dot has come, durable or not yet."""
-        return self.seen.has(session, seq) or self.appending.has(session, seq)
+        """Whether the dot has come, durable or not yet, and stays."""
+        if self.seen.has(session, seq):
+            return True
+        if not self.appending.has(session, seq):
+            return False
+        doomed = [self.batches[number] for number in self.taken_back]
+        return not any(b.session == session and b.first <= seq <= b.last for b in doomed)
 
     def append(
         self, batch: Batch, wall_ms: int, publisher: NodeId | None
@@ -162,6 +167,7 @@ class Partition:
         if stored is None:
             return None
         self.appending.remove(stored.run)
+        self.taken_back.pop(number, None)
         self.seen.add(stored.run)
         self.pending.put(stored.run, number)
         self.size += stored.size

@@ -166,6 +166,18 @@ def test_a_full_disk_refuses_the_batch_and_forgets_it() -> None:
     assert writes(rig.publish(1, 3)), "it may be tried again"
 
 
+def test_nothing_follows_a_batch_that_is_to_be_taken_back() -> None:
+    """It would be on disk before the repeat of the one that it follows."""
+    rig = Rig()
+    first, second = writes(rig.publish(1, 3)), rig.publish(4, 2, previous=3)
+    assert isinstance(first[0].then, BatchDurable)
+    rig.owner.on_batch_refused(first[0].then)
+    assert kinds(rig.publish(6, 1, previous=5)) == [Gap]
+    rig.write(second)
+    assert not rig.owner.partitions[KEY].pending
+    assert kinds(rig.publish(6, 1, previous=5)) == [Gap]
+
+
 def test_an_ack_is_confirmed_only_when_it_is_durable_its_repeat_too() -> None:
     rig = Rig()
     rig.write(rig.publish(1, 3))
