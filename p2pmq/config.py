@@ -118,6 +118,7 @@ class NodeSettings:
     seeds: tuple[str, ...] = ()
     mdns: bool = True
     store: Literal["disk", "memory"] = "disk"
+    """"memory" is for leaves and tests: a full node's confirms then hold as long as its process."""
     data_dir: str | None = None
     """Where the store lies; None: `~/.local/share/p2pmq/<mesh>/<name>` (XDG honoured)."""
     leaf: bool = False

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable
-from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.packets.delivering import Handover, HandoverTaken
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX, Moved, RunField
 from p2pmq.core.records import BatchStored, PartitionRemoved
@@ -94,7 +94,7 @@ class Handovers:
 
     def on_taken(self, peer: NodeId, packet: HandoverTaken, now: int) -> list[Effect]:
         """The owner has a piece on disk: send the next, or forget the partition after the last."""
-        key = PartitionKey(packet.queue, packet.partition)
+        key = key_of(packet)
         giving = self._giving.get(key)
         if giving is None or (giving.number, giving.to) != (packet.transfer, peer):
             return []
@@ -195,7 +195,7 @@ class Handovers:
 
     def on_handover(self, peer: NodeId, packet: Handover, now: int) -> list[Effect]:
         """Merge what another node held of a partition that is ours."""
-        key = PartitionKey(packet.queue, packet.partition)
+        key = key_of(packet)
         target = self._ownership.owner_of(key)
         if target != self._own_id:
             return [Send(peer, Moved(key.queue, key.number, target or b"\0" * 8))]

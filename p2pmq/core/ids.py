@@ -7,7 +7,7 @@ never handles one dot but a `Run`: consecutive seqs of one session.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 NodeId = bytes
 """8 random bytes, drawn once and kept in the node's store."""
@@ -26,6 +26,25 @@ class PartitionKey(NamedTuple):
 
     queue: str
     number: int
+
+
+class AboutPartition(Protocol):
+    """Any packet about a partition of a queue."""
+
+    @property
+    def queue(self) -> str:
+        """The queue's name."""
+        ...
+
+    @property
+    def partition(self) -> int:
+        """The partition's number."""
+        ...
+
+
+def key_of(packet: AboutPartition) -> PartitionKey:
+    """The partition that a packet is about."""
+    return PartitionKey(packet.queue, packet.partition)
 
 
 class Run(NamedTuple):

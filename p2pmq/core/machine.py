@@ -18,7 +18,7 @@ from p2pmq.core.consuming import Consuming
 from p2pmq.core.effects import Counted, Done, MemberNotice, Notify, Resolve, Send
 from p2pmq.core.handover import Handovers
 from p2pmq.core.hlc import HybridClock
-from p2pmq.core.ids import PartitionKey
+from p2pmq.core.ids import PartitionKey, key_of
 from p2pmq.core.membership import MemberState
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
@@ -155,8 +155,10 @@ class Machine:
         )
         return swim | {
             publishing.Publish: self.owner.on_publish,
-            publishing.Confirm: lambda peer, p, now: self.outbox.on_confirm(p, _key(p), peer, now),
-            publishing.Gap: lambda _peer, p, now: self.outbox.on_gap(_key(p), p.session, now),
+            publishing.Confirm: lambda peer, p, now: self.outbox.on_confirm(
+                p, key_of(p), peer, now
+            ),
+            publishing.Gap: lambda _peer, p, now: self.outbox.on_gap(key_of(p), p.session, now),
             publishing.PublishRefused: self._on_publish_refused,
             publishing.Moved: self._on_moved,
             publishing.StatsRequest: lambda peer, p, _now: self.requests.on_stats_request(peer, p),
@@ -246,7 +248,7 @@ class Machine:
         self, peer: NodeId, packet: publishing.PublishRefused, now: int
     ) -> list[Effect]:
         """Only who owns the partition can hold back its publishers."""
-        key = _key(packet)
+        key = key_of(packet)
         if peer != self.owner_of(key):
             return [Notify(Counted("refusal_stale"))]
         reason = publishing.REFUSED.get(packet.reason, "refused")
@@ -254,7 +256,7 @@ class Machine:
 
     def _on_moved(self, peer: NodeId, packet: publishing.Moved, now: int) -> list[Effect]:
         """Whoever we do not take for the owner says nothing new by not being it."""
-        key = _key(packet)
+        key = key_of(packet)
         if peer != self.owner_of(key):
             return [Notify(Counted("moved_stale"))]
         effects = self.outbox.on_moved(key, now)
@@ -313,7 +315,3 @@ class Machine:
         effects += self.owner.on_placement_changed(now)
         effects += self.consuming.on_placement_changed(now)
         return effects + self.handovers.on_placement_changed(now)
-
-
-def _key(packet: Any) -> PartitionKey:  # noqa: ANN401  any packet about a partition
-    return PartitionKey(packet.queue, packet.partition)

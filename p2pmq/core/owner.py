@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from p2pmq.core.delivery import Bearer, PartitionDelivery
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import SettleDurable
-from p2pmq.core.ids import PartitionKey, Run, total
+from p2pmq.core.ids import PartitionKey, Run, key_of, total
 from p2pmq.core.packets.delivering import Attached, Settled
 from p2pmq.core.packets.publishing import (
     REFUSED_ALONE,
@@ -60,11 +60,6 @@ HELD_MAX = 256
 """Batches that wait until an owner has merged: each is at most a frame."""
 REATTACH_GRACE_MS = 1_000
 """After a restart consumers first say what they hold of the old messages; then those go out."""
-
-
-def key_of(packet: Publish | Attach | Detach | Settle) -> PartitionKey:
-    """The partition that a packet is about."""
-    return PartitionKey(packet.queue, packet.partition)
 
 
 def _attached(key: PartitionKey, consumer: Consumer) -> Effect:

@@ -16,7 +16,7 @@ from p2pmq.core.copies import digest_of
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Persist, Send
 from p2pmq.core.events import ReplicaDurable
-from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX, RunField
 from p2pmq.core.packets.replicating import Compared, Offer, Replicated, Supply
 from p2pmq.core.records import BatchStored
@@ -60,7 +60,7 @@ class Replica:
 
     def on_replicate(self, peer: NodeId, packet: Replicate, now: int) -> list[Effect]:
         """Store what an owner sends, and answer once it is durable."""
-        key = PartitionKey(packet.queue, packet.partition)
+        key = key_of(packet)
         partition = self._owner.partition(key)
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):
@@ -104,7 +104,7 @@ class Replica:
 
     def on_compare(self, peer: NodeId, packet: Compare, now: int) -> list[Effect]:
         """Tell an owner what is here, unless it is the same."""
-        key = PartitionKey(packet.queue, packet.partition)
+        key = key_of(packet)
         partition = self._owner.partition(key)
         leases = tuple(self._owner.leases_for_successor(key, now))
         if packet.digest == digest_of(partition):
@@ -133,7 +133,7 @@ class Replica:
 
     def on_fetch(self, peer: NodeId, packet: Fetch) -> list[Effect]:
         """Send an owner messages that it lacks."""
-        key = PartitionKey(packet.queue, packet.partition)
+        key = key_of(packet)
         partition = self._owner.partition(key)
         asked = DotSet(Run(run.session, run.first, run.last) for run in packet.runs)
         pending = DotSet(partition.pending.runs())

@@ -18,7 +18,7 @@ from p2pmq.core.copies import UNANSWERED_BYTES_MAX, Contact, Copies, Home, Settl
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable, SettleDurable, SupplyDurable
-from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.packets.delivering import HandoverTaken
 from p2pmq.core.packets.publishing import RunField
 from p2pmq.core.packets.replicating import Compare, Fetch, Replicate
@@ -226,7 +226,7 @@ class Replication:
 
     def on_replicated(self, peer: NodeId, packet: Replicated, now: int) -> list[Effect]:
         """A home has it on disk: perhaps that is enough."""
-        key = PartitionKey(packet.queue, packet.partition)
+        key = key_of(packet)
         copies = self._copies.get(key)
         home = copies.homes.get(peer) if copies is not None else None
         if copies is None or home is None:
@@ -304,7 +304,7 @@ class Replication:
 
     def on_offer(self, peer: NodeId, packet: Offer, now: int) -> list[Effect]:
         """A home replica holds something: merge from it, if it is not known to be the same."""
-        key = PartitionKey(packet.queue, packet.partition)
+        key = key_of(packet)
         if not self._owner.owns(key):
             return []
         copies, effects = self.copies(key, now)
@@ -317,7 +317,7 @@ class Replication:
 
     def on_compared(self, peer: NodeId, packet: Compared, now: int) -> list[Effect]:
         """A home has told its state: take what it knows, fetch what it has, push what it lacks."""
-        key = PartitionKey(packet.queue, packet.partition)
+        key = key_of(packet)
         copies = self._copies.get(key)
         home = copies.homes.get(peer) if copies is not None else None
         if copies is None or home is None or home.number != packet.number:
@@ -388,7 +388,7 @@ class Replication:
 
     def on_supply(self, peer: NodeId, packet: Supply, now: int) -> list[Effect]:
         """Messages that only that home had: write them here."""
-        key = PartitionKey(packet.queue, packet.partition)
+        key = key_of(packet)
         copies = self._copies.get(key)
         home = copies.homes.get(peer) if copies is not None else None
         if home is None or home.number != packet.number:

@@ -140,6 +140,12 @@ class Engine:
             await self._shut("not started")
             raise
         self._state = "running"
+        if self.settings.store == "memory" and not self.settings.leaf:
+            log.warning(
+                "node %s keeps its queues in memory: what it confirms as committed is lost with "
+                "its process (store='disk' keeps it, leaf=True owns no queue)",
+                self.settings.name,
+            )
 
     async def _open_ports(self, recovered: Recovered) -> None:
         settings = self.settings

@@ -14,7 +14,7 @@ from zlib import crc32
 
 from p2pmq.core import events
 from p2pmq.core.effects import Deliver, Persist, Published, Resolve, Send
-from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.machine import Machine
 from p2pmq.core.packets.delivering import Delivery, Settled
 from p2pmq.core.records import BatchStored, Space, StoredBodies
@@ -175,7 +175,7 @@ class Witness:
 
     def on_push(self, packet: Delivery) -> None:
         """The owner pushes messages."""
-        key = PartitionKey(packet.queue, packet.partition)
+        key = key_of(packet)
         for segment in packet.segments:
             self._history.add(
                 Pushed(self.now_s, self.process, key, segment.batch.run, segment.attempt)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from p2pmq import ClosedNodeError, StoreError
+from p2pmq import ClosedNodeError, Node, StoreError
 
 if TYPE_CHECKING:
     from p2pmq.sim import Mesh
@@ -28,3 +28,14 @@ async def test_waiting_for_the_end_of_a_node_that_is_closed_raises_nothing(mesh:
     waiting = asyncio.create_task(node.wait_stopped())
     await node.close()
     await waiting
+
+
+@pytest.mark.parametrize(("leaf", "warned"), [(False, True), (True, False)])
+async def test_a_full_node_without_a_disk_says_at_start_what_its_confirms_are_worth(
+    leaf: bool,
+    warned: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Node("shop", mdns=False, store="memory", leaf=leaf):
+        pass
+    assert ("keeps its queues in memory" in caplog.text) is warned
