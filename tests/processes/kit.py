@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from typing import Any
@@ -27,17 +29,34 @@ PATIENCE_S = 60.0
 POLL_S = 0.05
 PORTS = (20_000, 32_000)
 """Below those that the kernel gives to connections, so that a node finds its port free again."""
+SLICES = 8
+"""Each worker that runs tests beside others hands out ports of its own slice, in turn."""
 LEASE_S = 30.0
 """The visibility timeout: for so long what a fault took away may come again."""
 
 
+def _ports() -> Iterator[int]:
+    """This worker's ports, from a random one on, round and round."""
+    width = (PORTS[1] - PORTS[0]) // SLICES
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SLICES
+    start = secrets.randbelow(width)
+    for turn in count():
+        yield PORTS[0] + worker * width + (start + turn) % width
+
+
+PORTS_IN_TURN = _ports()
+
+
 def free_port() -> int:
-    """A port on loopback where nothing listens."""
-    while True:
-        port = PORTS[0] + secrets.randbelow(PORTS[1] - PORTS[0])
+    """A port on loopback where nothing listens, and that was not given to another service here.
+
+    A service listens only some time after its port was chosen: two random choices could meet.
+    """
+    for port in PORTS_IN_TURN:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("unreachable: the ports go round")
 
 
 class Service:
