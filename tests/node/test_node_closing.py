@@ -60,7 +60,7 @@ async def test_without_a_disk_what_is_left_is_said_to_be_lost(
         await until(lambda: second.owner_of(queue) is None)
         await second.publish(queue, 1, confirm="none")
         await second.close(timeout=0.1)
-    assert [r.levelno for r in caplog.records if "lost" in r.message] == [logging.ERROR]
+    assert [r.levelno for r in caplog.records if "outbox" in r.message] == [logging.ERROR]
 
 
 async def test_closing_waits_until_the_outbox_is_empty() -> None:
