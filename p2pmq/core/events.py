@@ -78,7 +78,8 @@ class PublishRequested:
     """Publish the messages, as one batch. `token` names the request in `Resolve`.
 
     `wanted` is what resolves the token; 0 is for confirm="none". `timeout_ms`
-    ends the wait, not the message. `size` is in bytes.
+    ends the wait, not the message. `size` is in bytes. `ttl_ms` and `priority`
+    are as in `Batch`.
     """
 
     key: PartitionKey
@@ -88,6 +89,8 @@ class PublishRequested:
     wanted: Confirmation
     timeout_ms: int
     token: int
+    ttl_ms: int = 0
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,15 @@ class Outbox:
     def on_publish(self, request: PublishRequested, now: int) -> list[Effect]:
         """Give the messages their dots, and send or store them."""
         stream = self._stream(request.key, self.session)
-        batch = Batch(self.session, stream.next_seq, request.count, request.size, request.bodies)
+        batch = Batch(
+            self.session,
+            stream.next_seq,
+            request.count,
+            request.size,
+            request.bodies,
+            ttl_ms=request.ttl_ms,
+            priority=request.priority,
+        )
         stream.next_seq += request.count
         waits = request.wanted is not Confirmation.NONE
         entry = Entry(

@@ -51,12 +51,16 @@ class StoredBodies:
 
 @dataclass(frozen=True, slots=True)
 class BatchStored:
-    """Keep the batch, all of its messages alive. Numbers rise within (space, key)."""
+    """Keep the batch, all of its messages alive. Numbers rise within (space, key).
+
+    `expires_ms` is when its time to live ends, in ms of this node's wall clock; 0: never.
+    """
 
     space: Space
     key: PartitionKey
     number: int
     batch: Batch
+    expires_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,11 @@ Record = (
 
 @dataclass(frozen=True, slots=True)
 class RecoveredBatch:
-    """A batch found at start. `batch.bodies` is a `StoredBodies`: nothing is read yet."""
+    """A batch found at start. `batch.bodies` is a `StoredBodies`: nothing is read yet.
+
+    `expires_ms` is as in `BatchStored`; the batch's own `ttl_ms` is 0, since only the core
+    knows what time it is.
+    """
 
     space: Space
     key: PartitionKey
@@ -141,6 +149,7 @@ class RecoveredBatch:
     batch: Batch
     alive: tuple[Interval, ...]
     unseen: tuple[Interval, ...] = ()
+    expires_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from p2pmq.core.events import Confirmation
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.names import check_queue_name
+from p2pmq.core.packets.publishing import PRIORITY_MAX
 from p2pmq.core.packets.registry import ITEMS_MAX
 from p2pmq.errors import UsageError
 
@@ -57,6 +58,15 @@ def check_name(what: str, name: str) -> None:
             f"the {what} name {name[:40]!r} cannot be used: 1 to {NAME_BYTES_MAX} bytes of "
             "printable text are needed"
         )
+
+
+def checked_priority(priority: int) -> int:
+    """The priority; raises UsageError unless it is 0 to 9."""
+    if priority not in range(PRIORITY_MAX + 1):
+        raise UsageError(
+            f"priority={priority!r} cannot be: give 0 to {PRIORITY_MAX}, the higher the more urgent"
+        )
+    return priority
 
 
 def check_prefetch(prefetch: int) -> None:

@@ -12,10 +12,17 @@ from p2pmq.errors import (
     RequestTimeoutError,
     UsageError,
 )
-from p2pmq.node.arguments import check_prefetch, confirmation_of, key_of, to_ms
+from p2pmq.node.arguments import (
+    check_prefetch,
+    checked_priority,
+    confirmation_of,
+    key_of,
+    to_ms,
+)
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
 from p2pmq.node.engine import Engine
+from p2pmq.node.publisher import Terms
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import (
     BulkReceipt,
@@ -67,23 +74,26 @@ class Node(Engine):
         *,
         confirm: Confirm = "committed",
         timeout: float | None = None,  # noqa: ASYNC109  one deadline for a batch, kept by the core
+        ttl: float | None = None,
+        priority: int = 0,
     ) -> Receipt:
         """Publish one message.
 
         `body`: bytes as they are, else anything msgpack holds. `confirm`:
         "committed" waits until it is fsynced at the queue's home; "stored"
         until it is fsynced in this node's outbox, to be sent when the owner
-        can be reached; "none" waits for nothing. `timeout` is in seconds.
+        can be reached; "none" waits for nothing. `timeout` is in seconds, and
+        so is `ttl`: a message that nobody has acked by then is dropped, and
+        counted as expired (None: it waits for ever). `priority` is 0 to 9, the
+        higher the more urgent: an outbox that must drop begins with the least.
 
         Raises NotCommittedError when time is up (the message stays in the
         outbox), QueueNameError, BodyTooLargeError, NotSerializableError,
         OutboxFullError, ClosedNodeError.
         """
         self._check_running()
-        timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms)
-        return await self._publisher.publish(
-            key_of(queue), body, confirmation_of(confirm), timeout_ms
-        )
+        terms = self._terms(confirm, timeout, ttl, priority)
+        return await self._publisher.publish(key_of(queue), body, terms)
 
     async def publish_many(
         self,
@@ -92,6 +102,8 @@ class Node(Engine):
         *,
         confirm: Confirm = "committed",
         timeout: float | None = None,  # noqa: ASYNC109  as above
+        ttl: float | None = None,
+        priority: int = 0,
     ) -> BulkReceipt:
         """Publish many messages, pipelined; returns when all are confirmed.
 
@@ -100,9 +112,18 @@ class Node(Engine):
         after an error the iterable may have been consumed in part.
         """
         self._check_running()
-        timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms)
-        return await self._publisher.publish_many(
-            key_of(queue), bodies, confirmation_of(confirm), timeout_ms
+        terms = self._terms(confirm, timeout, ttl, priority)
+        return await self._publisher.publish_many(key_of(queue), bodies, terms)
+
+    def _terms(
+        self, confirm: Confirm, timeout: float | None, ttl: float | None, priority: int
+    ) -> Terms:
+        """What a publish asks for, checked. Raises UsageError."""
+        return Terms(
+            confirmation_of(confirm),
+            self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms),
+            0 if ttl is None else to_ms(ttl, least_ms=1),
+            checked_priority(priority),
         )
 
     # -- consuming --

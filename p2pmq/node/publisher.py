@@ -1,7 +1,7 @@
 """Publishing: calls gathered into batches, and the waits that they leave behind.
 
 Single publishes of one round of the loop leave as one batch for each queue
-and kind of confirm. `publish_many` cuts its own batches. Order is kept between
+and terms. `publish_many` cuts its own batches. Order is kept between
 both: whatever a queue's open batch holds leaves before a cut one.
 
 Invariant: a queue has at most one open batch.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from p2pmq.core.effects import Published
 from p2pmq.core.events import Confirmation, PublishRequested
@@ -38,14 +38,25 @@ MESSAGE_OVERHEAD_BYTES = 64
 """What a message counts for beside its body, so that empty ones fill the memory no more."""
 
 
+class Terms(NamedTuple):
+    """What a publisher asks for: messages of one batch have the same.
+
+    `timeout_ms` ends the wait for what is `wanted`; `ttl_ms` and `priority` are as in `Batch`.
+    """
+
+    wanted: Confirmation
+    timeout_ms: int
+    ttl_ms: int = 0
+    priority: int = 0
+
+
 class OpenBatch:
     """Bodies gathered for one queue, and who waits for them."""
 
-    __slots__ = ("bodies", "formats", "size", "timeout_ms", "waiters", "wanted")
+    __slots__ = ("bodies", "formats", "size", "terms", "waiters")
 
-    def __init__(self, wanted: Confirmation, timeout_ms: int) -> None:
-        self.wanted = wanted
-        self.timeout_ms = timeout_ms
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
         self.bodies: list[bytes] = []
         self.formats = bytearray()
         self.size = 0
@@ -101,40 +112,35 @@ class Publisher:
 
     # -- one message --
 
-    async def publish(
-        self, key: PartitionKey, body: object, wanted: Confirmation, timeout_ms: int
-    ) -> Receipt:
+    async def publish(self, key: PartitionKey, body: object, terms: Terms) -> Receipt:
         """Publish one message and wait for what is wanted of it."""
         data, body_format = self._packed(body)
         if self._outbox_bytes > self._limits.outbox_bytes_max:
-            await self._wait_for_room(timeout_ms)
+            await self._wait_for_room(terms.timeout_ms)
         if self._error is not None:
             raise self._error
-        batch = self._open_batch(key, wanted, timeout_ms, len(data))
+        batch = self._open_batch(key, terms, len(data))
         position = len(batch.bodies)
         batch.add(data, body_format)
-        if wanted is Confirmation.NONE:
+        if terms.wanted is Confirmation.NONE:
             return Receipt(key.queue, b"", 0, committed=False, stored=False, copies=0, owner=None)
         waiter: asyncio.Future[Receipt] = self._loop.create_future()
         assert position == len(batch.waiters)
         batch.waiters.append(waiter)
         return await waiter
 
-    def _open_batch(
-        self, key: PartitionKey, wanted: Confirmation, timeout_ms: int, size: int
-    ) -> OpenBatch:
-        """The queue's open batch, if it has room and is of the same kind; else a new one."""
+    def _open_batch(self, key: PartitionKey, terms: Terms, size: int) -> OpenBatch:
+        """The queue's open batch, if it has room and is on the same terms; else a new one."""
         batch = self._open.get(key)
         if batch is not None and (
-            batch.wanted is not wanted
-            or batch.timeout_ms != timeout_ms
+            batch.terms != terms
             or batch.size + size > BULK_BYTES
             or len(batch.bodies) >= BATCH_MESSAGES_MAX
         ):
             self._send(key, self._open.pop(key))
             batch = None
         if batch is None:
-            batch = self._open[key] = OpenBatch(wanted, timeout_ms)
+            batch = self._open[key] = OpenBatch(terms)
             if not self._flushing:
                 self._flushing = True
                 self._loop.call_soon(self.flush)
@@ -151,7 +157,7 @@ class Publisher:
         waiters = batch.waiters
 
         def resolve(outcome: Published) -> None:
-            self._resolve_all(key, waiters, outcome, batch.timeout_ms)
+            self._resolve_all(key, waiters, outcome, batch.terms.timeout_ms)
 
         self._request(key, batch, resolve, partial(_fail_all, waiters))
 
@@ -167,7 +173,7 @@ class Publisher:
             return
         token = self._next_token
         self._next_token += 1
-        if batch.wanted is not Confirmation.NONE:
+        if batch.terms.wanted is not Confirmation.NONE:
             self._on_outcome[token] = resolve
             self._on_failure[token] = fail
         self._feed(
@@ -176,9 +182,11 @@ class Publisher:
                 batch.pack(),
                 len(batch.bodies),
                 batch.size,
-                batch.wanted,
-                batch.timeout_ms,
+                batch.terms.wanted,
+                batch.terms.timeout_ms,
                 token,
+                batch.terms.ttl_ms,
+                batch.terms.priority,
             )
         )
 
@@ -188,25 +196,24 @@ class Publisher:
         self,
         key: PartitionKey,
         bodies: Iterable[object] | AsyncIterable[object],
-        wanted: Confirmation,
-        timeout_ms: int,
+        terms: Terms,
     ) -> BulkReceipt:
         """Publish all of them, pipelined; wait once, for what is wanted of every one."""
         if self._open.get(key) is not None:
             self._send(key, self._open.pop(key))
-        progress = BulkProgress(self, key, timeout_ms, self._loop)
-        batch = OpenBatch(wanted, timeout_ms)
+        progress = BulkProgress(self, key, terms.timeout_ms, self._loop)
+        batch = OpenBatch(terms)
         if isinstance(bodies, AsyncIterable):
             async for body in bodies:
                 if not batch.take(*self._packed(body)):
                     await progress.send(batch)
-                    batch = OpenBatch(wanted, timeout_ms)
+                    batch = OpenBatch(terms)
                     batch.add(*self._packed(body))
         else:
             for body in bodies:
                 if not batch.take(*self._packed(body)):
                     await progress.send(batch)
-                    batch = OpenBatch(wanted, timeout_ms)
+                    batch = OpenBatch(terms)
                     batch.add(*self._packed(body))
         if batch.bodies:
             await progress.send(batch)
@@ -330,7 +337,7 @@ class BulkProgress:
         count = len(batch.bodies)
         size = batch.size + count * MESSAGE_OVERHEAD_BYTES
         self._published += count
-        if batch.wanted is not Confirmation.NONE:
+        if batch.terms.wanted is not Confirmation.NONE:
             self._open += 1
             self._bytes += size
         else:

@@ -28,9 +28,13 @@ class Queue:
         *,
         confirm: Literal["committed", "stored", "none"] = "committed",
         timeout: float | None = None,  # noqa: ASYNC109  the confirm's, per batch: see Node.publish
+        ttl: float | None = None,
+        priority: int = 0,
     ) -> Receipt:
         """Publish one message: see `Node.publish`."""
-        return await self._node.publish(self.name, body, confirm=confirm, timeout=timeout)
+        return await self._node.publish(
+            self.name, body, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority
+        )
 
     async def publish_many(
         self,
@@ -38,9 +42,13 @@ class Queue:
         *,
         confirm: Literal["committed", "stored", "none"] = "committed",
         timeout: float | None = None,  # noqa: ASYNC109  as above
+        ttl: float | None = None,
+        priority: int = 0,
     ) -> BulkReceipt:
         """Publish many messages: see `Node.publish_many`."""
-        return await self._node.publish_many(self.name, bodies, confirm=confirm, timeout=timeout)
+        return await self._node.publish_many(
+            self.name, bodies, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority
+        )
 
     def consume(self, *, prefetch: int = 100) -> AsyncIterator[Message]:
         """Messages one by one: see `Node.consume`."""

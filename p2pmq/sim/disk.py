@@ -47,6 +47,7 @@ class Kept(NamedTuple):
     batch: Batch
     alive: tuple[Interval, ...]
     unseen: tuple[Interval, ...] = ()
+    expires_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -73,13 +74,15 @@ class Contents:
     def apply(self, record: Record) -> None:
         """Make one record part of the contents."""
         match record:
-            case rec.BatchStored(space, key, number, batch):
+            case rec.BatchStored(space, key, number, batch, expires_ms):
                 alive = ((batch.first, batch.last),)
-                self.batches[BatchName(space, key, number)] = Kept(batch, alive)
+                self.batches[BatchName(space, key, number)] = Kept(
+                    batch, alive, expires_ms=expires_ms
+                )
             case rec.BatchTrimmed(space, key, number, alive, unseen):
                 name = BatchName(space, key, number)
                 if name in self.batches:
-                    self.batches[name] = Kept(self.batches[name].batch, alive, unseen)
+                    self.batches[name] = self.batches[name]._replace(alive=alive, unseen=unseen)
             case rec.BatchRemoved(space, key, number):
                 self.batches.pop(BatchName(space, key, number), None)
             case rec.SeenChanged(key, session, seqs):
@@ -127,7 +130,7 @@ class SimDisk:
     def alive(self) -> Iterator[tuple[Space, PartitionKey, Run]]:
         """The dots whose bodies are here, in the order of the batches' names."""
         for name in sorted(self.contents.batches):
-            batch, alive, _ = self.contents.batches[name]
+            batch, alive = self.contents.batches[name][:2]
             for low, high in alive:
                 yield name.space, name.key, Run(batch.session, low, high)
 
@@ -144,9 +147,10 @@ class SimDisk:
         contents = self.contents
         found = []
         for name in sorted(contents.batches):
-            batch, alive, unseen = contents.batches[name]
-            where = StoredBodies(name.space, name.key, name.number, 0, batch.count)
-            found.append(RecoveredBatch(*name, replace(batch, bodies=where), alive, unseen))
+            kept = contents.batches[name]
+            where = StoredBodies(name.space, name.key, name.number, 0, kept.batch.count)
+            batch = replace(kept.batch, bodies=where, ttl_ms=0)
+            found.append(RecoveredBatch(*name, batch, kept.alive, kept.unseen, kept.expires_ms))
         seen = tuple(rec.SeenChanged(*name, seqs) for name, seqs in sorted(contents.seen.items()))
         members = tuple(contents.members[node_id] for node_id in sorted(contents.members))
         return Recovered(
@@ -185,7 +189,7 @@ class SimDisk:
         if not names:
             return None
         name = self._rng.choice(names)
-        batch, alive, unseen = self.contents.batches[name]
+        batch = self.contents.batches[name].batch
         packed = batch.bodies
         assert isinstance(packed, PackedBodies)
         blob = bytearray(packed.blob)
@@ -198,7 +202,7 @@ class SimDisk:
         at = blob.index(body, start) + self._rng.randrange(len(body))
         blob[at] ^= 1 << self._rng.randrange(8)
         damaged = replace(batch, bodies=PackedBodies.from_blob(bytes(blob)))
-        self.contents.batches[name] = Kept(damaged, alive, unseen)
+        self.contents.batches[name] = self.contents.batches[name]._replace(batch=damaged)
         seq = batch.first + position
         return name.key, Run(batch.session, seq, seq)
 

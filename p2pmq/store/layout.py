@@ -35,7 +35,7 @@ NUMBER_BYTES = 4
 _BATCH_KEY = struct.Struct(">IQ")
 _PARTITION_ID = struct.Struct(">I")
 _CRC = struct.Struct("<I")
-_META = struct.Struct("<8sQIQQQII")
+_META = struct.Struct("<8sQIQQQIIQB")
 _PARTITION = struct.Struct("<BI")
 _ALL_ALIVE = 2**32 - 1
 
@@ -67,6 +67,8 @@ class Meta(NamedTuple):
     stamp: int
     alive: tuple[Interval, ...] | None
     kept: tuple[Kept, ...]
+    expires_ms: int = 0
+    priority: int = 0
     unseen: tuple[Interval, ...] = ()
 
 
@@ -135,15 +137,24 @@ def unpack_intervals(value: bytes) -> tuple[Interval, ...]:
     return tuple(struct.iter_unpack("<QQ", value))
 
 
-def meta_of(batch: Batch, blob_bytes: int) -> Meta:
+def meta_of(batch: Batch, blob_bytes: int, expires_ms: int) -> Meta:
     """The row of a batch that is stored now, all of it alive."""
-    kept = (Kept(0, batch.count, blob_bytes),)
-    return Meta(batch.session, batch.first, batch.count, batch.size, batch.stamp, None, kept)
+    return Meta(
+        batch.session,
+        batch.first,
+        batch.count,
+        batch.size,
+        batch.stamp,
+        alive=None,
+        kept=(Kept(0, batch.count, blob_bytes),),
+        expires_ms=expires_ms,
+        priority=batch.priority,
+    )
 
 
 def pack_meta(meta: Meta) -> bytes:
     """The value of a batch in `meta`."""
-    session, first, count, size, stamp, alive, kept, unseen = meta
+    session, first, count, size, stamp, alive, kept, expires_ms, priority, unseen = meta
     plain = len(kept) == 1 and kept[0].start == 0 and kept[0].stop == count
     blob_bytes = sum(part.size for part in kept)
     head = _META.pack(
@@ -155,6 +166,8 @@ def pack_meta(meta: Meta) -> bytes:
         blob_bytes,
         _ALL_ALIVE if alive is None else len(alive),
         0 if plain else len(kept),
+        expires_ms,
+        priority,
     )
     if alive:
         head += pack_intervals(alive)
@@ -166,12 +179,13 @@ def pack_meta(meta: Meta) -> bytes:
 def unpack_meta(value: bytes) -> Meta:
     """What `pack_meta` packed. Raises LayoutError."""
     try:
-        session, first, count, size, stamp, blob_bytes, alives, parts = _META.unpack_from(value)
+        head = _META.unpack_from(value)
     except struct.error as error:
         raise LayoutError(f"a batch's row cannot be read: {error}") from error
+    session, first, count, size, stamp, blob_bytes, alives, parts, expires_ms, priority = head
     if alives == _ALL_ALIVE and not parts and len(value) == _META.size:
         kept: tuple[Kept, ...] = (Kept(0, count, blob_bytes),)
-        return Meta(session, first, count, size, stamp, None, kept)
+        return Meta(session, first, count, size, stamp, None, kept, expires_ms, priority)
     alive = None if alives == _ALL_ALIVE else alives
     middle = _META.size + 16 * (alive or 0)
     end = middle + 24 * parts
@@ -181,7 +195,9 @@ def unpack_meta(value: bytes) -> Meta:
     kept = tuple(Kept(*part) for part in struct.iter_unpack("<QQQ", value[middle:end]))
     whole = (Kept(0, count, blob_bytes),)
     unseen = unpack_intervals(value[end:])
-    return Meta(session, first, count, size, stamp, intervals, kept or whole, unseen)
+    return Meta(
+        session, first, count, size, stamp, intervals, kept or whole, expires_ms, priority, unseen
+    )
 
 
 def pack_rumour(rumour: Rumour) -> bytes:

@@ -161,9 +161,10 @@ def _batches(
             size=meta.size,
             bodies=StoredBodies(space, key, number, 0, meta.length),
             stamp=meta.stamp,
+            priority=meta.priority,
         )
         alive = ((meta.first, batch.last),) if meta.alive is None else meta.alive
-        batch_found = RecoveredBatch(space, key, number, batch, alive, meta.unseen)
+        batch_found = RecoveredBatch(space, key, number, batch, alive, meta.unseen, meta.expires_ms)
         found.setdefault(partition_id, []).append(batch_found)
     in_order = sorted(found, key=partitions.__getitem__)
     return tuple(batch for partition_id in in_order for batch in found[partition_id])

@@ -122,6 +122,7 @@ class Kept(NamedTuple):
     batch: Batch
     alive: tuple[Interval, ...]
     unseen: tuple[Interval, ...] = ()
+    expires_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -143,10 +144,12 @@ class Disk:
         match record:
             case rec.MemberSaved() | rec.MemberRemoved() | rec.IncarnationSaved():
                 self._apply_roster(record)
-            case rec.BatchStored(space, key, number, batch):
+            case rec.BatchStored(space, key, number, batch, expires_ms):
                 name = Name(space, key, number)
                 assert name not in self.batches, f"{name} was used before"
-                self.batches[name] = Kept(self.read(batch), ((batch.first, batch.last),))
+                self.batches[name] = Kept(
+                    self.read(batch), ((batch.first, batch.last),), expires_ms=expires_ms
+                )
             case rec.BatchTrimmed(space, key, number, alive, unseen):
                 name = Name(space, key, number)
                 self.batches[name] = self.batches[name]._replace(alive=alive, unseen=unseen)
@@ -184,9 +187,10 @@ class Disk:
         batches = tuple(
             RecoveredBatch(
                 *name,
-                replace(kept.batch, bodies=StoredBodies(*name, 0, kept.batch.count)),
+                replace(kept.batch, bodies=StoredBodies(*name, 0, kept.batch.count), ttl_ms=0),
                 kept.alive,
                 kept.unseen,
+                kept.expires_ms,
             )
             for name, kept in sorted(self.batches.items(), key=lambda item: item[0])
         )

@@ -9,6 +9,7 @@ from p2pmq.node.arguments import (
     MS_MAX,
     PREFETCH_MAX,
     check_prefetch,
+    checked_priority,
     confirmation_of,
     key_of,
     to_ms,
@@ -58,3 +59,10 @@ def test_a_confirm_has_three_kinds() -> None:
 
 def test_a_queue_s_partition_is_looked_up_once() -> None:
     assert key_of("q") is key_of("q")
+
+
+@pytest.mark.parametrize("priority", [-1, 10, 0.5, "5"])
+def test_a_priority_that_is_not_0_to_9_is_refused(priority: object) -> None:
+    assert [checked_priority(number) for number in range(10)] == list(range(10))
+    with pytest.raises(UsageError, match="0 to 9"):
+        checked_priority(priority)  # type: ignore[arg-type]  # that is the point

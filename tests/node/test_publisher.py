@@ -16,6 +16,7 @@ from p2pmq.node.publisher import (
     BULK_MESSAGES,
     MESSAGE_OVERHEAD_BYTES,
     Publisher,
+    Terms,
 )
 from p2pmq.wire.bodies import PackedBodies
 from tests.node.kit import PATIENCE_S
@@ -62,7 +63,7 @@ class Desk:
     def publish(
         self, body: object, key: PartitionKey = Q, wanted: Confirmation = COMMITTED
     ) -> "asyncio.Task[Receipt]":
-        return asyncio.ensure_future(self.publisher.publish(key, body, wanted, 5_000))
+        return asyncio.ensure_future(self.publisher.publish(key, body, Terms(wanted, 5_000)))
 
     def bodies(self) -> list[list[bytes]]:
         packed = [request.bodies for request in self.requests]
@@ -100,6 +101,15 @@ async def test_another_kind_of_confirm_begins_another_batch_and_order_is_kept(de
     assert desk.bodies() == [[b"0", b"1"], [b"2"], [b"3"]]
     desk.publisher.fail(ClosedNodeError("n", "closed"))
     await turns()
+
+
+async def test_other_terms_begin_another_batch_which_carries_them(desk: Desk) -> None:
+    for number, terms in enumerate((Terms(NONE, 10), Terms(NONE, 10, ttl_ms=7, priority=9))):
+        task = asyncio.ensure_future(desk.publisher.publish(Q, b"%d" % number, terms))
+        task.add_done_callback(lambda _task: None)
+    await turns()
+    assert desk.bodies() == [[b"0"], [b"1"]]
+    assert [(r.ttl_ms, r.priority) for r in desk.requests] == [(0, 0), (7, 9)]
 
 
 async def test_a_batch_stays_under_the_size_of_a_frame(desk: Desk) -> None:
@@ -154,7 +164,7 @@ async def test_a_cancelled_publisher_is_passed_over(desk: Desk) -> None:
 
 
 async def test_confirm_none_waits_for_nothing(desk: Desk) -> None:
-    receipt = await desk.publisher.publish(Q, b"x", NONE, 5_000)
+    receipt = await desk.publisher.publish(Q, b"x", Terms(NONE, 5_000))
     assert (receipt.committed, receipt.stored, receipt.message_id) == (False, False, "")
     await turns()
     assert desk.bodies() == [[b"x"]]
@@ -179,9 +189,9 @@ async def test_an_outbox_that_stays_full_is_an_error(desk: Desk) -> None:
     desk.publisher.on_outbox_changed(limit + 1)
     for wanted in (COMMITTED, STORED, NONE):
         with pytest.raises(OutboxFullError, match="did not drain"):
-            await desk.publisher.publish(Q, b"x", wanted, 10)
+            await desk.publisher.publish(Q, b"x", Terms(wanted, 10))
         with pytest.raises(OutboxFullError):
-            await desk.publisher.publish_many(Q, [b"x"], NONE, 10)
+            await desk.publisher.publish_many(Q, [b"x"], Terms(NONE, 10))
     assert desk.requests == []
 
 
@@ -192,13 +202,15 @@ async def test_everybody_who_waits_gets_the_error_when_the_node_stops(desk: Desk
     error = ClosedNodeError("n", "closed")
     sent = desk.publish(b"sent")
     await turns()
-    bulk = asyncio.ensure_future(desk.publisher.publish_many(R, [b"x"], COMMITTED, 5_000))
+    bulk = asyncio.ensure_future(desk.publisher.publish_many(R, [b"x"], Terms(COMMITTED, 5_000)))
     await turns()
     desk.publisher.on_outbox_changed(Limits().outbox_bytes_max + 1)
     for_room = desk.publish(b"waits for room")
     await turns()
     desk.publisher.on_outbox_changed(0)
-    gathered = asyncio.ensure_future(desk.publisher.publish(Q, b"in an open batch", COMMITTED, 1))
+    gathered = asyncio.ensure_future(
+        desk.publisher.publish(Q, b"in an open batch", Terms(COMMITTED, 1))
+    )
     await asyncio.sleep(0)
     desk.publisher.fail(error)
     for task in (sent, bulk, for_room, gathered):
@@ -219,10 +231,10 @@ async def test_whoever_waits_for_room_as_the_node_stops_is_told(desk: Desk) -> N
 async def test_whoever_comes_after_the_end_is_told_at_once(desk: Desk) -> None:
     desk.publisher.fail(ClosedNodeError("n", "closed"))
     with pytest.raises(ClosedNodeError):
-        await desk.publisher.publish(Q, b"x", COMMITTED, 5_000)
+        await desk.publisher.publish(Q, b"x", Terms(COMMITTED, 5_000))
     for wanted in (COMMITTED, NONE):
         with pytest.raises(ClosedNodeError):
-            await desk.publisher.publish_many(Q, [b"x"], wanted, 5_000)
+            await desk.publisher.publish_many(Q, [b"x"], Terms(wanted, 5_000))
     assert desk.requests == []
 
 
@@ -232,7 +244,7 @@ async def test_whoever_comes_after_the_end_is_told_at_once(desk: Desk) -> None:
 async def test_publish_many_cuts_batches_and_waits_once(desk: Desk) -> None:
     desk.answers_at_once = True
     bodies = (b"%d" % n for n in range(2 * BULK_MESSAGES + 1))
-    receipt = await desk.publisher.publish_many(Q, bodies, COMMITTED, 5_000)
+    receipt = await desk.publisher.publish_many(Q, bodies, Terms(COMMITTED, 5_000))
     assert [request.count for request in desk.requests] == [BULK_MESSAGES, BULK_MESSAGES, 1]
     assert (receipt.published, receipt.committed) == (2 * BULK_MESSAGES + 1,) * 2
     assert receipt.owners == ("bank",)
@@ -249,7 +261,7 @@ async def test_an_iterable_is_not_consumed_far_ahead_of_the_confirms(size: int) 
             taken += 1
             yield bytes(size)
 
-    task = asyncio.ensure_future(desk.publisher.publish_many(Q, bodies(), COMMITTED, 5_000))
+    task = asyncio.ensure_future(desk.publisher.publish_many(Q, bodies(), Terms(COMMITTED, 5_000)))
     await turns(10)
     most = BULK_IN_FLIGHT_BYTES + 2 * BULK_BYTES + 2 * BULK_MESSAGES * MESSAGE_OVERHEAD_BYTES
     assert taken * (size + MESSAGE_OVERHEAD_BYTES) <= most + 2 * size
@@ -270,7 +282,7 @@ async def test_an_async_iterable_is_not_consumed_far_ahead_either(desk: Desk) ->
             taken += 1
             yield bytes(100_000)
 
-    task = asyncio.ensure_future(desk.publisher.publish_many(Q, bodies(), COMMITTED, 5_000))
+    task = asyncio.ensure_future(desk.publisher.publish_many(Q, bodies(), Terms(COMMITTED, 5_000)))
     await turns(10)
     assert taken * 100_000 <= BULK_IN_FLIGHT_BYTES + 3 * BULK_BYTES
     task.cancel()
@@ -285,14 +297,14 @@ async def test_an_error_of_the_iterable_comes_out_and_what_was_sent_stays_sent(
         raise LookupError("of the user")
 
     with pytest.raises(LookupError, match="of the user"):
-        await desk.publisher.publish_many(Q, bodies(), COMMITTED, 5_000)
+        await desk.publisher.publish_many(Q, bodies(), Terms(COMMITTED, 5_000))
     assert [request.count for request in desk.requests] == [BULK_MESSAGES]
     desk.answer()  # nobody waits for it any more: no harm
 
 
 async def test_one_batch_that_is_not_confirmed_fails_the_whole_call(desk: Desk) -> None:
     bodies = [b"x"] * (2 * BULK_MESSAGES)
-    task = asyncio.ensure_future(desk.publisher.publish_many(Q, bodies, COMMITTED, 5_000))
+    task = asyncio.ensure_future(desk.publisher.publish_many(Q, bodies, Terms(COMMITTED, 5_000)))
     await turns()
     desk.answer()
     desk.answer(timed_out=True)
@@ -304,6 +316,6 @@ async def test_publish_many_comes_after_what_was_published_before_it(desk: Desk)
     desk.answers_at_once = True
     task = desk.publish(b"first")
     await asyncio.sleep(0)
-    await desk.publisher.publish_many(Q, [b"second"], COMMITTED, 5_000)
+    await desk.publisher.publish_many(Q, [b"second"], Terms(COMMITTED, 5_000))
     await task
     assert desk.bodies() == [[b"first"], [b"second"]]

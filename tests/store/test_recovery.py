@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -108,8 +109,10 @@ def histories(draw: st.DrawFn) -> list[list[Record]]:  # noqa: C901 - one case f
                 number += 1
                 size = draw(st.sampled_from([10, 20_000]))
                 batch = batch_of(1 + 100 * number, draw(st.integers(1, 8)), size, session)
+                batch = replace(batch, priority=draw(st.integers(0, 9)))
                 space = draw(st.sampled_from(list(Space)))
-                record = BatchStored(space, key, number, batch)
+                expires_ms = draw(st.sampled_from((0, 1, 2**63)))
+                record = BatchStored(space, key, number, batch, expires_ms)
             elif kind == "t" and where in model.batches:
                 left = IntervalSet(model.batches[where])
                 for _ in range(draw(st.integers(1, 7))):
@@ -187,8 +190,10 @@ def test_any_history_is_found_again_as_a_simple_model_has_it(
     unseen = {where: one.unseen for where, one in found.items() if one.unseen}
     assert unseen == {where: seqs for where, seqs in model.unseen.items() if seqs}
     for where, one in found.items():
-        batch = model.stored[where].batch
-        assert (one.batch.run, one.batch.size) == (batch.run, batch.size)
+        stored = model.stored[where]
+        for name in ("run", "size", "priority"):
+            assert getattr(one.batch, name) == getattr(stored.batch, name)
+        assert one.expires_ms == stored.expires_ms
     assert {(one.key, one.session): one.seqs for one in recovered.seen} == model.seen
     assert {one.node_id: one for one in recovered.members} == model.members
     assert recovered.incarnation == model.incarnation

@@ -26,7 +26,7 @@ def put(number: int, first: int = 1, count: int = 10) -> PutBatch:
     batch = batch_of(first, count)
     assert isinstance(batch.bodies, PackedBodies)
     blob = batch.bodies.blob
-    return PutBatch(batch_key(0, number), meta_of(batch, len(blob)), blob)
+    return PutBatch(batch_key(0, number), meta_of(batch, len(blob), 0), blob)
 
 
 def write(*ops: Op, told: int = 0) -> Write:
@@ -36,7 +36,7 @@ def write(*ops: Op, told: int = 0) -> Write:
 def trimmed(batch: Batch, *alive: tuple[int, int]) -> tuple[Meta, bytes]:
     assert isinstance(batch.bodies, PackedBodies)
     blob = batch.bodies.blob
-    return meta_of(batch, len(blob))._replace(alive=alive), blob
+    return meta_of(batch, len(blob), 0)._replace(alive=alive), blob
 
 
 def test_a_group_leaves_out_a_batch_that_it_stores_and_removes() -> None:

@@ -41,7 +41,10 @@ def least(cls: type[T]) -> T:
 def full(cls: type[T]) -> T:
     """A packet with every field set, to something that is not its default."""
     if cls is Batch:
-        return cast("T", Batch(b"\x7f" * 8, 2**40, len(FULL), 304, FULL, stamp=2**50))
+        return cast(
+            "T",
+            Batch(b"\x7f" * 8, 2**40, len(FULL), 304, FULL, stamp=2**50, ttl_ms=2**42, priority=9),
+        )
     values: dict[str, Any] = {}
     for at, field in enumerate(fields_of(cls)):
         values[field.name] = _high(field.kind, at)

@@ -13,6 +13,7 @@ from p2pmq.core.packets.registry import (
     U32,
     U64,
     Id,
+    Milliseconds,
     NameText,
     Packet,
     Range,
@@ -24,6 +25,7 @@ from p2pmq.core.packets.registry import (
 )
 
 BATCH_MESSAGES_MAX = 4096
+PRIORITY_MAX = 9
 FRAME_BYTES_MAX = 256 * 1024
 """A data frame stays under this where the bodies allow, so that probes never wait long."""
 
@@ -46,7 +48,10 @@ class Batch(Struct):
     """Messages of one publisher with consecutive seqs, as columns; a default column is None.
 
     `size` is the bodies' total in bytes. `stamp` is the owner's hybrid-clock
-    stamp, 0 until an owner has appended the batch.
+    stamp, 0 until an owner has appended the batch. `ttl_ms` is how much longer
+    the messages live, as of when the batch was sent or written (0: for ever):
+    never a point in time, which another node's clock would misjudge. `priority`
+    is 0 … 9, the higher the more urgent, as in RabbitMQ.
     """
 
     session: Id
@@ -55,6 +60,8 @@ class Batch(Struct):
     size: U64
     bodies: Bodies
     stamp: U64 = 0
+    ttl_ms: Milliseconds = 0
+    priority: Annotated[int, Range(0, PRIORITY_MAX)] = 0
 
     @property
     def last(self) -> int:
