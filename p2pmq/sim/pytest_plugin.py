@@ -138,4 +138,6 @@ def pytest_runtest_makereport(
             f"{sim.loop.events} events; trace {mesh.trace.digest}\n{mesh.replay}"
         )
         report.sections.append(("p2pmq simulation", text))
+    if sim is not None and call.when == "teardown":
+        del item.stash[_SIMULATION]  # pytest keeps every item to the end, and with it each mesh
     return report

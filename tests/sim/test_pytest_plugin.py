@@ -120,3 +120,23 @@ def test_a_seed_can_be_picked_and_their_number_changed(folder: Path) -> None:
 def test_another_fixture_named_mesh_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "test_other.py").write_text(OTHER)
     assert "1 passed" in run_pytest(tmp_path)
+
+
+MANY = """
+import gc
+from p2pmq.sim import mesh
+from p2pmq.sim.mesh import Mesh
+
+@mesh.seeds(5)
+async def test_many(mesh):
+    await mesh.start("a", "b")
+
+def test_nothing_is_left_of_them():
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, Mesh)]
+"""
+
+
+def test_a_mesh_goes_when_its_test_is_over(tmp_path: Path) -> None:
+    (tmp_path / "test_many.py").write_text(MANY)
+    assert "6 passed" in run_pytest(tmp_path, *LOOP_SCOPE)
