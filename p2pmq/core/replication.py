@@ -57,6 +57,8 @@ class Replication:
         self._ownership = ownership
         self._copies: dict[PartitionKey, Copies] = {}
         self._timers: Timers[PartitionKey] = Timers()
+        self.made = 0
+        """How many partitions this node has ever begun to look after."""
         self.replica = Replica(own_id, owner, ownership)
         self._next_number = (boot << 32) + 1
 
@@ -68,6 +70,7 @@ class Replication:
         if copies is not None:
             return copies, []
         homes, wanted = self._ownership.homes_of(key)
+        self.made += 1
         copies = self._copies[key] = Copies(self._own_id, homes, wanted)
         if wanted > 1:
             for run in self._owner.partition(key).pending.runs():

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from p2pmq.core.replication import Replication
 
 LOOK_MS = 30_000
-"""How often an owner compares with its stand-ins, and looks for partitions that lack one, while
-somebody is away: the round of anti-entropy, as for homes."""
+"""How often an owner compares with its stand-ins: the round of anti-entropy, as for homes."""
 STANDS_MS = 3 * LOOK_MS
 """A stand-in that has not been asked for so long, three rounds, is one no more."""
 HEIR_MS = 5_000
@@ -61,6 +60,8 @@ class StandIns:
         self._replace_after_ms = replace_after_ms
         self._chosen: dict[PartitionKey, tuple[NodeId, ...]] = {}
         self._look_at: int | None = None
+        self._made = 0
+        """How many partitions this node had ever begun to look after when it last looked."""
 
     def on_placement_changed(self, now: int) -> list[Effect]:
         """Somebody has come or gone. It costs nothing when all are there."""
@@ -71,13 +72,18 @@ class StandIns:
 
     def next_deadline(self) -> int | None:
         """When a home will have been away for long enough, or stand-ins are due to be compared."""
+        if self._look_at is not None and self._replication.made != self._made:
+            return 0  # a new partition may lack one
         return self._look_at
 
     def on_timeout(self, now: int) -> list[Effect]:
         """Look whether homes have been away for long enough; compare."""
-        if self._look_at is None or now < self._look_at:
+        due = self.next_deadline()
+        if due is None or now < due:
             return []
         effects = self._look(now)
+        if not due:
+            return effects
         for key, copies in self._replication.looked_after().items():
             for holder in copies.stand_ins.values():
                 if holder.contact is Contact.MERGED and not holder.number:
@@ -87,6 +93,7 @@ class StandIns:
     def _look(self, now: int) -> list[Effect]:
         """Give each partition as many stand-ins as it needs now."""
         replaced: dict[NodeId, None] = {}
+        self._made = self._replication.made
         self._look_at = now + LOOK_MS if self._ownership.away else None
         for node_id in self._ownership.away:
             since = self._away_since(node_id)
