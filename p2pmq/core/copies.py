@@ -48,6 +48,8 @@ class Home:
 
     node_id: NodeId
     contact: Contact = Contact.AWAY
+    hint: bool = False
+    """Whether it is a stand-in for a home that is away: then it counts for nothing."""
     number: int = 0
     """Of the comparison under way; 0: none is."""
     asked: int = 0
@@ -128,6 +130,7 @@ class Copies:
         self.own_id = own_id
         self.wanted = wanted
         self.homes: dict[NodeId, Home] = {}
+        self.stand_ins: dict[NodeId, Home] = {}
         self.is_home = False
         self.unproven: RunMap[tuple[NodeId, ...]] = RunMap()
         self.settling: dict[SettleDurable | HandoverDurable, Settling] = {}
@@ -140,6 +143,7 @@ class Copies:
         self.is_home = self.own_id in homes
         others = [node_id for node_id in homes if node_id != self.own_id]
         self.homes = {node_id: self.homes.get(node_id) or Home(node_id) for node_id in others}
+        self.set_stand_ins([node_id for node_id in self.stand_ins if node_id not in homes])
         proven: list[tuple[Run, int]] = []
         for run, known in list(self.unproven.items()):
             holders = tuple(node_id for node_id in known if node_id in homes)
@@ -149,6 +153,23 @@ class Copies:
             elif holders != known:
                 self.unproven.put(run, holders)
         return proven
+
+    def set_stand_ins(self, node_ids: Iterable[NodeId]) -> None:
+        """Who else holds copies, in place of homes that are away."""
+        known = self.stand_ins
+        self.stand_ins = {n: known.get(n) or Home(n, hint=True) for n in node_ids}
+
+    def holder(self, node_id: NodeId) -> Home | None:
+        """Another home, or a stand-in."""
+        return self.homes.get(node_id) or self.stand_ins.get(node_id)
+
+    def holders(self) -> list[Home]:
+        """The other homes, and the stand-ins."""
+        return [*self.homes.values(), *self.stand_ins.values()]
+
+    def listening(self) -> list[Home]:
+        """Who can be sent to: of the other homes and of the stand-ins."""
+        return [holder for holder in self.holders() if holder.contact is not Contact.AWAY]
 
     @property
     def active(self) -> bool:
@@ -162,7 +183,7 @@ class Copies:
         return self.is_home and merged + 1 >= self.wanted
 
     def in_reach(self) -> list[Home]:
-        """The other homes that can be sent to."""
+        """The other homes that can be sent to: these count."""
         return [home for home in self.homes.values() if home.contact is not Contact.AWAY]
 
     def note(self, run: Run, holder: NodeId) -> list[tuple[Run, int]]:

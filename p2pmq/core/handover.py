@@ -23,6 +23,7 @@ from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.packets.delivering import Handover, HandoverTaken
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX, Moved, RunField
 from p2pmq.core.records import BatchStored, PartitionRemoved
+from p2pmq.core.standins import Standing
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
     from p2pmq.core.owner import Owner
     from p2pmq.core.ownership import Ownership
     from p2pmq.core.packets.publishing import Batch
+    from p2pmq.core.packets.replicating import Compare
     from p2pmq.core.partition import Partition
     from p2pmq.core.replication import Replication
 
 RESEND_MS = 1_000
+STRAY_MS = 5_000
+"""A copy that was sent here and does not belong here lies so long: the roster may be changing."""
 BATCHES_MAX = 64
 RUNS_MAX = 4_096
 """Acked runs in one packet: some 80 KiB."""
@@ -73,6 +77,7 @@ class Handovers:
         self._owner = owner
         self._ownership = ownership
         self._copies = replication
+        self.standing = Standing()
         self._giving: dict[PartitionKey, Giving] = {}
         self._timers: Timers[PartitionKey] = Timers()
         self._next_number = (boot << 32) + 1
@@ -81,16 +86,37 @@ class Handovers:
 
     def on_placement_changed(self, now: int) -> list[Effect]:
         """Start to hand over what is not ours (any more)."""
+        if not self._ownership.is_alive(self._own_id):
+            self.standing.resign()
         effects: list[Effect] = []
         for key in list(self._owner.partitions):
             target = self._ownership.owner_of(key)
             giving = self._giving.get(key)
-            if giving is not None and giving.to == target and not self._is_home(key):
+            until = self.standing.on_owner(key, target, now)
+            if until is not None:
+                self._timers.set_if_earlier(key, until)
+            elsewhere = target is not None and not self._belongs(key, now)
+            if giving is not None and giving.to == target and elsewhere:
                 continue
             self._giving.pop(key, None)
-            if target is not None and not self._is_home(key):
+            if elsewhere:
                 effects += self._begin(key, now)
         return effects
+
+    def on_compare(self, peer: NodeId, packet: Compare, now: int) -> None:
+        """An owner says whether this node is to stand in for a home of its partition."""
+        key = key_of(packet)
+        if packet.hint:
+            if self._ownership.is_alive(self._own_id):  # else this node is leaving
+                self._giving.pop(key, None)
+                self._timers.set(key, self.standing.begin(key, peer, now))
+        elif self.standing.end(key, peer):
+            self._timers.set(key, now)
+
+    def on_copy(self, key: PartitionKey, now: int) -> None:
+        """A copy was stored here: perhaps a late one, which belongs here no more."""
+        if key not in self._giving and not self._belongs(key, now):
+            self._timers.set_if_earlier(key, now + STRAY_MS)
 
     def on_taken(self, peer: NodeId, packet: HandoverTaken, now: int) -> list[Effect]:
         """The owner has a piece on disk: send the next, or forget the partition after the last."""
@@ -123,12 +149,15 @@ class Handovers:
         effects: list[Effect] = []
         while (key := self._timers.pop_due(now)) is not None:
             giving = self._giving.get(key)
+            until = self.standing.has_until(key, now)
             if giving is not None:
                 effects += self._send(key, giving, now)
+            elif until is not None:
+                self._timers.set(key, until)
             elif (
                 key in self._owner.partitions
                 and self._ownership.owner_of(key) is not None
-                and not self._is_home(key)
+                and not self._belongs(key, now)
             ):
                 effects += self._begin(key, now)
         return effects
@@ -138,8 +167,10 @@ class Handovers:
         """Whether something is on its way out."""
         return bool(self._giving)
 
-    def _is_home(self, key: PartitionKey) -> bool:
-        return self._own_id in self._ownership.homes_of(key)[0]
+    def _belongs(self, key: PartitionKey, now: int) -> bool:
+        """Whether a copy is to be kept here."""
+        is_home = self._own_id in self._ownership.homes_of(key)[0]
+        return is_home or self.standing.has_until(key, now) is not None
 
     def _begin(self, key: PartitionKey, now: int) -> list[Effect]:
         partition = self._owner.partitions[key]
@@ -199,6 +230,8 @@ class Handovers:
         target = self._ownership.owner_of(key)
         if target != self._own_id:
             return [Send(peer, Moved(key.queue, key.number, target or b"\0" * 8))]
+        if self._copies.keeps(key, peer):
+            return []  # it counts on the copy there: the peer is a home, and does not know it yet
         partition = self._owner.partition(key)
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):

@@ -28,6 +28,7 @@ from p2pmq.core.records import Space
 from p2pmq.core.replication import Replication
 from p2pmq.core.requests import Requests
 from p2pmq.core.ring import Place
+from p2pmq.core.standins import StandIns
 from p2pmq.core.swim import Swim
 
 if TYPE_CHECKING:
@@ -61,10 +62,18 @@ class Machine:
         self.handovers = Handovers(
             own.node_id, own.boot, self.owner, self._ownership, self.replication
         )
+        self.stand_ins = StandIns(
+            self.owner,
+            self._ownership,
+            self.replication,
+            self.swim.away_since,
+            config.replication.replace_after_ms,
+        )
         self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
         self._rooms = (
             self.owner,
             self.replication,
+            self.stand_ins,
             self.outbox,
             self.consuming,
             self.handovers,
@@ -134,7 +143,7 @@ class Machine:
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
             events.OutboxDurable: self.outbox.on_durable,
             events.HandoverDurable: self.handovers.on_durable,
-            events.ReplicaDurable: self.replication.replica.on_durable,
+            events.ReplicaDurable: self._on_replica_durable,
             events.SupplyDurable: self.replication.on_supply_durable,
             events.WriteRefused: self._on_write_refused,
             events.BodyUnreadable: self._on_body_unreadable,
@@ -171,7 +180,7 @@ class Machine:
             delivering.Settled: lambda _peer, p, now: self.consuming.on_settled(p, now),
             replicating.Replicate: self.replication.replica.on_replicate,
             replicating.Replicated: self.replication.on_replicated,
-            replicating.Compare: self.replication.replica.on_compare,
+            replicating.Compare: self._on_compare,
             replicating.Compared: self.replication.on_compared,
             replicating.Fetch: lambda peer, p, _now: self.replication.replica.on_fetch(peer, p),
             replicating.Supply: self.replication.on_supply,
@@ -263,6 +272,15 @@ class Machine:
         effects += self.consuming.on_moved(key, now)
         return effects + self.handovers.on_moved(key, now)
 
+    def _on_compare(self, peer: NodeId, packet: replicating.Compare, now: int) -> list[Effect]:
+        """An owner asks what is here, and says whether it wants a copy kept here."""
+        self.handovers.on_compare(peer, packet, now)
+        return self.replication.replica.on_compare(peer, packet, now)
+
+    def _on_replica_durable(self, event: events.ReplicaDurable, now: int) -> list[Effect]:
+        self.handovers.on_copy(event.key, now)
+        return self.replication.replica.on_durable(event, now)
+
     def _on_write_refused(self, event: events.WriteRefused, now: int) -> list[Effect]:
         match event.then:
             case events.BatchDurable():
@@ -312,6 +330,7 @@ class Machine:
         for key in changed:
             effects += self.outbox.on_owner_changed(key, now)
         effects += self.replication.on_placement_changed(now)
+        effects += self.stand_ins.on_placement_changed(now)
         effects += self.owner.on_placement_changed(now)
         effects += self.consuming.on_placement_changed(now)
         return effects + self.handovers.on_placement_changed(now)

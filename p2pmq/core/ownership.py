@@ -38,6 +38,8 @@ class Ownership:
         While a mesh forms, the roster changes with every other packet.
         """
         self._alive: dict[NodeId, None] = {}
+        self.away: tuple[NodeId, ...] = ()
+        """The members that may own and are not there."""
         self._owners: dict[PartitionKey, NodeId | None] = {}
         self._homes: dict[PartitionKey, tuple[tuple[NodeId, ...], int]] = {}
 
@@ -73,6 +75,14 @@ class Ownership:
             self._homes[key] = found
         return found
 
+    def in_line(self, key: PartitionKey) -> list[NodeId]:
+        """The living members that are no homes, in the order in which they would become so."""
+        homes, _ = self.homes_of(key)
+        if not homes:
+            return []
+        line = self._ring.preference_list(key.queue, key.number, PARTITIONS)
+        return [node_id for node_id in line if node_id in self._alive and node_id not in homes]
+
     def is_alive(self, node_id: NodeId) -> bool:
         """Whether a member that may own is there."""
         return node_id in self._alive
@@ -87,6 +97,11 @@ class Ownership:
             for place in self._moved_to
             if place.weight and is_alive(place.node_id)
         }
+        self.away = tuple(
+            place.node_id
+            for place in self._moved_to
+            if place.weight and place.node_id not in self._alive
+        )
         before, self._owners, self._homes = self._owners, {}, {}
         return [key for key, owner in before.items() if self.owner_of(key) != owner]
 

@@ -57,6 +57,8 @@ class Replication:
         self._ownership = ownership
         self._copies: dict[PartitionKey, Copies] = {}
         self._timers: Timers[PartitionKey] = Timers()
+        self.made = 0
+        """How many partitions this node has ever begun to look after."""
         self.replica = Replica(own_id, owner, ownership)
         self._next_number = (boot << 32) + 1
 
@@ -68,11 +70,21 @@ class Replication:
         if copies is not None:
             return copies, []
         homes, wanted = self._ownership.homes_of(key)
+        self.made += 1
         copies = self._copies[key] = Copies(self._own_id, homes, wanted)
         if wanted > 1:
             for run in self._owner.partition(key).pending.runs():
                 copies.unproven.put(run, (self._own_id,))
-        return copies, self._reach_out(key, copies, now)
+        return copies, self.reach_out(key, copies, now)
+
+    def looked_after(self) -> dict[PartitionKey, Copies]:
+        """The copies of every partition that this node owns."""
+        return self._copies
+
+    def keeps(self, key: PartitionKey, node_id: NodeId) -> bool:
+        """Whether this owner wants a copy kept there."""
+        copies = self._copies.get(key)
+        return copies is not None and copies.holder(node_id) is not None
 
     def is_active(self, key: PartitionKey) -> bool:
         """Whether the owner may deliver from the partition."""
@@ -125,7 +137,7 @@ class Replication:
             copies.unproven.put(stored.run, (holder,) if known and holder is not None else ())
             proven = copies.note(stored.run, self._own_id)
             effects += self._owner.on_proven(key, proven, now)
-            for home in copies.in_reach():
+            for home in copies.listening():
                 home.late.remove(stored.run)
                 if home.node_id != holder:
                     home.to_push.append(stored.run)
@@ -142,7 +154,7 @@ class Replication:
         if copies is None:
             return []
         effects = self._owner.on_proven(key, copies.note(stored.run, self._own_id), now)
-        for home in copies.in_reach():
+        for home in copies.listening():
             late = home.late.overlap(stored.run)
             if late:
                 home.to_push.extend(late)
@@ -154,7 +166,7 @@ class Replication:
         """A batch could not be written here."""
         copies = self._copies.get(key)
         if copies is not None:
-            for home in copies.homes.values():
+            for home in copies.holders():
                 home.late.remove(stored.run)
         self.on_removed(key, [stored.run])
 
@@ -190,6 +202,8 @@ class Replication:
         return self._settled_at(copies, event, self._own_id)
 
     def _settled_at(self, copies: Copies, event: Settled, holder: NodeId) -> bool:
+        if holder != self._own_id and holder not in copies.homes:
+            return False  # a stand-in counts for nothing
         settling = copies.settling[event]
         settling.holders[holder] = None
         if len(settling.holders) < copies.wanted:
@@ -207,7 +221,7 @@ class Replication:
     ) -> tuple[int, list[Effect]]:
         packet = Replicate(key.queue, key.number, self._take_number(), acked, batches)
         effects: list[Effect] = []
-        for home in copies.in_reach():
+        for home in copies.listening():
             effects += self._send_to(key, home, packet, now)
         return packet.number, effects
 
@@ -228,7 +242,7 @@ class Replication:
         """A home has it on disk: perhaps that is enough."""
         key = key_of(packet)
         copies = self._copies.get(key)
-        home = copies.homes.get(peer) if copies is not None else None
+        home = copies.holder(peer) if copies is not None else None
         if copies is None or home is None:
             return []
         sent = home.unanswered.pop(packet.number, None)
@@ -266,7 +280,7 @@ class Replication:
                 copies, begun = self.copies(key, now)
                 proven = copies.set_homes(*self._ownership.homes_of(key))
                 effects += begun + self._owner.on_proven(key, proven, now)
-                effects += self._reach_out(key, copies, now)
+                effects += self.reach_out(key, copies, now)
             else:
                 effects += self.replica.offer(key, now)
         return effects
@@ -277,29 +291,29 @@ class Replication:
             return self.replica.offer(key, now)
         copies, effects = self.copies(key, now)
         self.on_removed(key, lost)
-        for home in copies.in_reach():
-            effects += self._ask(key, home, now)
+        for home in copies.listening():
+            effects += self.ask(key, home, now)
         return effects
 
-    def _reach_out(self, key: PartitionKey, copies: Copies, now: int) -> list[Effect]:
-        """Ask homes that have come into reach; let go of those that have left it."""
+    def reach_out(self, key: PartitionKey, copies: Copies, now: int) -> list[Effect]:
+        """Ask holders that have come into reach; let go of those that have left it."""
         effects: list[Effect] = []
-        for home in copies.homes.values():
+        for home in copies.holders():
             alive = self._ownership.is_alive(home.node_id)
             if not alive and home.contact is not Contact.AWAY:
                 home.lose()
             elif alive and home.contact is Contact.AWAY:
-                effects += self._ask(key, home, now)
+                effects += self.ask(key, home, now)
         return effects
 
-    def _ask(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
-        """Compare with a home; one that is merged stays so meanwhile."""
+    def ask(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
+        """Compare with a home or a stand-in; one that is merged stays so meanwhile."""
         if home.contact is not Contact.MERGED:
             home.contact = Contact.COMPARING
         partition = self._owner.partition(key)
         home.begin(self._take_number(), partition, now)
         self._timers.set_if_earlier(key, now + RESEND_MS)
-        compare = Compare(key.queue, key.number, home.number, digest_of(partition))
+        compare = Compare(key.queue, key.number, home.number, digest_of(partition), home.hint)
         return [Send(home.node_id, compare)]
 
     def on_offer(self, peer: NodeId, packet: Offer, now: int) -> list[Effect]:
@@ -308,18 +322,18 @@ class Replication:
         if not self._owner.owns(key):
             return []
         copies, effects = self.copies(key, now)
-        home = copies.homes.get(peer)
+        home = copies.holder(peer)
         if home is None or home.number or home.unanswered or home.to_push:
             return effects
         if packet.digest != digest_of(self._owner.partition(key)):
-            effects += self._ask(key, home, now)
+            effects += self.ask(key, home, now)
         return effects
 
     def on_compared(self, peer: NodeId, packet: Compared, now: int) -> list[Effect]:
         """A home has told its state: take what it knows, fetch what it has, push what it lacks."""
         key = key_of(packet)
         copies = self._copies.get(key)
-        home = copies.homes.get(peer) if copies is not None else None
+        home = copies.holder(peer) if copies is not None else None
         if copies is None or home is None or home.number != packet.number:
             return []
         if not home.take_in(packet):
@@ -359,7 +373,7 @@ class Replication:
         home.late = partition.appending.difference(home.seen).difference(home.on_its_way())
         home.acks_to_push.extend(partition.acked().difference(acked_there).runs())
         effects += self._push(key, home, now)
-        for other in copies.in_reach():
+        for other in copies.listening():
             if news and other is not home:
                 other.acks_to_push.extend(news)
                 effects += self._push(key, other, now)
@@ -390,7 +404,7 @@ class Replication:
         """Messages that only that home had: write them here."""
         key = key_of(packet)
         copies = self._copies.get(key)
-        home = copies.homes.get(peer) if copies is not None else None
+        home = copies.holder(peer) if copies is not None else None
         if home is None or home.number != packet.number:
             return []
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
@@ -408,7 +422,7 @@ class Replication:
         copies = self._copies.get(key)
         if copies is None:
             return []
-        home = copies.homes.get(event.peer)
+        home = copies.holder(event.peer)
         effects = self.on_found(key, stored, now, holder=event.peer)
         if home is None or home.number != event.number:
             return effects
@@ -451,7 +465,7 @@ class Replication:
         while (key := self._timers.pop_due(now)) is not None:
             copies = self._copies.get(key)
             if copies is not None:
-                for home in list(copies.homes.values()):
+                for home in copies.holders():
                     effects += self._remind(key, home, now)
                 effects += self._owner.on_active(key, now)
         return effects
@@ -460,14 +474,14 @@ class Replication:
         if home.contact is Contact.AWAY:
             if not self._ownership.is_alive(home.node_id):
                 return []
-            return self._ask(key, home, now)
+            return self.ask(key, home, now)
         effects: list[Effect] = []
         if home.unanswered:
             if now - home.sent_at >= RESEND_MS:
                 effects += self._send_again(key, home, now)
             self._timers.set_if_earlier(key, now + RESEND_MS)
         if home.again:
-            effects += self._ask(key, home, now)
+            effects += self.ask(key, home, now)
         elif home.number or home.contact is Contact.COMPARING:
             if now - home.asked_at < RESEND_MS:
                 self._timers.set_if_earlier(key, home.asked_at + RESEND_MS)
@@ -477,7 +491,7 @@ class Replication:
                 home.lose()
                 self._timers.set_if_earlier(key, now + ASK_AGAIN_MS)
                 return effects
-            effects += self._ask(key, home, now)
+            effects += self.ask(key, home, now)
         return effects
 
     def _send_again(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
@@ -494,10 +508,10 @@ class Replication:
         """A link to the peer is new: it may have restarted, and packets may be lost."""
         effects: list[Effect] = []
         for key, copies in list(self._copies.items()):
-            home = copies.homes.get(peer)
+            home = copies.holder(peer)
             if home is not None and self._ownership.is_alive(peer):
                 effects += self._send_again(key, home, now)
-                effects += self._ask(key, home, now)
+                effects += self.ask(key, home, now)
         for key in list(self._owner.partitions):
             if self._ownership.owner_of(key) == peer:
                 effects += self.replica.offer(key, now)

@@ -118,6 +118,11 @@ class Swim:
         member = self.members.get(node_id)
         return member is not None and member.alive
 
+    def away_since(self, node_id: NodeId) -> int | None:
+        """Since when a member has been dead, or not met at all; None: it is there, or unknown."""
+        member = self.members.get(node_id)
+        return member.since_ms if member is not None and not member.alive else None
+
     def roster(self) -> Iterable[Member]:
         """Every member that has not left and is not forgotten; dead ones and this node too."""
         return [member for member in self.members.values() if member.state < MemberState.LEFT]

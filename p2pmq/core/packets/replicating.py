@@ -50,12 +50,17 @@ class Replicated(Packet):
 
 @packet(62)
 class Compare(Packet):
-    """From the owner: is your state the one with this digest? If not, tell it."""
+    """From the owner: is your state the one with this digest? If not, tell it.
+
+    `hint` asks a member that is no home to keep a copy in the place of a home
+    that is away, until it is told otherwise or hears no more of it.
+    """
 
     queue: NameText
     partition: U16
     number: U64
     digest: Id
+    hint: bool = False
 
 
 @packet(63, bulk=True)
