@@ -16,6 +16,7 @@ from p2pmq.errors import (
     NameTakenError,
     NodeFailedError,
     NotCommittedError,
+    NotDeclaredError,
     NotSerializableError,
     OutboxFullError,
     P2PMQError,
@@ -29,7 +30,7 @@ from p2pmq.errors import (
 from p2pmq.node.message import Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
-from p2pmq.node.receipts import BulkReceipt, MemberInfo, QueueDepth, Receipt
+from p2pmq.node.receipts import BulkReceipt, MemberInfo, QueueDepth, QueueInfo, Receipt
 
 __all__ = [
     "LAN",
@@ -50,12 +51,14 @@ __all__ = [
     "Node",
     "NodeFailedError",
     "NotCommittedError",
+    "NotDeclaredError",
     "NotSerializableError",
     "OutboxFullError",
     "P2PMQError",
     "PortTakenError",
     "Queue",
     "QueueDepth",
+    "QueueInfo",
     "QueueNameError",
     "Receipt",
     "Replication",

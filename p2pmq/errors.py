@@ -24,6 +24,7 @@ __all__ = [
     "NoOwnerError",
     "NodeFailedError",
     "NotCommittedError",
+    "NotDeclaredError",
     "NotSerializableError",
     "OutboxFullError",
     "P2PMQError",
@@ -197,6 +198,15 @@ class StoreCorruptError(StoreError):
 
 class NameLookupError(P2PMQError):
     """A peer's name was given that no member has."""
+
+
+class NotDeclaredError(P2PMQError):
+    """A queue could not be given its settings."""
+
+    def __init__(self, queue: str, reason: str) -> None:
+        super().__init__(f"queue {queue!r} was not declared: {reason}")
+        self.queue = queue
+        self.reason = reason
 
 
 class OutboxFullError(P2PMQError):

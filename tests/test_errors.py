@@ -8,6 +8,7 @@ import pytest
 
 import p2pmq
 from p2pmq import errors
+from p2pmq.core.registry import DISK_FULL
 from p2pmq.errors import P2PMQError, UsageError
 
 RECEIPT = object()
@@ -20,6 +21,7 @@ EXAMPLES: dict[type[P2PMQError], P2PMQError] = {
         errors.ClosedNodeError("billing", "closed"),
         errors.PortTakenError("127.0.0.1:5555", "address already in use"),
         errors.InsecureListenError("0.0.0.0:5555"),
+        errors.NotDeclaredError("orders", DISK_FULL),
         errors.NameTakenError("billing", "default", "10.0.0.1:5555"),
         errors.NodeFailedError("billing", "KeyError('x')"),
         errors.LibraryVersionError("libzmq", "4.2.0", "4.3.3"),

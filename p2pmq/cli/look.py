@@ -28,6 +28,8 @@ QUEUE_COLUMNS = {
     "size_bytes": "BYTES",
     "consumers": "CONSUMERS",
     "owner": "OWNER",
+    "replicas": "REPLICAS",
+    "min_copies": "MIN COPIES",
 }
 
 
@@ -57,6 +59,8 @@ async def show_queues(mesh: MeshOptions, visit: VisitOptions, *, as_json: bool) 
             "size_bytes": depth.size,
             "consumers": depth.consumers,
             "owner": depth.owner,
+            "replicas": depth.replicas,
+            "min_copies": depth.min_copies,
         }
         for depth in depths
     ]

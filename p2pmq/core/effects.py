@@ -98,7 +98,14 @@ class Done:
     """It is done, and there is nothing more to say."""
 
 
-Outcome = Published | Flushed | Stats | Done
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It was not done, for this reason, which a person can act on."""
+
+    reason: str
+
+
+Outcome = Published | Flushed | Stats | Done | Refused
 
 
 @dataclass(frozen=True, slots=True)

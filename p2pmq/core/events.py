@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey, Run
     from p2pmq.core.packets.delivering import LeaseField
     from p2pmq.core.packets.publishing import Bodies
+    from p2pmq.core.packets.registering import QueueRecord, QueueSettings
     from p2pmq.core.packets.registry import Packet
     from p2pmq.core.records import Record, Recovered, Space
 
@@ -168,6 +169,15 @@ class ForgetRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclareRequested:
+    """Give a queue these settings, on every node of the mesh."""
+
+    queue: str
+    settings: QueueSettings
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class BatchDurable:
     """A batch that was appended to a partition is on disk."""
 
@@ -230,8 +240,22 @@ class SupplyDurable:
     runs: tuple[Run, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class DeclareDurable:
+    """This node's declaration of a queue is on its disk."""
+
+    record: QueueRecord
+    token: int
+
+
 DurableEvent = (
-    BatchDurable | SettleDurable | OutboxDurable | HandoverDurable | ReplicaDurable | SupplyDurable
+    BatchDurable
+    | SettleDurable
+    | OutboxDurable
+    | HandoverDurable
+    | ReplicaDurable
+    | SupplyDurable
+    | DeclareDurable
 )
 
 
@@ -276,12 +300,14 @@ Event = (
     | LeaveRequested
     | StopRequested
     | ForgetRequested
+    | DeclareRequested
     | BatchDurable
     | SettleDurable
     | OutboxDurable
     | HandoverDurable
     | ReplicaDurable
     | SupplyDurable
+    | DeclareDurable
     | WriteRefused
     | BodyUnreadable
     | DeliveryFailed

@@ -23,8 +23,9 @@ from p2pmq.core.membership import MemberState
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
-from p2pmq.core.packets import delivering, membership, publishing, replicating
+from p2pmq.core.packets import delivering, membership, publishing, registering, replicating
 from p2pmq.core.records import Space
+from p2pmq.core.registry import Registry
 from p2pmq.core.replication import Replication
 from p2pmq.core.requests import Requests
 from p2pmq.core.ring import Place
@@ -51,9 +52,10 @@ class Machine:
     ) -> None:
         self.node_id: NodeId = own.node_id
         self._clock = HybridClock()
-        self._ownership = Ownership(config.replication)
-        owner_of = self._ownership.owner_of
         self.swim = Swim(own, mesh, config.swim, rng)
+        self.registry = Registry(own.node_id, self._others, rng)
+        self._ownership = Ownership(config.replication, self.registry.settings_of)
+        owner_of = self._ownership.owner_of
         self.owner = Owner(own.node_id, self._clock, owner_of)
         self.outbox = Outbox(session, owner_of, config.limits, config.timing)
         self.consuming = Consuming(owner_of, config.timing)
@@ -71,6 +73,7 @@ class Machine:
         )
         self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
         self._rooms = (
+            self.registry,
             self.owner,
             self.replication,
             self.stand_ins,
@@ -80,7 +83,7 @@ class Machine:
             self.requests,
         )
         self._boots: dict[NodeId, int] = {}
-        self._placed_version = -1
+        self._placed_versions = (-1, -1)
         self._on_event = self._event_table()
         self._on_packet = self._packet_table()
 
@@ -90,7 +93,7 @@ class Machine:
         work: deque[Event] = deque((event,))
         while work:
             found = self._on_event[type(work[0])](work.popleft(), now)
-            if self.swim.version != self._placed_version:
+            if (self.swim.version, self.registry.version) != self._placed_versions:
                 found += self._replace(now)
             for effect in found:
                 if type(effect) is Send and effect.peer == self.node_id:
@@ -108,6 +111,10 @@ class Machine:
     def homes_of(self, key: PartitionKey) -> tuple[tuple[NodeId, ...], int]:
         """The partition's homes, there or not, and how many copies commit a message."""
         return self._ownership.homes_of(key)
+
+    def copies_of(self, queue: str) -> tuple[int, int]:
+        """R and W of a queue as asked for, whatever the mesh has."""
+        return self._ownership.copies_of(queue)
 
     def next_deadline(self) -> int | None:
         """When `handle(TimePassed())` is due, in ms; None: not before something happens."""
@@ -139,6 +146,10 @@ class Machine:
             events.LeaveRequested: self._on_leave_requested,
             events.StopRequested: lambda e, now: [*self.swim.stop(now), Resolve(e.token, Done())],
             events.ForgetRequested: self._on_forget_requested,
+            events.DeclareRequested: lambda e, now: self.registry.on_declare(
+                e, now + self.owner.wall_offset_ms
+            ),
+            events.DeclareDurable: lambda e, _now: self.registry.on_durable(e),
             events.BatchDurable: self.owner.on_batch_durable,
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
             events.OutboxDurable: self.outbox.on_durable,
@@ -178,6 +189,8 @@ class Machine:
             delivering.Delivery: self.consuming.on_delivery,
             delivering.Settle: self.owner.on_settle,
             delivering.Settled: lambda _peer, p, now: self.consuming.on_settled(p, now),
+            registering.QueueRecords: lambda peer, p, _now: self.registry.on_records(peer, p),
+            registering.QueueDigest: lambda peer, p, _now: self.registry.on_digest(peer, p),
             replicating.Replicate: self.replication.replica.on_replicate,
             replicating.Replicated: self.replication.on_replicated,
             replicating.Compare: self._on_compare,
@@ -198,6 +211,7 @@ class Machine:
         of_space: dict[Space, list[Any]] = {Space.PARTITION: [], Space.OUTBOX: []}
         for found in recovered.batches:
             of_space[found.space].append(found)
+        self.registry.recover(recovered.queues, now)
         self.owner.recover(recovered, of_space[Space.PARTITION], now)
         effects = self.swim.start(recovered.members, recovered.incarnation, now)
         effects += self._replace(now)
@@ -232,6 +246,7 @@ class Machine:
         if self._boots.get(peer, event.boot) != event.boot:
             effects += self.owner.on_node_gone(peer, now)
         self._boots[peer] = event.boot
+        effects += self.registry.on_peer_connected(peer)
         effects += self.replication.on_peer_connected(peer, now)
         effects += self.outbox.on_peer_connected(peer, now)
         effects += self.consuming.on_peer_connected(peer, now)
@@ -281,7 +296,9 @@ class Machine:
         self.handovers.on_copy(event.key, now)
         return self.replication.replica.on_durable(event, now)
 
-    def _on_write_refused(self, event: events.WriteRefused, now: int) -> list[Effect]:
+    def _on_write_refused(  # noqa: PLR0911 - one case for each event
+        self, event: events.WriteRefused, now: int
+    ) -> list[Effect]:
         match event.then:
             case events.BatchDurable():
                 return self.owner.on_batch_refused(event.then)
@@ -291,6 +308,8 @@ class Machine:
                 return self.handovers.on_write_refused(event)
             case events.ReplicaDurable() | events.SupplyDurable():
                 return self.replication.replica.on_write_refused(event.then, event.records)
+            case events.DeclareDurable():
+                return self.registry.on_write_refused(event.then)
             case events.SettleDurable(key=key):
                 return self.owner.on_settle_refused(key, event.records)
             case None:
@@ -302,6 +321,11 @@ class Machine:
         return self.owner.on_unreadable(event.key, event.run, now)
 
     # -- the roster --
+
+    def _others(self) -> list[NodeId]:
+        """The living members beside this node."""
+        members = self.swim.roster()
+        return [m.node_id for m in members if m.alive and m.node_id != self.node_id]
 
     def _membership(self, effects: list[Effect], now: int) -> list[Effect]:
         """Free what consumers on nodes that are gone held."""
@@ -318,8 +342,8 @@ class Machine:
         return effects
 
     def _replace(self, now: int) -> list[Effect]:
-        """The roster or a verdict has changed: every room follows the owners."""
-        self._placed_version = self.swim.version
+        """The roster, a verdict or a queue's settings have changed: every room follows."""
+        self._placed_versions = (self.swim.version, self.registry.version)
         places = [
             Place(member.node_id, member.zone, member.weight)
             for member in self.swim.roster()

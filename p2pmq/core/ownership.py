@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from p2pmq.config import Replication
     from p2pmq.core.ids import NodeId, PartitionKey
+    from p2pmq.core.packets.registering import QueueSettings
 
 CACHE_MAX = 100_000
 PARTITIONS = 1
@@ -28,7 +29,12 @@ PARTITIONS = 1
 class Ownership:
     """The living owner of each partition, as this node sees it."""
 
-    def __init__(self, replication: Replication) -> None:
+    def __init__(
+        self,
+        replication: Replication,
+        settings_of: Callable[[str], QueueSettings | None] = lambda _queue: None,
+    ) -> None:
+        self._settings_of = settings_of
         self._ring = Ring(())
         self._replicas = replication.replicas
         self._min_copies = replication.min_copies
@@ -63,17 +69,27 @@ class Ownership:
         """
         found = self._homes.get(key)
         if found is None:
-            homes: tuple[NodeId, ...] = ()
             if key.number < PARTITIONS:
                 if self._moved_to is not None:
                     self._ring, self._moved_to = self._ring.changed(self._moved_to), None
-                homes = self._ring.homes(key.queue, key.number, PARTITIONS, self._replicas)
-            wanted = self._min_copies or self._replicas // 2 + 1
-            found = (homes, max(1, min(wanted, len(homes))))
+                replicas, wanted = self.copies_of(key.queue)
+                homes = self._ring.homes(key.queue, key.number, PARTITIONS, replicas)
+                found = (homes, max(1, min(wanted, len(homes))))
+            else:
+                found = ((), 1)
             if len(self._homes) >= CACHE_MAX:
                 self._homes.clear()
             self._homes[key] = found
         return found
+
+    def copies_of(self, queue: str) -> tuple[int, int]:
+        """R and W of a queue as it was declared, or by the mesh's default; W is not capped yet."""
+        replicas, min_copies = self._replicas, self._min_copies
+        declared = self._settings_of(queue)
+        if declared is not None:
+            replicas = declared.replicas or replicas
+            min_copies = declared.min_copies or (0 if declared.replicas else min_copies)
+        return replicas, min(min_copies, replicas) or replicas // 2 + 1
 
     def in_line(self, key: PartitionKey) -> list[NodeId]:
         """The living members that are no homes, in the order in which they would become so."""

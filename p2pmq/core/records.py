@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from p2pmq.core.intervals import Interval
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.publishing import Batch
+    from p2pmq.core.packets.registering import QueueRecord
 
 
 class Space(IntEnum):
@@ -117,6 +118,13 @@ class MemberRemoved:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueSaved:
+    """The latest declaration of a queue."""
+
+    record: QueueRecord
+
+
+@dataclass(frozen=True, slots=True)
 class IncarnationSaved:
     """This node's own incarnation: it never goes back, not over a restart either."""
 
@@ -131,6 +139,7 @@ Record = (
     | PartitionRemoved
     | MemberSaved
     | MemberRemoved
+    | QueueSaved
     | IncarnationSaved
 )
 
@@ -163,3 +172,4 @@ class Recovered:
     batches: tuple[RecoveredBatch, ...] = ()
     seen: tuple[SeenChanged, ...] = ()
     members: tuple[Rumour, ...] = ()
+    queues: tuple[QueueRecord, ...] = ()

@@ -8,12 +8,15 @@ from p2pmq.core import effects, events
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
 from p2pmq.core.ids import ID_BYTES, PartitionKey
 from p2pmq.core.names import check_queue_name
+from p2pmq.core.packets.registering import QueueSettings
 from p2pmq.errors import (
+    NotDeclaredError,
     RequestTimeoutError,
     UsageError,
 )
 from p2pmq.node.arguments import (
     check_prefetch,
+    checked_copies,
     checked_priority,
     confirmation_of,
     key_of,
@@ -28,6 +31,7 @@ from p2pmq.node.receipts import (
     BulkReceipt,
     MemberInfo,
     QueueDepth,
+    QueueInfo,
     Receipt,
     depth_of,
     info_of,
@@ -186,6 +190,41 @@ class Node(Engine):
         check_queue_name(name)
         return Queue(self, name)
 
+    # -- settings --
+
+    async def declare(
+        self, queue: str, *, replicas: int | None = None, min_copies: int | None = None
+    ) -> QueueInfo:
+        """Give a queue settings of its own, on every node of the mesh; now or at any later time.
+
+        `replicas` (R, 1 to 9) is on how many nodes' disks its messages are kept,
+        `min_copies` (W, 1 to R) on how many of them a message must be fsynced to
+        be committed: 1 keeps every side of a partition available. What is left
+        out is the mesh's default (`config.Replication`), and a majority of R. The latest
+        declaration holds; it is on this node's disk when this returns, and the
+        others learn it as they are reached. No queue needs to be declared.
+
+        Raises UsageError, QueueNameError, NotDeclaredError, ClosedNodeError.
+        """
+        self._check_running()
+        check_queue_name(queue)
+        settings = QueueSettings(
+            *checked_copies(replicas, min_copies, self.settings.config.replication)
+        )
+        token, future = self._wait_token()
+        self._driver.feed(events.DeclareRequested(queue, settings, token))
+        outcome = await future
+        if isinstance(outcome, effects.Refused):
+            raise NotDeclaredError(queue, outcome.reason)
+        return self.settings_of(queue)
+
+    def settings_of(self, queue: str) -> QueueInfo:
+        """The settings of a queue that are in force, as this node knows them."""
+        self._check_running()
+        check_queue_name(queue)
+        declared = self._machine.registry.settings_of(queue) is not None
+        return QueueInfo(queue, *self._machine.copies_of(queue), declared)
+
     # -- looking --
 
     async def depth(self, queue: str) -> QueueDepth:
@@ -198,15 +237,19 @@ class Node(Engine):
                 f"the owner of queue {queue!r} ({owner or 'away'}) did not answer in time: "
                 "its messages are on its disk; ask again when it is back"
             )
-        if not stats.queues:
-            return QueueDepth(queue, 0, 0, 0, 0, 0, owner)
-        return depth_of(stats.queues[0], owner)
+        found = stats.queues[0] if stats.queues else None
+        return depth_of(queue, found, owner, self._machine.copies_of(queue))
 
     async def queues(self) -> list[QueueDepth]:
         """Every queue that a living owner holds, by name."""
         stats = await self._ask_stats("")
         depths = [
-            depth_of(s, self._name_of(self._machine.owner_of(PartitionKey(s.queue, s.partition))))
+            depth_of(
+                s.queue,
+                s,
+                self._name_of(self._machine.owner_of(PartitionKey(s.queue, s.partition))),
+                self._machine.copies_of(s.queue),
+            )
             for s in stats.queues
         ]
         return sorted(depths, key=lambda depth: depth.queue)

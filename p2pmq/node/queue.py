@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from p2pmq.node.message import Message, MessageBatch
     from p2pmq.node.node import Node
-    from p2pmq.node.receipts import BulkReceipt, QueueDepth, Receipt
+    from p2pmq.node.receipts import BulkReceipt, QueueDepth, QueueInfo, Receipt
 
 
 class Queue:
@@ -49,6 +49,12 @@ class Queue:
         return await self._node.publish_many(
             self.name, bodies, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority
         )
+
+    async def declare(
+        self, *, replicas: int | None = None, min_copies: int | None = None
+    ) -> QueueInfo:
+        """Give the queue settings of its own: see `Node.declare`."""
+        return await self._node.declare(self.name, replicas=replicas, min_copies=min_copies)
 
     def consume(self, *, prefetch: int = 100) -> AsyncIterator[Message]:
         """Messages one by one: see `Node.consume`."""

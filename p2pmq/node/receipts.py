@@ -49,7 +49,7 @@ class QueueDepth:
     """How many messages a queue holds, as its owner sees it; `size` in bytes.
 
     `ready` may be delivered now, `in_flight` are with consumers, `delayed`
-    rest after a nack with a delay.
+    rest after a nack with a delay. `replicas` and `min_copies` are as in `QueueInfo`.
     """
 
     queue: str
@@ -59,11 +59,28 @@ class QueueDepth:
     size: int
     consumers: int
     owner: str | None
+    replicas: int
+    min_copies: int
 
     @property
     def total(self) -> int:
         """All messages of the queue."""
         return self.ready + self.in_flight + self.delayed
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """The settings of a queue that are in force, as this node knows them.
+
+    `replicas` is on how many nodes its messages are kept, `min_copies` on how many of
+    them a message is fsynced to be committed. Both are as asked for: a mesh with fewer
+    nodes keeps what it can. `declared`: somebody declared it; else these are the defaults.
+    """
+
+    queue: str
+    replicas: int
+    min_copies: int
+    declared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +96,12 @@ class MemberInfo:
     is_self: bool
 
 
-def depth_of(stats: QueueStats, owner: str | None) -> QueueDepth:
-    """A partition's statistics as the user sees them."""
+def depth_of(
+    queue: str, stats: QueueStats | None, owner: str | None, copies: tuple[int, int]
+) -> QueueDepth:
+    """A partition's statistics (None: its owner holds nothing) as the user sees them."""
+    if stats is None:
+        return QueueDepth(queue, 0, 0, 0, 0, 0, owner, *copies)
     return QueueDepth(
         stats.queue,
         stats.ready,
@@ -89,6 +110,7 @@ def depth_of(stats: QueueStats, owner: str | None) -> QueueDepth:
         stats.size,
         stats.consumers,
         owner,
+        *copies,
     )
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from p2pmq.core.intervals import Interval
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.publishing import Batch
+    from p2pmq.core.packets.registering import QueueRecord
     from p2pmq.core.records import Record
     from p2pmq.sim.hostloop import HostLoop
     from p2pmq.sim.trace import Trace
@@ -61,6 +62,7 @@ class Contents:
     batches: dict[BatchName, Kept] = field(default_factory=dict)
     seen: dict[tuple[PartitionKey, Session], tuple[Interval, ...]] = field(default_factory=dict)
     members: dict[bytes, Rumour] = field(default_factory=dict)
+    queues: dict[str, QueueRecord] = field(default_factory=dict)
 
     def copy(self) -> Contents:
         """A snapshot: entries are never changed in place."""
@@ -69,9 +71,10 @@ class Contents:
             batches=dict(self.batches),
             seen=dict(self.seen),
             members=dict(self.members),
+            queues=dict(self.queues),
         )
 
-    def apply(self, record: Record) -> None:
+    def apply(self, record: Record) -> None:  # noqa: C901 - one case for each record
         """Make one record part of the contents."""
         match record:
             case rec.BatchStored(space, key, number, batch, expires_ms):
@@ -93,6 +96,8 @@ class Contents:
                 self.members[rumour.node_id] = rumour
             case rec.MemberRemoved(node_id):
                 self.members.pop(node_id, None)
+            case rec.QueueSaved(saved):
+                self.queues[saved.queue] = saved
             case rec.IncarnationSaved(incarnation):
                 self.incarnation = incarnation
 
@@ -161,6 +166,7 @@ class SimDisk:
             tuple(found),
             seen,
             members,
+            tuple(contents.queues[queue] for queue in sorted(contents.queues)),
         )
 
     def apply(self, records: Sequence[Record]) -> None:

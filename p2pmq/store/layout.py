@@ -16,10 +16,11 @@ import dataclasses
 import json
 import struct
 import zlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.packets.registering import QueueRecord, QueueSettings
 from p2pmq.core.records import Space
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
     from p2pmq.core.intervals import Interval
     from p2pmq.core.packets.publishing import Batch
+    from p2pmq.core.packets.registry import Struct
 
+S = TypeVar("S", bound="Struct")
 FORMAT = 1
 """Raised when an older p2pmq could not read what this one writes."""
 
@@ -202,12 +205,7 @@ def unpack_meta(value: bytes) -> Meta:
 
 def pack_rumour(rumour: Rumour) -> bytes:
     """A member as JSON, by the names of its fields; ids in hex."""
-    fields = {field.name: getattr(rumour, field.name) for field in dataclasses.fields(Rumour)}
-    plain = {
-        name: {"hex": value.hex()} if isinstance(value, bytes) else value
-        for name, value in fields.items()
-    }
-    return json.dumps(plain).encode()
+    return json.dumps(_plain(rumour)).encode()
 
 
 def unpack_rumour(value: bytes) -> Rumour:
@@ -215,19 +213,43 @@ def unpack_rumour(value: bytes) -> Rumour:
 
     Raises LayoutError.
     """
+    return _unpacked(Rumour, value, "a member's row")
+
+
+def pack_queue(record: QueueRecord) -> bytes:
+    """A queue's declaration as JSON, by the names of its fields."""
+    return json.dumps(_plain(record) | {"settings": _plain(record.settings)}).encode()
+
+
+def unpack_queue(value: bytes) -> QueueRecord:
+    """What `pack_queue` packed, by this or another version. Raises LayoutError."""
+    record = _unpacked(QueueRecord, value, "a queue's row")
+    settings = json.dumps(record.settings).encode()
+    return dataclasses.replace(record, settings=_unpacked(QueueSettings, settings, "a queue's row"))
+
+
+def _plain(struct: Struct) -> dict[str, object]:
+    fields = {f.name: getattr(struct, f.name) for f in dataclasses.fields(struct)}  # type: ignore[arg-type]  # every struct is a dataclass
+    return {
+        name: {"hex": value.hex()} if isinstance(value, bytes) else value
+        for name, value in fields.items()
+    }
+
+
+def _unpacked(cls: type[S], value: bytes, what: str) -> S:
     try:
         plain = json.loads(value)
         fields = {
             field.name: _unplain(plain[field.name])
-            for field in dataclasses.fields(Rumour)
+            for field in dataclasses.fields(cls)  # type: ignore[arg-type]  # every struct is a dataclass
             if field.name in plain
         }
-        return Rumour(**fields)  # type: ignore[arg-type]  # the checksum vouches for the types
+        return cls(**fields)
     except (ValueError, TypeError, KeyError) as error:
-        raise LayoutError(f"a member's row cannot be read: {error}") from error
+        raise LayoutError(f"{what} cannot be read: {error}") from error
 
 
 def _unplain(value: object) -> object:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and "hex" in value:
         return bytes.fromhex(value["hex"])
     return tuple(value) if isinstance(value, list) else value

@@ -27,6 +27,7 @@ from p2pmq.core.records import (
     MemberRemoved,
     MemberSaved,
     PartitionRemoved,
+    QueueSaved,
     SeenChanged,
     Space,
     StoredBodies,
@@ -35,7 +36,7 @@ from p2pmq.errors import StoreCorruptError, StoreError, StoreFullError
 from p2pmq.store.cache import BodiesCache, part, whole
 from p2pmq.store.datafile import DataFile
 from p2pmq.store.directory import DirectoryLock, make_directory
-from p2pmq.store.layout import batch_key, id_key, meta_of, pack_partition, pack_rumour
+from p2pmq.store.layout import batch_key, id_key, meta_of, pack_partition, pack_queue, pack_rumour
 from p2pmq.store.recovery import incarnation_row
 from p2pmq.store.writes import (
     Delete,
@@ -181,7 +182,9 @@ class LmdbStore:
         self._thread.join()
         self._cache.clear()
 
-    def _encode(self, record: Record, write: Write) -> None:
+    def _encode(  # noqa: C901 - one case for each record
+        self, record: Record, write: Write
+    ) -> None:
         """Add the operations of one record."""
         ops = write.ops
         match record:
@@ -214,6 +217,9 @@ class LmdbStore:
                 ops.append(Put(self._file.tables.members, rumour.node_id, pack_rumour(rumour)))
             case MemberRemoved(node_id):
                 ops.append(Delete(self._file.tables.members, node_id))
+            case QueueSaved(queue):
+                row = queue.queue.encode("utf-8", "surrogatepass")
+                ops.append(Put(self._file.tables.queues, row, pack_queue(queue)))
             case IncarnationSaved(incarnation):
                 ops.append(Put(self._file.tables.identity, *incarnation_row(incarnation)))
             case _:

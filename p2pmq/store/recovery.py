@@ -26,6 +26,7 @@ from p2pmq.store.layout import (
     unpack_intervals,
     unpack_meta,
     unpack_partition,
+    unpack_queue,
     unpack_rumour,
     unseal,
 )
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import lmdb
 
     from p2pmq.core.packets.membership import Rumour
+    from p2pmq.core.packets.registering import QueueRecord
     from p2pmq.store.writes import Table, Tables
 
 FORMAT_KEY = b"format"
@@ -127,6 +129,7 @@ def recover(
         batches=batches,
         seen=seen,
         members=_members(txn, tables),
+        queues=_queues(txn, tables),
     )
     return recovered, {where: partition_id for partition_id, where in partitions.items()}
 
@@ -188,6 +191,10 @@ def _seen(
 
 def _members(txn: lmdb.Transaction, tables: Tables) -> tuple[Rumour, ...]:
     return tuple(unpack_rumour(unseal(key, row)) for key, row in _rows(txn, tables.members))
+
+
+def _queues(txn: lmdb.Transaction, tables: Tables) -> tuple[QueueRecord, ...]:
+    return tuple(unpack_queue(unseal(key, row)) for key, row in _rows(txn, tables.queues))
 
 
 def _rows(txn: lmdb.Transaction, table: Table) -> Iterator[tuple[bytes, bytes]]:

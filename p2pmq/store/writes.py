@@ -50,6 +50,7 @@ class Tables(NamedTuple):
     bodies: Table
     seen: Table
     members: Table
+    queues: Table
 
 
 @dataclass(slots=True)

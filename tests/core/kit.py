@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from p2pmq.core.intervals import Interval
     from p2pmq.core.packets.membership import Rumour
+    from p2pmq.core.packets.registering import QueueRecord
     from p2pmq.core.packets.registry import Packet
     from p2pmq.core.records import Record
 
@@ -135,6 +136,7 @@ class Disk:
     batches: dict[Name, Kept] = field(default_factory=dict)
     seen: dict[tuple[PartitionKey, bytes], tuple[Interval, ...]] = field(default_factory=dict)
     members: dict[bytes, Rumour] = field(default_factory=dict)
+    queues: dict[str, QueueRecord] = field(default_factory=dict)
 
     def apply(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -142,6 +144,8 @@ class Disk:
 
     def _apply(self, record: Record) -> None:
         match record:
+            case rec.QueueSaved(saved):
+                self.queues[saved.queue] = saved
             case rec.MemberSaved() | rec.MemberRemoved() | rec.IncarnationSaved():
                 self._apply_roster(record)
             case rec.BatchStored(space, key, number, batch, expires_ms):
@@ -197,7 +201,14 @@ class Disk:
         seen = tuple(rec.SeenChanged(*name, seqs) for name, seqs in sorted(self.seen.items()))
         members = tuple(self.members[node_id] for node_id in sorted(self.members))
         return Recovered(
-            self.node_id, b"store-id", self.boot, self.incarnation, batches, seen, members
+            self.node_id,
+            b"store-id",
+            self.boot,
+            self.incarnation,
+            batches,
+            seen,
+            members,
+            tuple(self.queues[queue] for queue in sorted(self.queues)),
         )
 
     def of_space(self, space: Space) -> list[RecoveredBatch]:

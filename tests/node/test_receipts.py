@@ -19,9 +19,10 @@ def test_a_message_that_nobody_waited_for_has_no_name_yet() -> None:
 
 def test_the_total_of_a_queue_is_all_its_messages() -> None:
     stats = QueueStats("q", 0, ready=1, in_flight=20, delayed=300, size=9, consumers=2)
-    depth = depth_of(stats, "bank")
-    assert depth == QueueDepth("q", 1, 20, 300, 9, 2, "bank")
+    depth = depth_of("q", stats, "bank", (3, 2))
+    assert depth == QueueDepth("q", 1, 20, 300, 9, 2, "bank", 3, 2)
     assert depth.total == 321
+    assert depth_of("q", None, "bank", (1, 1)) == QueueDepth("q", 0, 0, 0, 0, 0, "bank", 1, 1)
 
 
 def test_a_member_is_shown_by_words() -> None:

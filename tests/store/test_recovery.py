@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.intervals import IntervalSet
 from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.packets.registering import QueueRecord, QueueSettings
 from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
@@ -21,6 +22,7 @@ from p2pmq.core.records import (
     MemberRemoved,
     MemberSaved,
     PartitionRemoved,
+    QueueSaved,
     Record,
     Recovered,
     SeenChanged,
@@ -59,6 +61,7 @@ class Model:
         self.unseen: dict[tuple[Space, PartitionKey, int], tuple[tuple[int, int], ...]] = {}
         self.seen: dict[tuple[PartitionKey, bytes], tuple[tuple[int, int], ...]] = {}
         self.members: dict[bytes, Rumour] = {}
+        self.queues: dict[str, QueueRecord] = {}
         self.incarnation = 0
 
     def apply(self, record: Record) -> None:  # noqa: C901 - one case for each record
@@ -86,12 +89,16 @@ class Model:
                 self.members[rumour.node_id] = rumour
             case MemberRemoved(node_id):
                 self.members.pop(node_id, None)
+            case QueueSaved(queue):
+                self.queues[queue.queue] = queue
             case IncarnationSaved(incarnation):
                 self.incarnation = incarnation
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> list[list[Record]]:  # noqa: C901 - one case for each record
+def histories(  # noqa: C901, PLR0912 - one case for each record
+    draw: st.DrawFn,
+) -> list[list[Record]]:
     """Writes whose records refer to batches that were stored before, and to some never stored."""
     model = Model()
     number = 0
@@ -99,7 +106,7 @@ def histories(draw: st.DrawFn) -> list[list[Record]]:  # noqa: C901 - one case f
     for _ in range(draw(st.integers(1, 25))):
         records: list[Record] = []
         for _ in range(draw(st.integers(0, 3))):
-            kind = draw(st.sampled_from("ssssttrrenmdi"))
+            kind = draw(st.sampled_from("ssssttrrenmdiq"))
             key = draw(st.sampled_from(KEYS))
             session = draw(st.sampled_from(SESSIONS))
             known = sorted(model.batches)
@@ -129,6 +136,10 @@ def histories(draw: st.DrawFn) -> list[list[Record]]:  # noqa: C901 - one case f
                 record = PartitionRemoved(key)
             elif kind == "m":
                 record = MemberSaved(draw(st.sampled_from(MEMBERS)))
+            elif kind == "q":
+                asked = QueueSettings(draw(st.integers(0, 9)), draw(st.integers(0, 9)))
+                stamp = draw(st.integers(0, 2**64 - 1))
+                record = QueueSaved(QueueRecord(key.queue, stamp, session, asked))
             elif kind == "d":
                 record = MemberRemoved(draw(st.sampled_from(MEMBERS)).node_id)
             else:
@@ -196,6 +207,7 @@ def test_any_history_is_found_again_as_a_simple_model_has_it(
         assert one.expires_ms == stored.expires_ms
     assert {(one.key, one.session): one.seqs for one in recovered.seen} == model.seen
     assert {one.node_id: one for one in recovered.members} == model.members
+    assert {one.queue: one for one in recovered.queues} == model.queues
     assert recovered.incarnation == model.incarnation
     assert (again.batches, again.seen, again.members) == (
         recovered.batches,

@@ -1,0 +1,204 @@
+"""The registry: the latest declaration of a queue holds, on every node that hears of it."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pmq.core import registry as module
+from p2pmq.core.effects import Done, Effect, Persist, Refused, Resolve, Send
+from p2pmq.core.events import DeclareDurable, DeclareRequested
+from p2pmq.core.packets.registering import (
+    RECORDS_MAX,
+    QueueDigest,
+    QueueRecord,
+    QueueRecords,
+    QueueSettings,
+)
+from p2pmq.core.registry import COMPARE_MS, Registry
+
+if TYPE_CHECKING:
+    import pytest
+
+A, B, C = (bytes([n]) * 8 for n in (1, 2, 3))
+THREE = QueueSettings(3, 2)
+FIVE = QueueSettings(5, 0)
+
+
+def made(own_id: bytes = A, *peers: bytes) -> Registry:
+    registry = Registry(own_id, lambda: peers, Random(1))
+    registry.recover((), 0)
+    return registry
+
+
+def declare(registry: Registry, queue: str, settings: QueueSettings, wall_ms: int) -> list[Effect]:
+    """Declare, and let the write become durable."""
+    effects: list[Effect] = []
+    for effect in registry.on_declare(DeclareRequested(queue, settings, 7), wall_ms):
+        if isinstance(effect, Persist) and isinstance(effect.then, DeclareDurable):
+            effects += registry.on_durable(effect.then)
+        else:
+            effects.append(effect)
+    return effects
+
+
+def exchange(one: Registry, one_id: bytes, other: Registry, other_id: bytes) -> int:
+    """Let the two compare until nothing is on its way; how many packets that took."""
+    ends = {one_id: one, other_id: other}
+    on_way = [(one_id, e) for e in one.on_peer_connected(other_id)]
+    on_way += [(other_id, e) for e in other.on_peer_connected(one_id)]
+    count = 0
+    while on_way:
+        sender, effect = on_way.pop(0)
+        if not isinstance(effect, Send):
+            continue
+        count += 1
+        assert count < 1_000
+        receiver = ends[effect.peer]
+        if isinstance(effect.packet, QueueDigest):
+            answers = receiver.on_digest(sender, effect.packet)
+        else:
+            assert isinstance(effect.packet, QueueRecords)
+            answers = receiver.on_records(sender, effect.packet)
+        on_way += [(effect.peer, answer) for answer in answers]
+    return count
+
+
+records = st.builds(
+    QueueRecord,
+    queue=st.sampled_from(["a", "b", "ü"]),
+    stamp=st.integers(1, 9),
+    author=st.sampled_from([A, B, C]),
+    settings=st.just(THREE),
+)
+
+
+def settings_by(record: QueueRecord) -> QueueRecord:
+    """One author stamps no two declarations alike: settings follow from stamp and author."""
+    chosen = QueueSettings(1 + record.stamp % 9, record.author[0])
+    return QueueRecord(record.queue, record.stamp, record.author, chosen)
+
+
+@given(st.lists(records.map(settings_by), max_size=12), st.randoms(use_true_random=False))
+def test_maps_are_equal_in_whatever_order_and_however_often_records_come(
+    found: list[QueueRecord], chance: Random
+) -> None:
+    one, other = made(A), made(B)
+    for record in found:
+        one.on_records(C, QueueRecords((record,)))
+    again = found + chance.choices(found, k=5) if found else []
+    chance.shuffle(again)
+    for record in again:
+        other.on_records(C, QueueRecords((record,)))
+    assert one.records() == other.records()
+    assert one.digest() == other.digest()
+    latest: dict[str, QueueRecord] = {}
+    for record in found:
+        known = latest.get(record.queue)
+        if known is None or (record.stamp, record.author) > (known.stamp, known.author):
+            latest[record.queue] = record
+    assert {record.queue: record for record in one.records()} == latest
+
+
+@given(
+    st.lists(records.map(settings_by), max_size=12), st.lists(records.map(settings_by), max_size=12)
+)
+def test_two_that_meet_have_the_same_map_afterwards(
+    here: list[QueueRecord], there: list[QueueRecord]
+) -> None:
+    one, other = made(A), made(B)
+    for record in here:
+        one.on_records(C, QueueRecords((record,)))
+    for record in there:
+        other.on_records(C, QueueRecords((record,)))
+    exchange(one, A, other, B)
+    assert one.records() == other.records()
+    assert exchange(one, A, other, B) <= 2, "equal maps cost a digest each way"
+
+
+def test_maps_of_many_pages_are_exchanged_wholly() -> None:
+    one, other = made(A), made(B)
+    for number in range(3 * RECORDS_MAX + 7):
+        record = QueueRecord(f"q{number:05}", 1, A, THREE)
+        (one if number % 3 else other).on_records(C, QueueRecords((record,)))
+    exchange(one, A, other, B)
+    assert len(one.records()) == 3 * RECORDS_MAX + 7
+    assert one.records() == other.records()
+
+
+def test_a_declaration_is_told_to_every_member_once_it_is_durable() -> None:
+    registry = made(A, B, C)
+    (persist,) = registry.on_declare(DeclareRequested("q", THREE, 7), 1_000)
+    assert isinstance(persist, Persist)
+    assert isinstance(persist.then, DeclareDurable)
+    resolved, *sent = registry.on_durable(persist.then)
+    assert resolved == Resolve(7, Done())
+    assert [effect.peer for effect in sent if isinstance(effect, Send)] == [B, C]
+    assert registry.settings_of("q") == THREE
+
+
+def test_declaring_the_same_again_changes_and_tells_nothing() -> None:
+    registry = made(A, B)
+    declare(registry, "q", THREE, 1_000)
+    before = registry.digest(), registry.version
+    assert declare(registry, "q", THREE, 9_000) == [Resolve(7, Done())]
+    assert (registry.digest(), registry.version) == before
+
+
+def test_a_node_whose_clock_runs_a_year_ahead_does_not_win_for_ever() -> None:
+    fast, right = made(A), made(B)
+    declare(fast, "q", FIVE, 365 * 86_400_000)
+    exchange(fast, A, right, B)
+    assert right.settings_of("q") == FIVE
+    declare(right, "q", THREE, 1_000)
+    exchange(fast, A, right, B)
+    assert fast.settings_of("q") == right.settings_of("q") == THREE
+
+
+def test_a_stamp_that_nothing_could_follow_is_not_taken() -> None:
+    registry = made()
+    assert registry.on_records(B, QueueRecords((QueueRecord("q", 2**64 - 1, B, FIVE),))) == []
+    assert registry.settings_of("q") is None
+
+
+def test_the_map_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "QUEUES_MAX", 2)
+    registry = made()
+    for queue in ("a", "b"):
+        declare(registry, queue, THREE, 1_000)
+    (resolved,) = declare(registry, "c", THREE, 1_000)
+    assert isinstance(resolved, Resolve)
+    assert isinstance(resolved.outcome, Refused)
+    registry.on_records(B, QueueRecords((QueueRecord("d", 5, B, FIVE),)))
+    assert [record.queue for record in registry.records()] == ["a", "b"]
+    declare(registry, "a", FIVE, 2_000)
+    assert registry.settings_of("a") == FIVE
+
+
+def test_a_full_disk_refuses_a_declaration_and_it_does_not_hold() -> None:
+    registry = made()
+    (persist,) = registry.on_declare(DeclareRequested("q", THREE, 7), 1_000)
+    assert isinstance(persist, Persist)
+    assert isinstance(persist.then, DeclareDurable)
+    (resolved,) = registry.on_write_refused(persist.then)
+    assert isinstance(resolved, Resolve)
+    assert isinstance(resolved.outcome, Refused)
+    assert registry.settings_of("q") is None
+
+
+def test_a_member_at_random_is_compared_with_now_and_then() -> None:
+    registry = made(A, B, C)
+    due = registry.next_deadline()
+    assert due is not None
+    assert registry.on_timeout(due) == [], "an empty map has nothing to tell"
+    declare(registry, "q", THREE, 1_000)
+    told = {
+        effect.peer
+        for turn in range(2, 40)
+        for effect in registry.on_timeout(turn * COMPARE_MS)
+        if isinstance(effect, Send)
+    }
+    assert told == {B, C}
