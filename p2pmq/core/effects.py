@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from p2pmq.core.events import DurableEvent
-    from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey
+    from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey, Run
     from p2pmq.core.packets.delivering import Segment
     from p2pmq.core.packets.publishing import QueueStats
     from p2pmq.core.packets.registry import Packet
@@ -143,7 +143,15 @@ class Counted:
     alarming: bool = False
 
 
-Notice = MemberNotice | Counted | OutboxChanged
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The time to live of these messages ended before anybody acked them: they are gone."""
+
+    key: PartitionKey
+    runs: tuple[Run, ...]
+
+
+Notice = Expired | MemberNotice | Counted | OutboxChanged
 
 
 @dataclass(frozen=True, slots=True)

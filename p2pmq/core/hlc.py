@@ -16,10 +16,19 @@ AHEAD_MS_MAX = 86_400_000
 class HybridClock:
     """Stamps for one node."""
 
-    __slots__ = ("last",)
+    __slots__ = ("last", "now", "wall_offset_ms")
 
     def __init__(self, last: int = 0) -> None:
         self.last = last
+        self.now = 0
+        """Monotonic ms of the event that is being handled: the machine sets it."""
+        self.wall_offset_ms = 0
+        """The wall clock minus `now`, when it was last read."""
+
+    @property
+    def wall_ms(self) -> int:
+        """What the wall clock says now."""
+        return self.now + self.wall_offset_ms
 
     def stamp(self, wall_ms: int) -> int:
         """The next stamp, at wall-clock time `wall_ms`."""

@@ -89,6 +89,7 @@ class Machine:
 
     def handle(self, event: Event, now: int) -> list[Effect]:
         """Take one event; what is to be done comes back, in order. `now` is in ms."""
+        self._clock.now = now
         effects: list[Effect] = []
         work: deque[Event] = deque((event,))
         while work:
@@ -147,7 +148,7 @@ class Machine:
             events.StopRequested: lambda e, now: [*self.swim.stop(now), Resolve(e.token, Done())],
             events.ForgetRequested: self._on_forget_requested,
             events.DeclareRequested: lambda e, now: self.registry.on_declare(
-                e, now + self.owner.wall_offset_ms
+                e, now + self._clock.wall_offset_ms
             ),
             events.DeclareDurable: lambda e, _now: self.registry.on_durable(e),
             events.BatchDurable: self.owner.on_batch_durable,
@@ -206,7 +207,7 @@ class Machine:
 
     def _on_started(self, event: events.Started, now: int) -> list[Effect]:
         """Take up what the store holds, and begin to look for the others."""
-        self.owner.wall_offset_ms = event.wall_offset_ms
+        self._clock.wall_offset_ms = event.wall_offset_ms
         recovered = event.recovered
         of_space: dict[Space, list[Any]] = {Space.PARTITION: [], Space.OUTBOX: []}
         for found in recovered.batches:
@@ -218,7 +219,7 @@ class Machine:
         return effects + self.outbox.recover(of_space[Space.OUTBOX], now)
 
     def _on_wall_clock(self, event: events.WallClockRead, _now: int) -> list[Effect]:
-        self.owner.wall_offset_ms = event.wall_offset_ms
+        self._clock.wall_offset_ms = event.wall_offset_ms
         return []
 
     def _on_time_passed(self, _event: events.TimePassed, now: int) -> list[Effect]:

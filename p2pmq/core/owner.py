@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from p2pmq.core.delivery import Bearer, PartitionDelivery
-from p2pmq.core.effects import Counted, Notify, Persist, Send
+from p2pmq.core.dots import DotSet
+from p2pmq.core.effects import Counted, Expired, Notify, Persist, Send
 from p2pmq.core.events import SettleDurable
 from p2pmq.core.ids import PartitionKey, Run, key_of, total
 from p2pmq.core.packets.delivering import Attached, Settled
@@ -58,6 +59,8 @@ failover may cost beyond its detection.
 SEQ_MAX = 2**63 - 1
 HELD_MAX = 256
 """Batches that wait until an owner has merged: each is at most a frame."""
+EXPIRE_AGAIN_MS = 1_000
+"""A message that a consumer holds when its time ends is looked at again after this."""
 REATTACH_GRACE_MS = 1_000
 """After a restart consumers first say what they hold of the old messages; then those go out."""
 
@@ -79,7 +82,7 @@ class Owner:
         owner_of: Callable[[PartitionKey], NodeId | None],
     ) -> None:
         self._own_id = own_id
-        self._clock = clock
+        self.clock = clock
         self._owner_of = owner_of
         self.partitions: dict[PartitionKey, Partition] = {}
         self.deliveries: dict[PartitionKey, PartitionDelivery] = {}
@@ -92,7 +95,6 @@ class Owner:
         self._former: dict[PartitionKey, PartitionDelivery] = {}
         """Who held what when this node owned the partition: its successor asks for that."""
         self._copies: Replication
-        self.wall_offset_ms = 0
 
     def use(self, replication: Replication) -> None:
         """Take the room that looks after copies; the two need each other."""
@@ -114,7 +116,7 @@ class Owner:
         partition = self.partitions.get(key)
         if partition is None:
             first_number = self._next_numbers.pop(key, 1)
-            partition = self.partitions[key] = Partition(key, self._clock, first_number)
+            partition = self.partitions[key] = Partition(key, self.clock, first_number)
         return partition
 
     def owns(self, key: PartitionKey) -> bool:
@@ -152,7 +154,7 @@ class Owner:
             return [*begun, *self._hold(key, peer, packet)]
         if packet.previous and not partition.received(batch.session, packet.previous):
             return [*begun, Send(peer, Gap(key.queue, key.number, batch.session))]
-        effects, written = partition.append(batch, now + self.wall_offset_ms, peer)
+        effects, written = partition.append(batch, now + self.clock.wall_offset_ms, peer)
         return [*begun, *effects, *self._copies.on_appended(key, written, now)]
 
     def _hold(self, key: PartitionKey, peer: NodeId, packet: Publish) -> list[Effect]:
@@ -488,13 +490,38 @@ class Owner:
         delivery = self._delivery(key)
         effects: list[Effect] = []
         if self._copies.is_active(key):
+            effects += self._expire(key, delivery, now)
             for peer, packet in self._held.pop(key, {}).values():
                 effects += self.on_publish(peer, packet, now)
             effects += delivery.pump(now)
+            expiring = self.partition(key).expiring
+            if expiring:
+                self._timers.set_if_earlier(key, expiring[0][0])
         due = delivery.next_deadline()
         if due is not None:
             self._timers.set_if_earlier(key, due)
         return effects
+
+    def _expire(self, key: PartitionKey, delivery: PartitionDelivery, now: int) -> list[Effect]:
+        """Remove what nobody holds and whose time is over, here and at the other homes.
+
+        What a consumer holds may be acked yet: it is looked at again a little later.
+        """
+        partition = self.partition(key)
+        runs: list[Run] = []
+        for stored in partition.expired(now):
+            pending = DotSet(run for run, _ in partition.pending.overlap(stored.run))
+            held = DotSet(run for run, _ in delivery.leases.overlap(stored.run))
+            if held or partition.appending.overlap(stored.run):
+                partition.expires_later(stored, now + EXPIRE_AGAIN_MS)
+            runs += pending.difference(held).runs()
+        if not runs:
+            return []
+        removed, records = partition.remove(runs)
+        self.forget(key, removed)
+        persist = Persist((*self.take_owed(key), *records), patient=True)
+        told = Notify(Expired(key, tuple(removed)))
+        return [persist, *self._copies.spread_acks(key, removed, now), told]
 
     def _confirm(self, peer: NodeId, key: PartitionKey, run: Run, copies: int) -> Effect:
         return Send(peer, Confirm(key.queue, key.number, (RunField(*run),), copies))

@@ -10,6 +10,7 @@ Invariant: pending ⊆ seen; appending and seen are disjoint; a batch is in
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,9 @@ class Stored:
     stamp: int
     alive: int
     publisher: NodeId | None = None
+    expires_at: int = 0
+    """When its time to live ends, in ms as `now`; 0: never."""
+    priority: int = 0
     unseen: tuple[Interval, ...] = ()
     """Seqs whose bodies were found damaged: the batch does not stand for them any more."""
 
@@ -73,6 +77,8 @@ class Partition:
         self.pending: RunMap[int] = RunMap()
         self.batches: dict[int, Stored] = {}
         self.size = 0
+        self.expiring: list[tuple[int, int]] = []
+        """(when, batch number) of those with a time to live, as a heap; some are gone by now."""
         self.taken_back: dict[int, None] = {}
         self._clock = clock
         self.next_number = first_number
@@ -99,7 +105,11 @@ class Partition:
                 batch.stamp,
                 alive=0,
                 unseen=found.unseen,
+                priority=batch.priority,
             )
+            if found.expires_ms:
+                left_ms = max(1, found.expires_ms - self._clock.wall_ms)
+                self._expire_at(stored, self._clock.now + left_ms)
             for low, high in found.alive:
                 self.pending.put(Run(batch.session, low, high), found.number)
                 stored.alive += high - low + 1
@@ -156,10 +166,33 @@ class Partition:
             batch.stamp,
             alive=batch.count,
             publisher=publisher,
+            priority=batch.priority,
         )
+        expires_ms = 0
+        if batch.ttl_ms:
+            self._expire_at(stored, self._clock.now + batch.ttl_ms)
+            expires_ms = self._clock.wall_ms + batch.ttl_ms
         self.batches[number] = stored
         self.appending.add(batch.run)
-        return stored, BatchStored(Space.PARTITION, self.key, number, batch)
+        return stored, BatchStored(Space.PARTITION, self.key, number, batch, expires_ms)
+
+    def _expire_at(self, stored: Stored, at: int) -> None:
+        stored.expires_at = at
+        heapq.heappush(self.expiring, (at, stored.number))
+
+    def expired(self, now: int) -> list[Stored]:
+        """The batches whose time to live is over, and that were not told of before."""
+        found: list[Stored] = []
+        while self.expiring and self.expiring[0][0] <= now:
+            _, number = heapq.heappop(self.expiring)
+            stored = self.batches.get(number)
+            if stored is not None:
+                found.append(stored)
+        return found
+
+    def expires_later(self, stored: Stored, at: int) -> None:
+        """Some of the batch has to wait: tell of it again then."""
+        heapq.heappush(self.expiring, (at, stored.number))
 
     def on_durable(self, number: int) -> Stored | None:
         """The batch is on disk: its dots are seen, and pending. None: it was dropped meanwhile."""
@@ -261,8 +294,17 @@ class Partition:
         stored = self.batches[number]
         start = run.first - stored.first
         where = StoredBodies(Space.PARTITION, self.key, number, start, start + run.length)
+        ttl_ms = max(1, stored.expires_at - self._clock.now) if stored.expires_at else 0
+        size = stored.bytes_of(run.length)
         return Batch(
-            run.session, run.first, run.length, stored.bytes_of(run.length), where, stored.stamp
+            run.session,
+            run.first,
+            run.length,
+            size,
+            where,
+            stored.stamp,
+            ttl_ms=ttl_ms,
+            priority=stored.priority,
         )
 
     def acked(self) -> DotSet:

@@ -80,7 +80,7 @@ class Replica:
         numbers: list[int] = []
         for batch in batches:
             for part in partition.new_parts(batch):
-                stored, record = partition.stage(part, now + self._owner.wall_offset_ms)
+                stored, record = partition.stage(part, now + self._owner.clock.wall_offset_ms)
                 numbers.append(stored.number)
                 records.append(record)
         return numbers, self._owner.take_owed(key) + records

@@ -194,6 +194,15 @@ class Replication:
         copies.acking[operation] = event
         return effects + sent
 
+    def spread_acks(self, key: PartitionKey, runs: list[Run], now: int) -> list[Effect]:
+        """Messages are gone for good, and nobody waits to hear it: tell every home in reach."""
+        copies, effects = self.copies(key, now)
+        if copies.homes:
+            for at in range(0, len(runs), RUNS_MAX):
+                acked = tuple(RunField(*run) for run in runs[at : at + RUNS_MAX])
+                effects += self._send_all(key, copies, acked, (), now)[1]
+        return effects
+
     def on_settle_durable(self, event: Settled) -> bool:
         """The acks are on the own disk; whether they are on enough disks now."""
         copies = self._copies.get(event.key)

@@ -335,6 +335,11 @@ class Engine:
                     self._calm_log.warning(what, text)
                 elif text:
                     log.debug("%s: %s: %s", self.settings.name, what, text)
+            case effects.Expired(key, runs):
+                count = sum(run.length for run in runs)
+                self.counters.add("expired", count)
+                text = f"queue {key.queue!r}: the time to live of {count} messages is over"
+                self._calm_log.warning("expired", text)
             case effects.OutboxChanged(bytes_held):
                 self._publisher.on_outbox_changed(bytes_held)
             case effects.MemberNotice(node_id, name, state, address):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from p2pmq.core import events
-from p2pmq.core.effects import Deliver, Persist, Published, Resolve, Send
+from p2pmq.core.effects import Deliver, Expired, Notify, Persist, Published, Resolve, Send
 from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.machine import Machine
 from p2pmq.core.packets.delivering import Delivery, Settled
@@ -181,6 +181,13 @@ class Witness:
                 Pushed(self.now_s, self.process, key, segment.batch.run, segment.attempt)
             )
 
+    def on_expired(self, notice: Expired) -> None:
+        """Messages are given up with a reason: their time to live is over."""
+        for run in notice.runs:
+            self._history.add(
+                Dropped(self.now_s, self.process, notice.key, run, "its time to live is over")
+            )
+
     def on_unreadable(self, event: events.BodyUnreadable) -> None:
         """A body is damaged, and given up with a reason."""
         self._history.add(
@@ -218,6 +225,8 @@ class WatchedMachine(Machine):
                 witness.on_deliver(effect)
             elif isinstance(effect, Resolve) and isinstance(effect.outcome, Published):
                 witness.on_outcome(effect.token, effect.outcome)
+            elif isinstance(effect, Notify) and isinstance(effect.notice, Expired):
+                witness.on_expired(effect.notice)
         return effects
 
     def _event_table(self) -> dict[type, _Handler]:

@@ -79,7 +79,7 @@ class Home:
         self.merged_at.clear()
         self.disk.boot += 1
         self.owner = Owner(self.node_id, HybridClock(), self.beliefs.owner_of)
-        self.owner.wall_offset_ms = self.skew_ms
+        self.owner.clock.wall_offset_ms = self.skew_ms
         self.replication = Replication(self.node_id, self.disk.boot, self.owner, self.beliefs)
         self.owner.use(self.replication)
         self.owner.recover(self.disk.recovered(), self.disk.of_space(Space.PARTITION), now)

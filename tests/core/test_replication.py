@@ -51,7 +51,7 @@ class CopiesMachine(RuleBasedStateMachine):
     @rule(number=nodes, skew=st.sampled_from([-288_000, 288_000]))
     def clock_is_wrong(self, number: int, skew: int) -> None:
         home = self.world.homes[self.node(number)]
-        home.skew_ms = home.owner.wall_offset_ms = skew
+        home.skew_ms = home.owner.clock.wall_offset_ms = skew
 
     @rule(session=sessions, count=few, number=nodes)
     def publish(self, session: bytes, count: int, number: int) -> None:
