@@ -48,7 +48,7 @@ class UsageError(P2PMQError, ValueError):
 
 
 class QueueNameError(UsageError):
-    """A queue name is empty, over 255 bytes of UTF-8, or has control characters."""
+    """A queue name is empty, over 255 bytes of UTF-8, has control characters, or is a mailbox's."""
 
 
 class BodyTooLargeError(UsageError):

@@ -11,8 +11,20 @@ import unicodedata
 from p2pmq.errors import QueueNameError
 
 QUEUE_NAME_BYTES_MAX = 255
+MAILBOX = "@"
+"""What the name of a node's mailbox begins with; the node's own name follows."""
 UTF8_LONGER_FROM = (0x80, 0x800, 0x10000)
 """From each of these code points on UTF-8 takes a byte more."""
+
+
+def mailbox_of(name: str) -> str:
+    """The queue that is a node's mailbox."""
+    return MAILBOX + name
+
+
+def is_mailbox_of_another(queue: str, name: str | None) -> bool:
+    """Whether the queue is a mailbox, and not that of the node with this name."""
+    return queue.startswith(MAILBOX) and queue != mailbox_of(name or "")
 
 
 def check_queue_name(name: str) -> None:

@@ -19,6 +19,7 @@ from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Expired, Notify, Persist, Send
 from p2pmq.core.events import SettleDurable
 from p2pmq.core.ids import PartitionKey, Run, key_of, total
+from p2pmq.core.names import is_mailbox_of_another
 from p2pmq.core.packets.delivering import Attached, Settled
 from p2pmq.core.packets.publishing import (
     REFUSED_ALONE,
@@ -84,6 +85,8 @@ class Owner:
         self._own_id = own_id
         self.clock = clock
         self._owner_of = owner_of
+        self.name_of: Callable[[NodeId], str | None] = lambda _node_id: None
+        """The name of a member: a mailbox is read by its own node only."""
         self.partitions: dict[PartitionKey, Partition] = {}
         self.deliveries: dict[PartitionKey, PartitionDelivery] = {}
         self._timers: Timers[PartitionKey] = Timers()
@@ -186,6 +189,8 @@ class Owner:
         key = key_of(packet)
         if not self.owns(key):
             return [self._moved(peer, key)]
+        if is_mailbox_of_another(key.queue, self.name_of(peer)):
+            return [Notify(Counted("attach_to_mailbox_refused"))]
         delivery = self._delivery(key)
         bearer = Bearer(peer, packet.consumer)
         if packet.renewal and not delivery.is_attached(bearer, packet.attachment):

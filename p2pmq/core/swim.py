@@ -123,6 +123,11 @@ class Swim:
         member = self.members.get(node_id)
         return member.since_ms if member is not None and not member.alive else None
 
+    def name_of(self, node_id: NodeId) -> str | None:
+        """The name of a member."""
+        member = self.members.get(node_id)
+        return member.name if member is not None else None
+
     def roster(self) -> Iterable[Member]:
         """Every member that has not left and is not forgotten; dead ones and this node too."""
         return [member for member in self.members.values() if member.state < MemberState.LEFT]

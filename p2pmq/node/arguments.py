@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core.events import Confirmation
 from p2pmq.core.ids import PartitionKey
-from p2pmq.core.names import check_queue_name
+from p2pmq.core.names import MAILBOX, check_queue_name, mailbox_of
 from p2pmq.core.packets.publishing import PRIORITY_MAX
 from p2pmq.core.packets.registry import ITEMS_MAX
-from p2pmq.errors import UsageError
+from p2pmq.errors import QueueNameError, UsageError
 
 if TYPE_CHECKING:
     from p2pmq.config import Replication
@@ -42,9 +42,30 @@ def to_ms(seconds: float, least_ms: int = 0) -> int:
 
 @lru_cache(maxsize=4_096)
 def key_of(queue: str) -> PartitionKey:
-    """The partition of a queue whose name is good; remembered, since every publish asks."""
+    """The partition of a queue to publish to or consume; remembered, since every publish asks.
+
+    Raises QueueNameError.
+    """
+    key = place_of(queue)
+    if queue.startswith(MAILBOX):
+        raise QueueNameError(
+            f"the queue name {queue!r} is a mailbox's: send to it with "
+            f"node.send({queue[1:]!r}, …), and read your own with node.inbox()"
+        )
+    return key
+
+
+def place_of(queue: str) -> PartitionKey:
+    """The partition of any queue, mailboxes too. Raises QueueNameError."""
     check_queue_name(queue)
     return PartitionKey(queue, 0)
+
+
+@lru_cache(maxsize=4_096)
+def mailbox_key(name: str) -> PartitionKey:
+    """The partition that is a node's mailbox. Raises UsageError."""
+    check_name("node", name)
+    return place_of(mailbox_of(name))
 
 
 def confirmation_of(confirm: str) -> Confirmation:

@@ -20,6 +20,8 @@ from p2pmq.node.arguments import (
     checked_priority,
     confirmation_of,
     key_of,
+    mailbox_key,
+    place_of,
     to_ms,
 )
 from p2pmq.node.consumer import Consumer
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 PREFETCH = 100
 """Messages that a consumer may hold unsettled, unless it says otherwise."""
 BATCH_PREFETCH = 4_096
+MAIL_TTL_S = 7 * 86_400.0
+"""A message to a node that does not come back must not lie there for ever."""
 
 
 class Node(Engine):
@@ -130,6 +134,26 @@ class Node(Engine):
             checked_priority(priority),
         )
 
+    async def send(
+        self,
+        name: str,
+        body: object,
+        *,
+        confirm: Confirm = "committed",
+        timeout: float | None = None,  # noqa: ASYNC109  as above
+        ttl: float | None = MAIL_TTL_S,
+        priority: int = 0,
+    ) -> Receipt:
+        """Send a message to exactly the node of that name: it reads it with `inbox`.
+
+        The node may be away, or never have been there: its mailbox is a queue like any
+        other, kept on the disks of its homes, for `ttl` seconds (a week; None: for
+        ever). Everything else is as in `publish`, the errors too.
+        """
+        self._check_running()
+        terms = self._terms(confirm, timeout, ttl, priority)
+        return await self._publisher.publish(mailbox_key(name), body, terms)
+
     # -- consuming --
 
     async def consume(
@@ -140,7 +164,21 @@ class Node(Engine):
         At most `prefetch` messages are held unsettled. One that is not settled
         within `visibility_timeout` seconds (30 by default) goes to somebody else.
         """
-        consumer = self._subscribe(queue, prefetch, visibility_timeout)
+        async for message in self._messages(key_of(queue), prefetch, visibility_timeout):
+            yield message
+
+    async def inbox(
+        self, *, prefetch: int = PREFETCH, visibility_timeout: float | None = None
+    ) -> AsyncIterator[Message]:
+        """What was sent to this node by name (`send`), one by one, for ever. See `consume`."""
+        key = mailbox_key(self.settings.name)
+        async for message in self._messages(key, prefetch, visibility_timeout):
+            yield message
+
+    async def _messages(
+        self, key: PartitionKey, prefetch: int, visibility_timeout: float | None
+    ) -> AsyncIterator[Message]:
+        consumer = self._subscribe(key, prefetch, visibility_timeout)
         try:
             async for message in consumer.messages():
                 yield message
@@ -151,16 +189,17 @@ class Node(Engine):
         self, queue: str, *, prefetch: int = BATCH_PREFETCH, visibility_timeout: float | None = None
     ) -> AsyncIterator[MessageBatch]:
         """The queue's messages in batches as they come: the fastest way. See `consume`."""
-        consumer = self._subscribe(queue, prefetch, visibility_timeout)
+        consumer = self._subscribe(key_of(queue), prefetch, visibility_timeout)
         try:
             async for batch in consumer.batches():
                 yield batch
         finally:
             self._drop(consumer)
 
-    def _subscribe(self, queue: str, prefetch: int, visibility_timeout: float | None) -> Consumer:
+    def _subscribe(
+        self, key: PartitionKey, prefetch: int, visibility_timeout: float | None
+    ) -> Consumer:
         self._check_running()
-        key = key_of(queue)
         check_prefetch(prefetch)
         visibility_ms = self.settings.config.timing.visibility_timeout_ms
         if visibility_timeout is not None:
@@ -229,7 +268,7 @@ class Node(Engine):
 
     async def depth(self, queue: str) -> QueueDepth:
         """How many messages the queue holds; raises RequestTimeoutError if its owner is silent."""
-        key = key_of(queue)
+        key = place_of(queue)
         stats = await self._ask_stats(queue)
         owner = self._name_of(self._machine.owner_of(key))
         if stats.missing or owner is None:
@@ -263,7 +302,7 @@ class Node(Engine):
     def owner_of(self, queue: str) -> str | None:
         """The name of the queue's living owner, as this node sees it."""
         self._check_running()
-        return self._name_of(self._machine.owner_of(key_of(queue)))
+        return self._name_of(self._machine.owner_of(place_of(queue)))
 
     async def forget(self, name: str) -> None:
         """Take a member that is gone for good off the roster; its queues get new owners.

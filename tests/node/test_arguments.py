@@ -2,7 +2,7 @@
 
 import pytest
 
-from p2pmq import UsageError
+from p2pmq import QueueNameError, UsageError
 from p2pmq.core.events import Confirmation
 from p2pmq.core.packets.delivering import Attach
 from p2pmq.node.arguments import (
@@ -12,6 +12,8 @@ from p2pmq.node.arguments import (
     checked_priority,
     confirmation_of,
     key_of,
+    mailbox_key,
+    place_of,
     to_ms,
 )
 from p2pmq.wire.schema import fields_of
@@ -59,6 +61,16 @@ def test_a_confirm_has_three_kinds() -> None:
 
 def test_a_queue_s_partition_is_looked_up_once() -> None:
     assert key_of("q") is key_of("q")
+
+
+def test_a_mailbox_is_reached_by_its_nodes_name_alone() -> None:
+    with pytest.raises(QueueNameError, match=r"node.send\('depot', …\)"):
+        key_of("@depot")
+    assert mailbox_key("depot") == place_of("@depot")
+    with pytest.raises(UsageError):
+        mailbox_key("")
+    with pytest.raises(QueueNameError):
+        mailbox_key("x" * 255)
 
 
 @pytest.mark.parametrize("priority", [-1, 10, 0.5, "5"])
