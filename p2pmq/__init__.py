@@ -5,7 +5,7 @@ out among themselves, and keep every confirmed message on disk.
 """
 
 from p2pmq._version import __version__
-from p2pmq.config import LAN, WAN, Config, Limits, Replication, SwimConfig, Timing
+from p2pmq.config import LAN, WAN, Config, Limits, OutboxPolicy, Replication, SwimConfig, Timing
 from p2pmq.errors import (
     BodyTooLargeError,
     ClosedNodeError,
@@ -30,7 +30,7 @@ from p2pmq.errors import (
 from p2pmq.node.message import Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
-from p2pmq.node.receipts import BulkReceipt, MemberInfo, QueueDepth, QueueInfo, Receipt
+from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, QueueInfo, Receipt
 
 __all__ = [
     "LAN",
@@ -54,6 +54,8 @@ __all__ = [
     "NotDeclaredError",
     "NotSerializableError",
     "OutboxFullError",
+    "OutboxPolicy",
+    "Overflow",
     "P2PMQError",
     "PortTakenError",
     "Queue",

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from p2pmq.errors import UsageError
+
+OVERFLOWS = ("wait", "refuse", "drop-lowest")
+
 
 @dataclass(frozen=True, slots=True)
 class SwimConfig:
@@ -102,6 +106,34 @@ class Replication:
 
 
 @dataclass(frozen=True, slots=True)
+class OutboxPolicy:
+    """How much the outbox holds while owners are away, and what happens when it is full."""
+
+    bytes_max: int = 1024 * 1024 * 1024
+    """All that the outbox holds, on disk too: bodies, and an overhead for each message and batch.
+    1 GiB: a site that makes 1 KB a second is cut off for ten days, and the disk of the smallest
+    machine that runs this is not filled by it."""
+    age_max_ms: int = 0
+    """A message that was not sent within this is dropped; 0: none ever."""
+    overflow: Literal["wait", "refuse", "drop-lowest"] = "wait"
+    """A publisher waits for room up to its timeout; gets OutboxFullError at once; or unsent
+    messages of lower priorities make room, the oldest of the lowest first."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where it makes no sense."""
+        if self.bytes_max < 1 or self.age_max_ms < 0:
+            raise UsageError(
+                f"an outbox of {self.bytes_max} bytes and {self.age_max_ms} ms of age cannot be: "
+                "bytes_max is at least 1, age_max_ms at least 0 (no limit)"
+            )
+        if self.overflow not in OVERFLOWS:
+            raise UsageError(
+                f"{self.overflow!r} is no policy for a full outbox: choose one of "
+                f"{', '.join(OVERFLOWS)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All of a node's settings that are not who it is."""
 
@@ -109,6 +141,7 @@ class Config:
     limits: Limits = Limits()
     timing: Timing = Timing()
     replication: Replication = Replication()
+    outbox: OutboxPolicy = OutboxPolicy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,13 +210,19 @@ class NotDeclaredError(P2PMQError):
 
 
 class OutboxFullError(P2PMQError):
-    """The outbox is at its limit and did not drain in time."""
+    """The outbox is at its limit, and did not drain in time, or was not to be waited for.
 
-    def __init__(self, size: int, limit: int, waited_ms: int) -> None:
+    `setting` is the limit's name.
+    """
+
+    def __init__(
+        self, size: int, limit: int, waited_ms: int, setting: str = "outbox_bytes_max"
+    ) -> None:
+        waited = f" and did not drain within {waited_ms / 1000:.1f} s" if waited_ms else ""
         super().__init__(
-            f"the outbox holds {size:,} of {limit:,} bytes and did not drain within "
-            f"{waited_ms / 1000:.1f} s: the queues' owners are away or slower than this "
-            "publisher; publish less, or raise outbox_bytes_max"
+            f"the outbox holds {size:,} of {limit:,} bytes{waited}, so that a message was not "
+            "taken: the queues' owners are away or slower than this publisher; publish less, "
+            f"or raise {setting}"
         )
         self.size = size
         self.limit = limit
@@ -226,6 +232,7 @@ class NotCommittedError(P2PMQError):
     """The confirm did not come in time; the message stays in the outbox and is sent when it can.
 
     `receipt` tells what holds now: `receipt.stored` is true once it is durable here.
+    Only if `dropped` is true it does not stay: the outbox's policy has let go of it.
     """
 
     def __init__(
@@ -237,13 +244,19 @@ class NotCommittedError(P2PMQError):
         waited_ms: int,
         away: Sequence[str] = (),
         reason: str = "",
+        dropped: bool = False,
     ) -> None:
         if not reason:
             reason = f"no answer from {', '.join(away)}" if away else "the queue's owner is away"
         super().__init__(
             f"{copies} of {wanted} copies after {waited_ms / 1000:.1f} s: {reason}; "
-            "the message stays in the outbox and is sent when that changes"
+            + (
+                "the message was dropped and is not sent: publish it again if it still matters"
+                if dropped
+                else "the message stays in the outbox and is sent when that changes"
+            )
         )
+        self.dropped = dropped
         self.receipt = receipt
         self.copies = copies
         self.wanted = wanted

@@ -8,7 +8,7 @@ the `Persist` names, when the driver feeds it back.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from p2pmq.core.events import DurableEvent
@@ -63,7 +63,8 @@ class Published:
     """How a publish ended so far. `owner` is the node that confirmed, or should have.
 
     `copies` counts fsynced copies at home replicas; `stored` is whether the
-    outbox has it on disk. `timed_out` means that the wait is over, not the message.
+    outbox has it on disk. `timed_out` means that the wait is over, not the message,
+    but where `gone` says so: it was "dropped" from the outbox, or "refused" for want of room.
     """
 
     first: int
@@ -74,6 +75,7 @@ class Published:
     owner: NodeId | None
     timed_out: bool = False
     reason: str = ""
+    gone: Literal["", "dropped", "refused"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +120,27 @@ class Resolve:
 
 @dataclass(frozen=True, slots=True)
 class OutboxChanged:
-    """The outbox holds so many bytes in memory: publishers wait above the limit."""
+    """The outbox holds so many bytes in memory, and in all: publishers wait above the limits."""
 
     bytes_held: int
+    bytes_total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Overflowed:
+    """The outbox's limits told on these messages: `action` is "dropped", "refused" or "waited".
+
+    `reason` is "outbox_full" or "outbox_age". Messages that only wait have no dots yet.
+    """
+
+    action: Literal["dropped", "refused", "waited"]
+    key: PartitionKey
+    count: int
+    size: int
+    priority: int
+    reason: str
+    session: bytes = b""
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +171,7 @@ class Expired:
     runs: tuple[Run, ...]
 
 
-Notice = Expired | MemberNotice | Counted | OutboxChanged
+Notice = Expired | MemberNotice | Counted | OutboxChanged | Overflowed
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,21 +6,25 @@ order, as many as the window allows; whoever owns it later gets the
 unconfirmed ones again, from the first. A batch goes to disk when the
 publisher asked for that, when the owner is away, or when its confirm takes
 long: so what outlives its publisher's patience outlives its process too.
+How much it may hold, and who makes room, is `quota`'s to say.
 
-Invariant: a stream's batches are in order of seq, and those that were sent
-are a prefix.
+Invariant: a stream's batches are in order of seq; those that are out are a
+prefix, and so are those that ever were: only what comes after may be dropped.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
+from p2pmq.config import OutboxPolicy
 from p2pmq.core.effects import (
     Counted,
     Notify,
     OutboxChanged,
+    Overflowed,
     Persist,
     Published,
     Resolve,
@@ -28,7 +32,9 @@ from p2pmq.core.effects import (
 )
 from p2pmq.core.events import Confirmation, OutboxDurable
 from p2pmq.core.packets.publishing import Batch, Publish
+from p2pmq.core.quota import OUTBOX_AGE, OUTBOX_FULL, Quota
 from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
+from p2pmq.core.streams import GAP_QUIET_MS, Entry, Stream
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
@@ -42,61 +48,15 @@ if TYPE_CHECKING:
     from p2pmq.core.records import RecoveredBatch
 
 OUTBOX_DISK_FULL = "no room on this node's disk for its outbox: messages wait in memory"
+_GONE = {
+    OUTBOX_FULL: "the outbox is full",
+    OUTBOX_AGE: "not sent within the outbox's age_max_ms",
+}
 RESEND_MAX_MS = 15_000
 REFUSED_RETRY_MS = 1_000
 """How long after an owner refused a batch (its disk is full) it is tried again."""
-GAP_QUIET_MS = 200
-"""After a resend for a gap, further gaps are echoes of the same loss for this long."""
 MOVED_RETRY_MS = 100
 """How long after `Moved` the stream is tried again: views of the ring converge by gossip."""
-
-
-@dataclass(slots=True)
-class Entry:
-    """One batch that waits for its confirm. `number` names it on disk."""
-
-    batch: Batch
-    number: int
-    token: int | None
-    wanted: Confirmation
-    writing: bool = False
-    durable: bool = False
-    in_memory: int = 0
-
-
-class Stream:
-    """The batches of one session for one partition.
-
-    `sent` counts how many of them are out, `volatile` how many are neither on
-    disk nor on their way there.
-    """
-
-    __slots__ = (
-        "entries",
-        "gap_at",
-        "key",
-        "next_seq",
-        "patience_ms",
-        "progress_at",
-        "reason",
-        "sent",
-        "session",
-        "volatile",
-        "window",
-    )
-
-    def __init__(self, key: PartitionKey, session: Session) -> None:
-        self.key = key
-        self.session = session
-        self.entries: deque[Entry] = deque()
-        self.sent = 0
-        self.window = 0
-        self.next_seq = 1
-        self.progress_at = 0
-        self.patience_ms = 0
-        self.gap_at = -GAP_QUIET_MS
-        self.volatile = 0
-        self.reason = ""
 
 
 StreamName = tuple["PartitionKey", "Session"]
@@ -111,8 +71,10 @@ class Outbox:
         owner_of: Callable[[PartitionKey], NodeId | None],
         limits: Limits,
         timing: Timing,
+        policy: OutboxPolicy | None = None,
     ) -> None:
         self.session = session
+        self.quota: Quota[tuple[Stream, Entry]] = Quota(policy or OutboxPolicy())
         self._owner_of = owner_of
         self._limits = limits
         self._timing = timing
@@ -130,19 +92,20 @@ class Outbox:
         """Take up what an earlier run of this node left unconfirmed."""
         for found in batches:
             stream = self._stream(found.key, found.batch.session)
-            stream.entries.append(
-                Entry(
-                    batch=found.batch,
-                    number=found.number,
-                    token=None,
-                    wanted=Confirmation.NONE,
-                    durable=True,
-                )
+            entry = Entry(
+                batch=found.batch,
+                number=found.number,
+                token=None,
+                wanted=Confirmation.NONE,
+                durable=True,
+                tried=True,
             )
+            stream.entries.append(entry)
+            self.quota.bytes_held += entry.cost
             stream.next_seq = found.batch.last + 1
             self.messages += found.batch.count
             self._next_number = max(self._next_number, found.number + 1)
-        return self._pump_all(now)
+        return [*self._pump_all(now), self._changed()]
 
     def on_publish(self, request: PublishRequested, now: int) -> list[Effect]:
         """Give the messages their dots, and send or store them."""
@@ -163,11 +126,19 @@ class Outbox:
             number=self._next_number,
             token=request.token if waits else None,
             wanted=request.wanted,
-            in_memory=request.size,
         )
+        victims = self.quota.victims(batch.priority, entry.cost)
+        if victims is None:
+            return self._refuse(stream, entry)
+        effects: list[Effect] = []
+        for victim in victims:
+            effects += self._drop(*victim, OUTBOX_FULL)
         self._next_number += 1
         self.messages += request.count
-        self.bytes_in_memory += request.size
+        entry.in_memory = entry.cost
+        self.bytes_in_memory += entry.cost
+        self.quota.bytes_held += entry.cost
+        self.quota.add_unsent(entry.number, (stream, entry), batch.priority, entry.cost, now)
         if not stream.entries:
             stream.progress_at = now
         stream.entries.append(entry)
@@ -175,13 +146,13 @@ class Outbox:
         if waits:
             self._waiting[entry.number] = (stream, entry)
             self._deadlines.set(entry.number, now + request.timeout_ms)
-        effects: list[Effect] = []
         if request.wanted is Confirmation.STORED or self._owner_of(stream.key) is None:
             effects += self._spill(stream, entry)
         effects += self._pump(stream, now)
         self._timers.set_if_earlier((stream.key, stream.session), now + self._timing.spill_ms)
-        if self.bytes_in_memory > self._limits.outbox_bytes_max // 2:
-            effects.append(Notify(OutboxChanged(self.bytes_in_memory)))
+        in_memory_max = self._limits.outbox_bytes_max
+        if victims or self.quota.is_half_full or self.bytes_in_memory > in_memory_max // 2:
+            effects.append(self._changed())
         return effects
 
     def on_confirm(
@@ -197,7 +168,7 @@ class Outbox:
             effects += self._pump(stream, now)
             self._drop_if_idle(stream)
         if effects:
-            effects.append(Notify(OutboxChanged(self.bytes_in_memory)))
+            effects.append(self._changed())
         return effects
 
     def on_gap(self, key: PartitionKey, session: Session, now: int) -> list[Effect]:
@@ -256,7 +227,7 @@ class Outbox:
         entry.in_memory = 0
         where = StoredBodies(Space.OUTBOX, stream.key, entry.number, 0, entry.batch.count)
         entry.batch = replace(entry.batch, bodies=where)
-        effects: list[Effect] = [Notify(OutboxChanged(self.bytes_in_memory))]
+        effects: list[Effect] = [self._changed()]
         if entry.wanted is Confirmation.STORED and entry.token is not None:
             effects.append(self._resolve(stream, entry, copies=0, timed_out=False))
         return effects
@@ -295,14 +266,16 @@ class Outbox:
 
     def next_deadline(self) -> int | None:
         """When something here is due."""
-        stream_at, wait_at = self._timers.next_deadline(), self._deadlines.next_deadline()
-        if stream_at is None or wait_at is None:
-            return wait_at if stream_at is None else stream_at
-        return min(stream_at, wait_at)
+        rooms = (self._timers, self._deadlines, self.quota)
+        return min((at for room in rooms if (at := room.next_deadline()) is not None), default=None)
 
     def on_timeout(self, now: int) -> list[Effect]:
-        """Time out waits, spill slow batches, and resend where no confirm comes."""
+        """Time out waits, drop what is too old, spill slow batches, resend the unconfirmed."""
         effects: list[Effect] = []
+        for aged in self.quota.aged(now):
+            effects += self._drop(*aged, OUTBOX_AGE)
+        if effects:
+            effects.append(self._changed())
         while (number := self._deadlines.pop_due(now)) is not None:
             effects += self._time_out(*self._waiting[number])
         while (name := self._timers.pop_due(now)) is not None:
@@ -382,6 +355,7 @@ class Outbox:
             effects.append(Send(owner, packet))
             if not stream.sent:
                 stream.progress_at = now
+            self._mark_tried(entries[stream.sent])
             stream.sent += 1
             stream.window += batch.size
         return effects
@@ -436,8 +410,12 @@ class Outbox:
             rest.append(batch.part(batch.first, first - 1))
         if last < batch.last:
             rest.append(batch.part(last + 1, batch.last))
+        self.quota.bytes_held -= entry.cost
         for part in rest:
-            stream.entries.append(replace(entry, batch=part, token=None))
+            half = replace(entry, batch=part, token=None)
+            self._mark_tried(half)  # it was read to be sent; and halves share a number
+            stream.entries.append(half)
+            self.quota.bytes_held += half.cost
         count = last - first + 1
         self.messages -= count
         text = f"{count} messages for queue {stream.key.queue!r} rotted in the outbox's file"
@@ -455,11 +433,62 @@ class Outbox:
         self._writing.pop(entry.number, None)
         if not entry.durable and not entry.writing:
             stream.volatile -= 1
+        self._mark_tried(entry)
         self.messages -= entry.batch.count
         self.bytes_in_memory -= entry.in_memory
+        self.quota.bytes_held -= entry.cost
         if sent:
             stream.sent -= 1
             stream.window -= entry.batch.size
+
+    def _mark_tried(self, entry: Entry) -> None:
+        if not entry.tried:
+            entry.tried = True
+            self.quota.on_sent(entry.number, entry.batch.priority)
+
+    def _drop(self, stream: Stream, entry: Entry, reason: str) -> list[Effect]:
+        """Let go of a batch that was never sent, and say so to everybody who should know."""
+        entries = stream.entries
+        at = bisect_left(entries, entry.batch.first, key=lambda other: other.batch.first)
+        assert entries[at] is entry
+        assert at >= stream.sent
+        assert not entry.tried
+        del entries[at]
+        on_disk = entry.durable or entry.writing
+        self._forget(stream, entry, sent=False)
+        effects = self._tell_gone(stream, entry, "dropped", reason)
+        if on_disk:
+            effects.append(Persist((BatchRemoved(Space.OUTBOX, stream.key, entry.number),)))
+        if entry.token is not None:
+            outcome = self._outcome(stream, entry, copies=0, timed_out=True)
+            gone = replace(outcome, stored=False, reason=_GONE[reason], gone="dropped")
+            effects.append(Resolve(entry.token, gone))
+            self._stop_waiting(entry)
+        return effects
+
+    def _refuse(self, stream: Stream, entry: Entry) -> list[Effect]:
+        """Do not take a batch for which there is no room. Its dots are not used again."""
+        effects = self._tell_gone(stream, entry, "refused", OUTBOX_FULL)
+        if entry.token is not None:
+            outcome = self._outcome(stream, entry, copies=0, timed_out=True)
+            gone = replace(outcome, reason=_GONE[OUTBOX_FULL], gone="refused")
+            effects.append(Resolve(entry.token, gone))
+        return [*effects, self._changed()]
+
+    def _tell_gone(
+        self, stream: Stream, entry: Entry, action: Literal["dropped", "refused"], reason: str
+    ) -> list[Effect]:
+        batch, key = entry.batch, stream.key
+        text = f"{batch.count} messages for queue {key.queue!r} {action}: {_GONE[reason]}"
+        dots = (batch.session, batch.first)
+        numbers = (batch.count, batch.size, batch.priority)
+        return [
+            Notify(Counted(f"outbox_{action}", batch.count, text, alarming=True)),
+            Notify(Overflowed(action, key, *numbers, reason, *dots)),
+        ]
+
+    def _changed(self) -> Effect:
+        return Notify(OutboxChanged(self.bytes_in_memory, self.quota.bytes_held))
 
     def _spill_stream(self, stream: Stream) -> list[Effect]:
         if not stream.volatile:

@@ -29,13 +29,14 @@ from p2pmq.node.arguments import check_name, to_ms
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.farewell import tell_what_is_left
 from p2pmq.node.publisher import Publisher
+from p2pmq.node.receipts import overflow_of
 from p2pmq.observe.counters import CalmLog, Counters
 from p2pmq.runtime.driver import Driver
 from p2pmq.runtime.links import Links
 from p2pmq.runtime.world import real_world
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
     from typing import Literal, Self
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from p2pmq.core.records import Recovered
     from p2pmq.discovery.base import Discovery, Sighting
     from p2pmq.net.base import Transport
+    from p2pmq.node.receipts import Overflow
     from p2pmq.runtime.world import World
     from p2pmq.store.base import Store
 
@@ -72,6 +74,7 @@ class Engine:
         weight: int = 1,
         insecure: bool = False,
         config: Config | None = None,
+        on_overflow: Callable[[Overflow], object] | None = None,
         world: World | None = None,
     ) -> None:
         check_name("node", name)
@@ -91,6 +94,7 @@ class Engine:
             config=config if config is not None else Config(),
         )
         self._world: World = world if world is not None else real_world()
+        self._on_overflow = on_overflow
         self._state = "not started"
         self._error: BaseException | None = None
         self.counters = Counters()
@@ -162,7 +166,13 @@ class Engine:
         self._ports.callback(self._links.close)
         self._ports.callback(self._driver.stop)
         self._publisher = Publisher(
-            self._driver.feed, self._loop, limits, self._name_of, self._wanted_of
+            self._driver.feed,
+            self._loop,
+            limits,
+            self._name_of,
+            self._wanted_of,
+            policy=settings.config.outbox,
+            report=self._on_held_back,
         )
         self.addresses = (await self._transport.open(self._links))[:ADDRESSES_MAX]
         self._links.renew_hello()
@@ -340,14 +350,32 @@ class Engine:
                 self.counters.add("expired", count)
                 text = f"queue {key.queue!r}: the time to live of {count} messages is over"
                 self._calm_log.warning("expired", text)
-            case effects.OutboxChanged(bytes_held):
-                self._publisher.on_outbox_changed(bytes_held)
+            case effects.OutboxChanged(bytes_held, bytes_total):
+                self._publisher.on_outbox_changed(bytes_held, bytes_total)
+            case effects.Overflowed():
+                self._tell_overflow(notice)
             case effects.MemberNotice(node_id, name, state, address):
                 shown = MemberState(state).name.lower()
                 self.counters.add(f"member_{shown}")
                 log.info("%s: member %s (%s) is %s", self.settings.name, name, address, shown)
                 if node_id != self.node_id and state == MemberState.ALIVE:
                     self._met.set()
+
+    def _on_held_back(self, notice: effects.Overflowed) -> None:
+        """The publisher's desk refuses messages, or lets them wait; the core does not know."""
+        queue, count = notice.key.queue, notice.count
+        text = f"{count} messages for queue {queue!r} {notice.action}: the outbox is full"
+        self.on_notice(effects.Counted(f"outbox_{notice.action}", count, text, alarming=True))
+        self.on_notice(notice)
+
+    def _tell_overflow(self, notice: effects.Overflowed) -> None:
+        self.counters.add(notice.reason, notice.count)
+        if self._on_overflow is None:
+            return
+        try:
+            self._on_overflow(overflow_of(notice))
+        except Exception:
+            log.exception("node %s goes on: its on_overflow callback raised", self.settings.name)
 
     def on_refused(self, reason: int, text: str, address: str) -> None:
         """A peer does not want us."""

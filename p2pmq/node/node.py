@@ -60,7 +60,9 @@ class Node(Engine):
     `name` is unique in the mesh. Everything else has a default that suits a
     laptop: it listens on loopback, finds the others by mDNS, and keeps its
     data in `~/.local/share/p2pmq/<mesh>/<name>`. See `config.NodeSettings`
-    for each parameter.
+    for each parameter. `on_overflow` is called with an `Overflow` whenever the
+    outbox's limits (`Config.outbox`) make messages wait, or refuse or drop them;
+    it runs in the node's loop, so it must be quick, and what it raises is logged.
 
     >>> import asyncio, p2pmq
     >>> async def main():
@@ -96,7 +98,8 @@ class Node(Engine):
         higher the more urgent: an outbox that must drop begins with the least.
 
         Raises NotCommittedError when time is up (the message stays in the
-        outbox), QueueNameError, BodyTooLargeError, NotSerializableError,
+        outbox, unless the outbox's policy dropped it: `error.dropped`),
+        QueueNameError, BodyTooLargeError, NotSerializableError,
         OutboxFullError, ClosedNodeError.
         """
         self._check_running()

@@ -14,9 +14,11 @@ from collections.abc import AsyncIterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from p2pmq.core.effects import Published
+from p2pmq.config import OutboxPolicy
+from p2pmq.core.effects import Overflowed, Published
 from p2pmq.core.events import Confirmation, PublishRequested
 from p2pmq.core.packets.publishing import BATCH_MESSAGES_MAX, FRAME_BYTES_MAX
+from p2pmq.core.quota import MESSAGE_OVERHEAD_BYTES, OUTBOX_FULL, cost_of
 from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError
 from p2pmq.node.receipts import BulkReceipt, Receipt
 from p2pmq.wire.bodies import FORMAT_RAW, PackedBodies, pack_body
@@ -32,10 +34,10 @@ BULK_MESSAGES = 512
 """How many messages `publish_many` puts into one batch at the most."""
 BULK_BYTES = FRAME_BYTES_MAX - 16 * 1024
 """… and how many bytes of bodies: the frame stays under its bound with the columns beside."""
+BATCHES_MIN = 4
+"""A batch takes no more than this part of the outbox: batches are refused or dropped whole."""
 BULK_IN_FLIGHT_BYTES = 8 * 1024 * 1024
 """How far `publish_many` runs ahead of its confirms."""
-MESSAGE_OVERHEAD_BYTES = 64
-"""What a message counts for beside its body, so that empty ones fill the memory no more."""
 
 
 class Terms(NamedTuple):
@@ -68,11 +70,11 @@ class OpenBatch:
         self.formats.append(body_format)
         self.size += len(body)
 
-    def take(self, body: bytes, body_format: int) -> bool:
+    def take(self, body: bytes, body_format: int, bytes_max: int = BULK_BYTES) -> bool:
         """Put one body in, if `publish_many` may make the batch that large."""
         bodies = self.bodies
         size = self.size + len(body)
-        if bodies and (size > BULK_BYTES or len(bodies) >= BULK_MESSAGES):
+        if bodies and (cost_of(len(bodies) + 1, size) > bytes_max or len(bodies) >= BULK_MESSAGES):
             return False
         bodies.append(body)
         self.formats.append(body_format)
@@ -95,6 +97,9 @@ class Publisher:
         limits: Limits,
         name_of: Callable[[NodeId | None], str | None],
         wanted_of: Callable[[PartitionKey], int],
+        *,
+        policy: OutboxPolicy | None = None,
+        report: Callable[[Overflowed], None] = lambda _: None,
     ) -> None:
         self._feed = feed
         self._loop = loop
@@ -106,7 +111,12 @@ class Publisher:
         self._next_token = 1
         self._on_outcome: dict[int, Callable[[Published], None]] = {}
         self._on_failure: dict[int, Callable[[BaseException], None]] = {}
-        self._outbox_bytes = 0
+        self._policy = policy or OutboxPolicy()
+        self._report = report
+        self.batch_bytes_max = min(BULK_BYTES, max(1, self._policy.bytes_max // BATCHES_MIN))
+        self._in_memory = 0
+        self._total = 0
+        self._open_bytes = 0
         self._room: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
 
@@ -115,13 +125,15 @@ class Publisher:
     async def publish(self, key: PartitionKey, body: object, terms: Terms) -> Receipt:
         """Publish one message and wait for what is wanted of it."""
         data, body_format = self._packed(body)
-        if self._outbox_bytes > self._limits.outbox_bytes_max:
-            await self._wait_for_room(terms.timeout_ms)
+        cost = cost_of(1, len(data))
+        if not self._has_room(cost):
+            await self.make_room(key, 1, len(data), terms)
         if self._error is not None:
             raise self._error
         batch = self._open_batch(key, terms, len(data))
         position = len(batch.bodies)
         batch.add(data, body_format)
+        self._open_bytes += cost
         if terms.wanted is Confirmation.NONE:
             return Receipt(key.queue, b"", 0, committed=False, stored=False, copies=0, owner=None)
         waiter: asyncio.Future[Receipt] = self._loop.create_future()
@@ -134,7 +146,7 @@ class Publisher:
         batch = self._open.get(key)
         if batch is not None and (
             batch.terms != terms
-            or batch.size + size > BULK_BYTES
+            or cost_of(len(batch.bodies) + 1, batch.size + size) > self.batch_bytes_max
             or len(batch.bodies) >= BATCH_MESSAGES_MAX
         ):
             self._send(key, self._open.pop(key))
@@ -150,6 +162,7 @@ class Publisher:
         """Send every open batch."""
         self._flushing = False
         batches, self._open = self._open, {}
+        self._open_bytes = 0
         for key, batch in batches.items():
             self._send(key, batch)
 
@@ -205,13 +218,13 @@ class Publisher:
         batch = OpenBatch(terms)
         if isinstance(bodies, AsyncIterable):
             async for body in bodies:
-                if not batch.take(*self._packed(body)):
+                if not batch.take(*self._packed(body), self.batch_bytes_max):
                     await progress.send(batch)
                     batch = OpenBatch(terms)
                     batch.add(*self._packed(body))
         else:
             for body in bodies:
-                if not batch.take(*self._packed(body)):
+                if not batch.take(*self._packed(body), self.batch_bytes_max):
                     await progress.send(batch)
                     batch = OpenBatch(terms)
                     batch.add(*self._packed(body))
@@ -228,10 +241,13 @@ class Publisher:
         if resolve is not None:
             resolve(outcome)
 
-    def on_outbox_changed(self, bytes_held: int) -> None:
-        """The outbox has grown or shrunk: let those go on who wait for room."""
-        self._outbox_bytes = bytes_held
-        if bytes_held <= self._limits.outbox_bytes_max and self._room is not None:
+    def on_outbox_changed(self, in_memory: int, total: int = 0) -> None:
+        """The outbox has grown or shrunk: let those look again who wait for room."""
+        self._in_memory = in_memory
+        self._total = total
+        limits, policy = self._limits, self._policy
+        has_room = in_memory <= limits.outbox_bytes_max and total < policy.bytes_max
+        if self._room is not None and has_room:
             if not self._room.done():
                 self._room.set_result(None)
             self._room = None
@@ -260,9 +276,42 @@ class Publisher:
             raise BodyTooLargeError(len(data), self._limits.body_bytes_max)
         return data, body_format
 
-    async def _wait_for_room(self, timeout_ms: int) -> None:
+    def _has_room(self, cost: int) -> bool:
+        """Whether a batch may go to the outbox. Under "drop-lowest" its total is the core's say."""
+        if self._in_memory > self._limits.outbox_bytes_max:
+            return False
+        policy = self._policy
+        fits = self._total + self._open_bytes + cost <= policy.bytes_max
+        return fits or policy.overflow == "drop-lowest"
+
+    def outbox_full(self, waited_ms: int) -> OutboxFullError:
+        """The error for whoever finds no room; it names the limit that was reached."""
+        limits, policy = self._limits, self._policy
+        if self._in_memory > limits.outbox_bytes_max:
+            return OutboxFullError(self._in_memory, limits.outbox_bytes_max, waited_ms)
+        return OutboxFullError(self._total, policy.bytes_max, waited_ms, "OutboxPolicy.bytes_max")
+
+    async def make_room(self, key: PartitionKey, count: int, size: int, terms: Terms) -> None:
+        """Wait for room, or refuse, as the policy says. Raises OutboxFullError."""
+        cost = cost_of(count, size)
+        if self._has_room(cost):
+            return
+        if self._error is not None:
+            raise self._error
+        numbers = (key, count, size, terms.priority, OUTBOX_FULL)
+        if self._policy.overflow == "refuse" or cost > self._policy.bytes_max:
+            self._report(Overflowed("refused", *numbers))
+            raise self.outbox_full(0)
+        self._report(Overflowed("waited", *numbers))
+        try:
+            await self._wait_for_room(cost, terms.timeout_ms)
+        except OutboxFullError:
+            self._report(Overflowed("refused", *numbers))
+            raise
+
+    async def _wait_for_room(self, cost: int, timeout_ms: int) -> None:
         deadline = self._loop.time() + timeout_ms / 1000
-        while self._outbox_bytes > self._limits.outbox_bytes_max:
+        while not self._has_room(cost):
             if self._error is not None:
                 raise self._error
             if self._room is None:
@@ -270,7 +319,7 @@ class Publisher:
             remaining = deadline - self._loop.time()
             done, _ = await asyncio.wait((self._room,), timeout=max(0.0, remaining))
             if not done:
-                raise OutboxFullError(self._outbox_bytes, self._limits.outbox_bytes_max, timeout_ms)
+                raise self.outbox_full(timeout_ms)
 
     def _resolve_all(
         self,
@@ -286,7 +335,9 @@ class Publisher:
             if waiter.done():
                 continue  # its publisher was cancelled
             receipt = Receipt(queue, session, outcome.first + at, committed, stored, copies, owner)
-            if outcome.timed_out:
+            if outcome.gone == "refused":
+                waiter.set_exception(self.outbox_full(0))
+            elif outcome.timed_out:
                 waiter.set_exception(self.not_committed(key, receipt, outcome, timeout_ms))
             else:
                 waiter.set_result(receipt)
@@ -302,6 +353,7 @@ class Publisher:
             waited_ms=waited_ms,
             away=[receipt.owner] if receipt.owner is not None else [],
             reason=outcome.reason,
+            dropped=outcome.gone == "dropped",
         )
 
 
@@ -337,11 +389,10 @@ class BulkProgress:
         count = len(batch.bodies)
         size = batch.size + count * MESSAGE_OVERHEAD_BYTES
         self._published += count
+        await self._publisher.make_room(self._key, count, batch.size, batch.terms)
         if batch.terms.wanted is not Confirmation.NONE:
             self._open += 1
             self._bytes += size
-        else:
-            await self._publisher._wait_for_room(self._timeout_ms)  # noqa: SLF001  one room, two desks
 
         def resolve(outcome: Published) -> None:
             self._on_outcome(outcome, count, size)
@@ -369,7 +420,9 @@ class BulkProgress:
         self._open -= 1
         self._bytes -= size
         owner = self._publisher._name_of(outcome.owner)  # noqa: SLF001  as above
-        if outcome.timed_out:
+        if outcome.gone == "refused":
+            self._error = self._publisher.outbox_full(0)
+        elif outcome.timed_out:
             receipt = Receipt(
                 self._key.queue,
                 outcome.session,

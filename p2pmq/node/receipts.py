@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from p2pmq.core.effects import Overflowed
     from p2pmq.core.ids import NodeId
     from p2pmq.core.membership import Member
     from p2pmq.core.packets.publishing import QueueStats
@@ -42,6 +43,36 @@ class BulkReceipt:
     committed: int
     stored: int
     owners: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Overflow:
+    """What an outbox at its limits did to messages: `Node(on_overflow=)` is told.
+
+    `action`: "dropped" (taken once, and gone now), "refused" (never taken), or
+    "waited" (their publisher begins to wait for room). `reason`: "outbox_full",
+    or "outbox_age" for messages older than `age_max_ms`. `size` is in bytes.
+    Bodies are not here: they may lie on the disk, or be many. `message_ids`
+    are those of the receipts; there are none where the publisher was held
+    back before its messages had any.
+    """
+
+    action: Literal["dropped", "refused", "waited"]
+    queue: str
+    count: int
+    size: int
+    priority: int
+    reason: str
+    session: bytes
+    first_seq: int
+
+    @property
+    def message_ids(self) -> list[str]:
+        """The messages by id, in the order published."""
+        if not self.first_seq:
+            return []
+        first, session = self.first_seq, self.session.hex()
+        return [f"{session}-{seq}" for seq in range(first, first + self.count)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +125,20 @@ class MemberInfo:
     zone: str
     leaf: bool
     is_self: bool
+
+
+def overflow_of(notice: Overflowed) -> Overflow:
+    """A notice of the core as the user sees it."""
+    return Overflow(
+        notice.action,
+        notice.key.queue,
+        notice.count,
+        notice.size,
+        notice.priority,
+        notice.reason,
+        notice.session,
+        notice.first,
+    )
 
 
 def depth_of(

@@ -132,6 +132,21 @@ def nothing_is_dropped_silently(history: History) -> list[Violation]:
     return _each("nothing_is_dropped_silently", gone, "left its outbox, and is nowhere")
 
 
+def dropped_is_not_delivered(history: History) -> list[Violation]:
+    """What an outbox reported as dropped or refused never comes.
+
+    The end of the process may cut off the write that removes it from the disk: then it may.
+    """
+    ended = {end.process for end in history.process_ends}
+    let_go = (
+        drop
+        for drop in history.dropped
+        if drop.reason.startswith("outbox_") and drop.process not in ended
+    )
+    came = set(dots(let_go)) & set(dots(history.deliveries))
+    return _each("dropped_is_not_delivered", came, "was reported as dropped, and was delivered")
+
+
 def nothing_unexpected(history: History) -> list[Violation]:
     """What was delivered was published, with the same body."""
     published: dict[Dot, int] = {}
@@ -378,6 +393,7 @@ CHECKS = (
     committed_is_kept,
     stored_is_kept,
     nothing_is_dropped_silently,
+    dropped_is_not_delivered,
     nothing_unexpected,
     duplicates_are_explained,
     order_is_kept,

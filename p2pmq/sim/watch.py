@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from p2pmq.core import events
-from p2pmq.core.effects import Deliver, Expired, Notify, Persist, Published, Resolve, Send
+from p2pmq.core.effects import (
+    Deliver,
+    Expired,
+    Notify,
+    Overflowed,
+    Persist,
+    Published,
+    Resolve,
+    Send,
+)
 from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.machine import Machine
 from p2pmq.core.packets.delivering import Delivery, Settled
@@ -97,6 +106,12 @@ class Witness:
             publication.outcome = Outcome.TIMED_OUT
         else:
             publication.outcome = Outcome.COMMITTED if outcome.copies else Outcome.STORED
+
+    def on_overflowed(self, notice: Overflowed) -> None:
+        """The outbox dropped or refused messages, and said so."""
+        run = Run(notice.session, notice.first, notice.first + notice.count - 1)
+        reason = f"{notice.reason}: {notice.action}"
+        self._history.add(Dropped(self.now_s, self.process, notice.key, run, reason))
 
     # -- the consumer's part --
 
@@ -227,6 +242,8 @@ class WatchedMachine(Machine):
                 witness.on_outcome(effect.token, effect.outcome)
             elif isinstance(effect, Notify) and isinstance(effect.notice, Expired):
                 witness.on_expired(effect.notice)
+            elif isinstance(effect, Notify) and isinstance(effect.notice, Overflowed):
+                witness.on_overflowed(effect.notice)
         return effects
 
     def _event_table(self) -> dict[type, _Handler]:

@@ -8,17 +8,26 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
     run_state_machine_as_test,
 )
 
-from p2pmq.config import Limits, Timing
-from p2pmq.core.effects import Effect, Notify, OutboxChanged, Persist, Published, Resolve, Send
-from p2pmq.core.events import Confirmation, OutboxDurable, PublishRequested, WriteRefused
-from p2pmq.core.ids import NodeId, PartitionKey, Run
-from p2pmq.core.outbox import Outbox
+from p2pmq.config import OutboxPolicy
+from p2pmq.core.effects import (
+    Effect,
+    Notify,
+    OutboxChanged,
+    Overflowed,
+    Persist,
+    Published,
+    Resolve,
+    Send,
+)
+from p2pmq.core.events import Confirmation, OutboxDurable, WriteRefused
+from p2pmq.core.ids import NodeId, Run
 from p2pmq.core.packets.publishing import (
     REFUSED_DISK_FULL,
     Confirm,
@@ -30,70 +39,8 @@ from p2pmq.core.packets.publishing import (
 )
 from p2pmq.core.packets.registry import Packet
 from p2pmq.core.records import BatchStored, Space, StoredBodies
-from tests.core.kit import KEY, A, B, Disk, Dot, Texts, dots_of, packets, writes
-
-TIMING = Timing()
-LIMITS = Limits(publish_window_bytes=100)
-OWN = b"node-own"
-
-
-class Rig:
-    """An outbox with its disk, and what became of each token."""
-
-    def __init__(self, owner: NodeId | None = A) -> None:
-        self.now = 1_000
-        self.owner = owner
-        self.disk = Disk()
-        self.boots = 0
-        self.tokens: dict[int, list[Published]] = {}
-        self.outbox = self.boot()
-
-    def boot(self) -> Outbox:
-        self.boots += 1
-        session = b"boot%4d" % self.boots
-        self.outbox = Outbox(session, lambda _key: self.owner, LIMITS, TIMING)
-        return self.outbox
-
-    def publish(
-        self,
-        count: int = 1,
-        wanted: Confirmation = Confirmation.COMMITTED,
-        *,
-        key: PartitionKey = KEY,
-        size: int = 10,
-        timeout_ms: int = 3_000,
-    ) -> list[Effect]:
-        token = len(self.tokens) + 1
-        self.tokens[token] = []
-        texts = Texts(tuple(f"{token}.{at}" for at in range(count)))
-        request = PublishRequested(key, texts, count, size, wanted, timeout_ms, token)
-        return self.outbox.on_publish(request, self.now)
-
-    def confirm(self, session: bytes, first: int, last: int) -> list[Effect]:
-        packet = Confirm(*KEY, (RunField(session, first, last),), 1)
-        return self.outbox.on_confirm(packet, KEY, A, self.now)
-
-    def write(self, effects: list[Effect]) -> list[Effect]:
-        """Make everything durable that the effects ask for."""
-        after: list[Effect] = []
-        for write in writes(effects):
-            self.disk.apply(write.records)
-            if isinstance(write.then, OutboxDurable):
-                after += self.outbox.on_durable(write.then, self.now)
-        return after
-
-
-def published(effects: list[Effect]) -> list[Published]:
-    return [
-        effect.outcome
-        for effect in effects
-        if isinstance(effect, Resolve) and isinstance(effect.outcome, Published)
-    ]
-
-
-def sent(effects: list[Effect]) -> list[Run]:
-    return [packet.batch.run for packet in packets(effects) if isinstance(packet, Publish)]
-
+from tests.core.kit import KEY, A, B, Dot, Texts, dots_of, packets, writes
+from tests.core.outbox_rig import LIMITS, TIMING, Overflow, Rig, published, sent
 
 # ------------------------------------------------------------------------------ one rule a test
 
@@ -296,6 +243,17 @@ class OutboxMachine(RuleBasedStateMachine):
         self.wanted: dict[int, tuple[Confirmation, set[Dot]]] = {}
         self.resolved: set[int] = set()
         self.held = -1
+        self.reported: set[Dot] = set()
+        self.recovered = False
+
+    @initialize(
+        overflow=st.sampled_from(["wait", "refuse", "drop-lowest"]),
+        batches=st.integers(1, 6),
+        age_max_ms=st.sampled_from([0, 0, 700]),
+    )
+    def choose_a_policy(self, overflow: Overflow, batches: int, age_max_ms: int) -> None:
+        self.policy = OutboxPolicy(batches * 800, age_max_ms, overflow)
+        self.rig = Rig(policy=self.policy)
 
     # -- the user --
 
@@ -304,13 +262,16 @@ class OutboxMachine(RuleBasedStateMachine):
         size=st.integers(0, 120),
         wanted=st.sampled_from(list(Confirmation)),
         timeout=st.sampled_from([100, 3_000]),
+        priority=st.sampled_from([0, 1, 9]),
     )
-    def publish(self, count: int, size: int, wanted: Confirmation, timeout: int) -> None:
-        effects = self.rig.publish(count, wanted, size=size, timeout_ms=timeout)
+    def publish(
+        self, count: int, size: int, wanted: Confirmation, timeout: int, priority: int
+    ) -> None:
+        effects = self.rig.publish(count, wanted, size=size, timeout_ms=timeout, priority=priority)
         token = len(self.rig.tokens)
-        stream = self.rig.outbox._streams[KEY, self.rig.outbox.session]
-        dots = dots_of([stream.entries[-1].batch.run])
-        self.wanted[token] = (wanted, dots)
+        session = self.rig.outbox.session
+        last = self.rig.outbox._streams[KEY, session].next_seq - 1
+        self.wanted[token] = (wanted, dots_of([Run(session, last - count + 1, last)]))
         self.take(effects)
 
     # -- the owner, and the way there --
@@ -408,6 +369,8 @@ class OutboxMachine(RuleBasedStateMachine):
         self.writes.clear()
         self.to_us.clear()
         self.wanted.clear()
+        self.recovered = True
+        self.reported -= self.on_disk()  # the write that removes them was cut off
         self.rig.boot()
         self.take(self.rig.outbox.recover(self.rig.disk.of_space(Space.OUTBOX), self.rig.now))
 
@@ -424,6 +387,9 @@ class OutboxMachine(RuleBasedStateMachine):
                     self.writes.append(effect)
                 case Resolve(token, Published() as outcome):
                     self.on_resolved(token, outcome)
+                case Notify(Overflowed(_, key, count, session=session, first=first)):
+                    assert key == KEY
+                    self.reported |= dots_of([Run(session, first, first + count - 1)])
                 case Notify(OutboxChanged(held)):
                     self.held = held
                 case Notify():
@@ -436,7 +402,10 @@ class OutboxMachine(RuleBasedStateMachine):
         self.resolved.add(token)
         wanted, dots = self.wanted[token]
         assert wanted is not Confirmation.NONE
-        if outcome.copies:
+        if outcome.gone:
+            assert dots <= self.reported
+            assert not outcome.stored
+        elif outcome.copies:
             assert dots <= set(self.committed)
         elif not outcome.timed_out:
             assert wanted is Confirmation.STORED
@@ -453,7 +422,22 @@ class OutboxMachine(RuleBasedStateMachine):
         outbox = self.rig.outbox
         entries = [entry for stream in outbox._streams.values() for entry in stream.entries]
         assert outbox.messages == sum(entry.batch.count for entry in entries)
-        assert outbox.bytes_in_memory == sum(e.batch.size for e in entries if not e.durable)
+        assert outbox.bytes_in_memory == sum(e.cost for e in entries if not e.durable)
+        assert outbox.quota.bytes_held == sum(e.cost for e in entries)
+        listed = {number for unsent in outbox.quota._unsent for number in unsent}
+        untried = {entry.number for entry in entries if not entry.tried}
+        lists = self.policy.overflow == "drop-lowest" or self.policy.age_max_ms
+        assert listed == (untried if lists else set())
+        if self.policy.overflow != "wait" and not self.recovered:
+            assert outbox.quota.bytes_held <= self.policy.bytes_max
+
+    @invariant()
+    def every_message_is_confirmed_or_held_or_reported(self) -> None:
+        held = dots_of(e.batch.run for s in self.rig.outbox._streams.values() for e in s.entries)
+        of_this_boot = {dot for _, dots in self.wanted.values() for dot in dots}
+        assert of_this_boot <= held | set(self.committed) | self.reported
+        assert not held & self.reported, "reported, and held still"
+        assert not set(self.committed) & self.reported, "reported, and delivered"
 
     @invariant()
     def the_window_is_kept_and_the_sent_are_a_prefix(self) -> None:
@@ -462,6 +446,9 @@ class OutboxMachine(RuleBasedStateMachine):
             out = list(stream.entries)[: stream.sent]
             assert stream.window == sum(entry.batch.size for entry in out)
             assert stream.window <= LIMITS.publish_window_bytes or stream.sent == 1
+            tried = [entry.tried for entry in stream.entries]
+            assert tried == sorted(tried, reverse=True), "those that were ever out are a prefix"
+            assert all(tried[: stream.sent])
             firsts = [entry.batch.first for entry in stream.entries]
             assert firsts == sorted(firsts)
             idle = [e for e in stream.entries if not e.durable and not e.writing]
@@ -481,8 +468,9 @@ class OutboxMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """The owner is there for good: everything that was kept is committed, all waits end."""
-        kept = {dot for _, dots in self.wanted.values() for dot in dots} | self.on_disk()
         self.owner_changes(A)
+        kept = {dot for _, dots in self.wanted.values() for dot in dots}
+        on_disk = self.on_disk()
         for _ in range(200):
             while self.writes or self.to_owner or self.to_us:
                 if self.writes:
@@ -496,7 +484,7 @@ class OutboxMachine(RuleBasedStateMachine):
             self.time_passes(600)
         assert not self.rig.outbox.messages
         assert self.rig.outbox.bytes_in_memory == 0
-        assert kept <= set(self.committed)
+        assert (kept | on_disk) - self.reported <= set(self.committed)
         assert not self.on_disk()
         waited = {t for t, (wanted, _) in self.wanted.items() if wanted is not Confirmation.NONE}
         assert waited <= self.resolved

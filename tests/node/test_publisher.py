@@ -10,11 +10,11 @@ from p2pmq.config import Limits
 from p2pmq.core.effects import Published
 from p2pmq.core.events import Confirmation, Event, PublishRequested
 from p2pmq.core.ids import PartitionKey
+from p2pmq.core.quota import MESSAGE_OVERHEAD_BYTES
 from p2pmq.node.publisher import (
     BULK_BYTES,
     BULK_IN_FLIGHT_BYTES,
     BULK_MESSAGES,
-    MESSAGE_OVERHEAD_BYTES,
     Publisher,
     Terms,
 )

@@ -101,6 +101,10 @@ BROKEN: dict[str, tuple[Check, History]] = {
         checks.stored_is_kept,
         history(replace(published(1, outcome=Outcome.TIMED_OUT), stored=True)),
     ),
+    "a message that came though it was reported as dropped": (
+        checks.dropped_is_not_delivered,
+        history(published(1), Dropped(1, SHOP, KEY, run(1), "outbox_full: dropped"), delivered(1)),
+    ),
     "a body that was never published": (
         checks.nothing_unexpected,
         history(published(1), delivered(2)),
@@ -173,6 +177,15 @@ GOOD: dict[str, tuple[Check, History]] = {
     "given up with a reason": (
         checks.committed_is_kept,
         history(published(1), Dropped(1, BANK, KEY, run(1), "damaged")),
+    ),
+    "dropped as the process died, and found again": (
+        checks.dropped_is_not_delivered,
+        history(
+            published(1),
+            Dropped(1, SHOP, KEY, run(1), "outbox_age: dropped"),
+            ProcessEnded(1, SHOP),
+            delivered(1),
+        ),
     ),
     "not promised": (
         checks.stored_is_kept,

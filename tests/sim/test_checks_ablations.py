@@ -18,9 +18,10 @@ from p2pmq.core.consuming import Consuming
 from p2pmq.core.effects import Effect
 from p2pmq.core.healing import Healing
 from p2pmq.core.hearsay import Hearsay
-from p2pmq.core.outbox import Outbox, Stream
+from p2pmq.core.outbox import Outbox
 from p2pmq.core.partition import Partition
 from p2pmq.core.records import BatchRemoved, BatchTrimmed, Record
+from p2pmq.core.streams import Stream
 from p2pmq.discovery.base import Sighting
 from p2pmq.node.node import Node
 from p2pmq.sim import SimulationCheckError, SimulationSettleError, simulate

@@ -1,0 +1,77 @@
+"""A stream: the batches of one session for one partition, as the outbox holds them.
+
+Invariant: the entries are in order of seq; the first `sent` of them are out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from p2pmq.core.quota import cost_of
+
+if TYPE_CHECKING:
+    from p2pmq.core.events import Confirmation
+    from p2pmq.core.ids import PartitionKey, Session
+    from p2pmq.core.packets.publishing import Batch
+
+GAP_QUIET_MS = 200
+"""After a resend for a gap, further gaps are echoes of the same loss for this long."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One batch that waits for its confirm. `number` names it on disk.
+
+    `tried`: an owner may have it already, as far as this process can know.
+    """
+
+    batch: Batch
+    number: int
+    token: int | None
+    wanted: Confirmation
+    writing: bool = False
+    durable: bool = False
+    in_memory: int = 0
+    tried: bool = False
+
+    @property
+    def cost(self) -> int:
+        """What it counts for in the quota."""
+        return cost_of(self.batch.count, self.batch.size)
+
+
+class Stream:
+    """The batches of one session for one partition.
+
+    `sent` counts how many of them are out, `volatile` how many are neither on
+    disk nor on their way there.
+    """
+
+    __slots__ = (
+        "entries",
+        "gap_at",
+        "key",
+        "next_seq",
+        "patience_ms",
+        "progress_at",
+        "reason",
+        "sent",
+        "session",
+        "volatile",
+        "window",
+    )
+
+    def __init__(self, key: PartitionKey, session: Session) -> None:
+        self.key = key
+        self.session = session
+        self.entries: deque[Entry] = deque()
+        self.sent = 0
+        self.window = 0
+        self.next_seq = 1
+        self.progress_at = 0
+        self.patience_ms = 0
+        self.gap_at = -GAP_QUIET_MS
+        self.volatile = 0
+        self.reason = ""
