@@ -58,7 +58,9 @@ class Machine:
         owner_of = self._ownership.owner_of
         self.owner = Owner(own.node_id, self._clock, owner_of)
         self.owner.name_of = self.swim.name_of
-        self.outbox = Outbox(session, owner_of, config.limits, config.timing, config.outbox)
+        self.outbox = Outbox(
+            session, owner_of, config.limits, config.timing, config.outbox, self._clock
+        )
         self.consuming = Consuming(owner_of, config.timing)
         self.replication = Replication(own.node_id, own.boot, self.owner, self._ownership)
         self.owner.use(self.replication)

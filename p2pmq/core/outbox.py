@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from p2pmq.config import OutboxPolicy
 from p2pmq.core.effects import (
     Counted,
+    Expired,
     Notify,
     OutboxChanged,
     Overflowed,
@@ -31,6 +32,7 @@ from p2pmq.core.effects import (
     Send,
 )
 from p2pmq.core.events import Confirmation, OutboxDurable
+from p2pmq.core.hlc import HybridClock
 from p2pmq.core.packets.publishing import Batch, Publish
 from p2pmq.core.quota import OUTBOX_AGE, OUTBOX_FULL, Quota
 from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
@@ -72,8 +74,10 @@ class Outbox:
         limits: Limits,
         timing: Timing,
         policy: OutboxPolicy | None = None,
+        clock: HybridClock | None = None,
     ) -> None:
         self.session = session
+        self._clock = clock if clock is not None else HybridClock()
         self.quota: Quota[tuple[Stream, Entry]] = Quota(policy or OutboxPolicy())
         self._owner_of = owner_of
         self._limits = limits
@@ -84,6 +88,9 @@ class Outbox:
         self._writing: dict[int, tuple[Stream, Entry]] = {}
         self._waiting: dict[int, tuple[Stream, Entry]] = {}
         self._deadlines: Timers[int] = Timers()
+        self._mortal: dict[int, tuple[Stream, Entry]] = {}
+        """The batches with a time to live, by number."""
+        self._expiring: Timers[int] = Timers()
         self._next_number = 1
         self.bytes_in_memory = 0
         self.messages = 0
@@ -100,6 +107,9 @@ class Outbox:
                 durable=True,
                 tried=True,
             )
+            if found.expires_ms:
+                left_ms = max(1, found.expires_ms - self._clock.wall_ms)
+                self._expire_at(stream, entry, now + left_ms)
             stream.entries.append(entry)
             self.quota.bytes_held += entry.cost
             stream.next_seq = found.batch.last + 1
@@ -139,6 +149,8 @@ class Outbox:
         self.bytes_in_memory += entry.cost
         self.quota.bytes_held += entry.cost
         self.quota.add_unsent(entry.number, (stream, entry), batch.priority, entry.cost, now)
+        if batch.ttl_ms:
+            self._expire_at(stream, entry, now + batch.ttl_ms)
         if not stream.entries:
             stream.progress_at = now
         stream.entries.append(entry)
@@ -266,7 +278,7 @@ class Outbox:
 
     def next_deadline(self) -> int | None:
         """When something here is due."""
-        rooms = (self._timers, self._deadlines, self.quota)
+        rooms = (self._timers, self._deadlines, self._expiring, self.quota)
         return min((at for room in rooms if (at := room.next_deadline()) is not None), default=None)
 
     def on_timeout(self, now: int) -> list[Effect]:
@@ -274,6 +286,8 @@ class Outbox:
         effects: list[Effect] = []
         for aged in self.quota.aged(now):
             effects += self._drop(*aged, OUTBOX_AGE)
+        while (number := self._expiring.pop_due(now)) is not None:
+            effects += self._expire(*self._mortal.pop(number))
         if effects:
             effects.append(self._changed())
         while (number := self._deadlines.pop_due(now)) is not None:
@@ -347,7 +361,7 @@ class Outbox:
         effects: list[Effect] = []
         window_max = self._limits.publish_window_bytes
         while stream.sent < len(entries):
-            batch = entries[stream.sent].batch
+            batch = entries[stream.sent].batch_at(now)
             if stream.sent and stream.window + batch.size > window_max:
                 break
             previous = entries[stream.sent - 1].batch.last if stream.sent else 0
@@ -412,7 +426,7 @@ class Outbox:
             rest.append(batch.part(last + 1, batch.last))
         self.quota.bytes_held -= entry.cost
         for part in rest:
-            half = replace(entry, batch=part, token=None)
+            half = replace(entry, batch=part, token=None, expires_at=0)
             self._mark_tried(half)  # it was read to be sent; and halves share a number
             stream.entries.append(half)
             self.quota.bytes_held += half.cost
@@ -431,6 +445,8 @@ class Outbox:
 
     def _forget(self, stream: Stream, entry: Entry, *, sent: bool) -> None:
         self._writing.pop(entry.number, None)
+        if self._mortal.pop(entry.number, None) is not None:
+            self._expiring.clear(entry.number)
         if not entry.durable and not entry.writing:
             stream.volatile -= 1
         self._mark_tried(entry)
@@ -445,6 +461,28 @@ class Outbox:
         if not entry.tried:
             entry.tried = True
             self.quota.on_sent(entry.number, entry.batch.priority)
+
+    def _expire_at(self, stream: Stream, entry: Entry, at: int) -> None:
+        entry.expires_at = at
+        self._mortal[entry.number] = (stream, entry)
+        self._expiring.set(entry.number, at)
+
+    def _expire(self, stream: Stream, entry: Entry) -> list[Effect]:
+        """The time to live of a batch is over: if an owner has it, that ends it there."""
+        entries = stream.entries
+        at = bisect_left(entries, entry.batch.first, key=lambda other: other.batch.first)
+        if at == len(entries) or entries[at] is not entry:
+            return []  # part of it was damaged; the owner ends the rest
+        del entries[at]
+        effects: list[Effect] = [Notify(Expired(stream.key, (entry.batch.run,)))]
+        if entry.durable or entry.writing:
+            effects.append(Persist((BatchRemoved(Space.OUTBOX, stream.key, entry.number),)))
+        self._forget(stream, entry, sent=at < stream.sent)
+        if entry.token is not None:
+            stream.reason = "its time to live is over"
+            effects.append(self._resolve(stream, entry, copies=0, timed_out=True))
+        self._drop_if_idle(stream)
+        return [*effects, self._changed()]
 
     def _drop(self, stream: Stream, entry: Entry, reason: str) -> list[Effect]:
         """Let go of a batch that was never sent, and say so to everybody who should know."""
@@ -502,7 +540,8 @@ class Outbox:
         entry.writing = True
         stream.volatile -= 1
         self._writing[entry.number] = (stream, entry)
-        stored = BatchStored(Space.OUTBOX, stream.key, entry.number, entry.batch)
+        expires_ms = entry.expires_at and entry.expires_at + self._clock.wall_offset_ms
+        stored = BatchStored(Space.OUTBOX, stream.key, entry.number, entry.batch, expires_ms)
         return [Persist((stored,), then=OutboxDurable(stream.key, entry.number))]
 
     def _time_out(self, stream: Stream, entry: Entry) -> list[Effect]:

@@ -6,7 +6,7 @@ Invariant: the entries are in order of seq; the first `sent` of them are out.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.quota import cost_of
@@ -35,11 +35,19 @@ class Entry:
     durable: bool = False
     in_memory: int = 0
     tried: bool = False
+    expires_at: int = 0
+    """When its time to live ends, in ms as `now`; 0: never."""
 
     @property
     def cost(self) -> int:
         """What it counts for in the quota."""
         return cost_of(self.batch.count, self.batch.size)
+
+    def batch_at(self, now: int) -> Batch:
+        """The batch with what is left of its time to live."""
+        if not self.expires_at:
+            return self.batch
+        return replace(self.batch, ttl_ms=max(1, self.expires_at - now))
 
 
 class Stream:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from p2pmq import Config, Replication
+import pytest
+
+from p2pmq import Config, NotCommittedError, Replication
 from p2pmq.sim import seeds
 
 if TYPE_CHECKING:
@@ -108,4 +110,40 @@ async def test_what_a_dead_consumer_held_goes_when_its_time_is_over(mesh: Mesh) 
     assert await total(here) == 0
     await mesh.restart(holder.settings.name)
     await mesh.settle()
+    mesh.check()
+
+
+@seeds(5)
+async def test_what_waits_in_an_outbox_ends_there_and_its_publisher_hears_why(mesh: Mesh) -> None:
+    nodes = await mesh.start(*NAMES, config=THREE)
+    mesh.isolate("a")
+    await mesh.run_for(seconds=30)
+    await nodes[0].publish("q", "short", ttl=60, confirm="stored")
+    await nodes[0].publish("q", "long", ttl=3_600, confirm="stored")
+    with pytest.raises(NotCommittedError, match="time to live is over"):
+        await nodes[0].publish("q", "waited for", ttl=2, timeout=10)
+    await mesh.run_for(seconds=1)  # its removal is on the disk
+    mesh.crash("a")
+    await mesh.run_for(seconds=40)
+    here = await mesh.restart("a")
+    await mesh.run_for(seconds=40)
+    assert here.counters["expired"] == 1
+    mesh.heal()
+    await mesh.settle()
+    assert [message.body async for message in nodes[1].drain("q")] == ["long"]
+    mesh.check()
+
+
+@seeds(5)
+async def test_the_time_in_the_outbox_counts(mesh: Mesh) -> None:
+    nodes = await mesh.start(*NAMES, config=THREE)
+    mesh.isolate("a")
+    await mesh.run_for(seconds=30)
+    await nodes[0].publish("q", 1, ttl=60, confirm="stored")
+    await mesh.run_for(seconds=40)
+    mesh.heal()
+    await mesh.settle()
+    assert await total(nodes[1]) == 1
+    await mesh.run_for(seconds=25)
+    assert await total(nodes[1]) == 0
     mesh.check()
