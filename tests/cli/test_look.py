@@ -54,8 +54,8 @@ def test_queues_tells_what_waits_and_where(mesh: Mesh) -> None:
         "delayed": 0,
         "size_bytes": 6,
         "consumers": 0,
-        "replicas": 1,
-        "min_copies": 1,
+        "replicas": 3,
+        "min_copies": 2,
     }
 
 
