@@ -93,9 +93,13 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Replication:
-    """How many copies there are of each partition; every node of a mesh must say the same."""
+    """How many copies there are of each partition; every node of a mesh must say the same.
 
-    replicas: int = 1
+    A mesh of fewer full nodes than R keeps as many copies as it has. So the defaults
+    commit on one disk where a node is alone, and on two disks in any larger mesh.
+    """
+
+    replicas: int = 3
     """R: on how many nodes' disks a partition belongs."""
     min_copies: int = 0
     """W: on how many of them a message must be fsynced to be committed; 0: a majority of R."""

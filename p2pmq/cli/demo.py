@@ -1,8 +1,10 @@
-"""`p2pmq demo`: three services, one queue, a kill -9, and a count of what was lost.
+"""`p2pmq demo`: three services, one queue, a kill -9 for good, and a count of what was lost.
 
 "shop" publishes the lines of a real file, "bank" and "depot" process them. One
-of these two owns the queue; under way it is killed, and run again. What it had
-taken and not acked comes again: these are the duplicates. Nothing may be lost.
+of these two owns the queue; under way it is killed and never runs again, nor is
+its disk read: the others have copies, and one of them takes the queue over.
+What the dead one had taken and not acked comes again: these are the duplicates.
+Nothing may be lost.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -36,7 +38,6 @@ PUBLISH_S = (2.0, 6.0)
 """The pace: so many messages a second, but at least and at most so many seconds for all."""
 KILL_AT = 0.4
 """The part of all lines that has been processed when the owner is killed."""
-DOWN_S = 2.0
 LOOK_INTERVAL_S = 0.1
 SAY_INTERVAL_S = 1.0
 QUIET_S = 1.0
@@ -71,6 +72,14 @@ class View:
             say(f"  {published:,} published, {processed:,} processed")
 
 
+@dataclass(frozen=True, slots=True)
+class Owners:
+    """Who owned the queue and was killed, and who owned it then; None: nobody did."""
+
+    killed: str
+    successor: str | None
+
+
 class Demo:
     """One run of the demo."""
 
@@ -95,28 +104,28 @@ class Demo:
             stack.push_async_callback(self._stop_all)
             view = stack.enter_context(_viewed(len(lines)))
             view.tell(f"{len(lines):,} lines of {source}")
-            tally, owner = await self._run(Path(folder), lines, view)
-        self._report(tally, owner, len(lines))
+            tally, owners = await self._run(Path(folder), lines, view)
+        self._report(tally, owners, len(lines))
         return 0 if tally.is_good else 1
 
-    async def _run(self, folder: Path, lines: list[bytes], view: View) -> tuple[Tally, str]:
+    async def _run(self, folder: Path, lines: list[bytes], view: View) -> tuple[Tally, Owners]:
         messages = [numbered(number, line) for number, line in enumerate(lines, 1)]
         file = folder / "messages"
         file.write_bytes(b"\n".join(messages))
         queue, owner = await self._meet(folder, view)
-        view.tell(f"the queue {queue!r} is owned by {owner}; bank and depot consume it")
+        view.tell(f"the queue {queue!r} is owned by {owner}; all three keep a copy of it")
+        view.tell("shop publishes to it, bank and depot consume it")
         shop, *consumers = (self._services[name] for name in SERVICES)
         self._books = Books(messages, shop.ledger, [service.ledger for service in consumers])
-        consume = {"do": "consume", "queue": queue}
         for service in consumers:
-            service.tell(consume)
+            service.tell({"do": "consume", "queue": queue})
         seconds = min(max(len(lines) / MESSAGES_PER_S, PUBLISH_S[0]), PUBLISH_S[1])
         shop.tell({"do": "publish", "queue": queue, "file": str(file), "seconds": seconds})
         await self._until_done(0, int(len(lines) * KILL_AT), view)
-        await self._kill_and_restart(self._services[owner], consume, view)
+        owners = await self._kill_for_good(owner, view)
         await self._until_done(len(lines), len(lines), view)
         await self._until_quiet(view)
-        return self._books.tally(), owner
+        return self._books.tally(), owners
 
     # -- the mesh ---------------------------------------------------------------------------------
 
@@ -176,16 +185,25 @@ class Demo:
         view.tell(f"{name} runs as process {service.pid}, listening on {address}")
         return address
 
-    async def _kill_and_restart(
-        self, service: Service, consume: dict[str, str], view: View
-    ) -> None:
-        name = service.plan.name
-        await service.kill()
-        view.tell(f"{name}, the owner, is killed with -9")
-        await self._watch(view, DOWN_S)
-        await service.start()
-        service.tell(consume)
-        view.tell(f"{name} runs again, as process {service.pid}")
+    async def _kill_for_good(self, owner: str, view: View) -> Owners:
+        """Kill the owner, and wait until the publisher sees another one."""
+        loop = asyncio.get_running_loop()
+        await self._services[owner].kill()
+        killed_at = loop.time()
+        view.tell(f"{owner}, the owner, is killed with -9, and will not run again")
+        hearing = asyncio.create_task(self._services[SERVICES[0]].heard("owner"))
+        try:
+            while not hearing.done() and loop.time() - killed_at < GIVE_UP_S:
+                await self._watch(view, LOOK_INTERVAL_S)
+            if not hearing.done():
+                view.tell(f"nobody took the queue over within {GIVE_UP_S:g} s")
+                return Owners(owner, None)
+            successor: str = hearing.result()["owner"]
+        finally:
+            hearing.cancel()
+        took_s = loop.time() - killed_at
+        view.tell(f"{successor} found out and took the queue over, {took_s:.1f} s after the kill")
+        return Owners(owner, successor)
 
     async def _stop_all(self) -> None:
         services = list(self._services.values())
@@ -224,9 +242,9 @@ class Demo:
 
     # -- the result -------------------------------------------------------------------------------
 
-    def _report(self, tally: Tally, owner: str, lines: int) -> None:
+    def _report(self, tally: Tally, owners: Owners, lines: int) -> None:
         if self._as_json:
-            found = asdict(tally) | {"lines": lines, "killed": owner}
+            found = asdict(tally) | {"lines": lines} | asdict(owners)
             put_json(found | {"discovery": "mdns" if self._mdns else "seeds"})
             return
         table = Table(header_style="bold")
@@ -246,8 +264,8 @@ class Demo:
             say(f"{tally.damaged:,} messages were processed that are none of the lines")
         if tally.duplicated:
             say(
-                f"duplicated: lines that were processed and whose acks the kill of {owner} cut "
-                "off: at least once means that they come again."
+                f"duplicated: lines that were processed and whose acks the kill of {owners.killed} "
+                "cut off: at least once means that they come again."
             )
 
 

@@ -82,7 +82,7 @@ async def _commands() -> AsyncIterator[dict[str, Any]]:
 
 
 async def _watch(node: Node, plan: ServicePlan) -> None:
-    """Tell once that all services are there, and the name of a queue that suits the demo.
+    """Tell once all services are there, with a queue that suits the demo; then its new owners.
 
     A consumer is to own it: then the kill takes the queue and one who works on it at once.
     """
@@ -91,7 +91,14 @@ async def _watch(node: Node, plan: ServicePlan) -> None:
         await asyncio.sleep(TICK_S)
     names = ("orders" if number == 1 else f"orders-{number}" for number in count(1))
     queue = next(name for name in names if node.owner_of(name) != plan.services[0])
-    put_json({"event": "met", "queue": queue, "owner": node.owner_of(queue)})
+    owner = node.owner_of(queue)
+    put_json({"event": "met", "queue": queue, "owner": owner})
+    while True:
+        await asyncio.sleep(TICK_S)
+        found = node.owner_of(queue)
+        if found not in (None, owner):
+            owner = found
+            put_json({"event": "owner", "queue": queue, "owner": owner})
 
 
 async def _publish(node: Node, plan: ServicePlan, command: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ async def show_queues(mesh: MeshOptions, visit: VisitOptions, *, as_json: bool) 
     put_rows(rows, QUEUE_COLUMNS, as_json=as_json)
     away = [m.name for m in members if m.state in ("dead", "unmet") and not m.leaf]
     if away:
-        say(f"p2pmq: queues of {', '.join(away)} are not listed: it is away, they are on its disk")
+        say(f"p2pmq: away: {', '.join(away)}; what is on no other node's disk is not listed")
     return 0
 
 

@@ -24,6 +24,7 @@ from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
 from p2pmq.core.packets import delivering, membership, publishing, registering, replicating
+from p2pmq.core.pair import Pair
 from p2pmq.core.records import Space
 from p2pmq.core.registry import Registry
 from p2pmq.core.replication import Replication
@@ -75,6 +76,7 @@ class Machine:
             config.replication.replace_after_ms,
         )
         self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
+        self._pair = Pair(config.replication)
         self._rooms = (
             self.registry,
             self.owner,
@@ -84,6 +86,7 @@ class Machine:
             self.consuming,
             self.handovers,
             self.requests,
+            self._pair,
         )
         self._boots: dict[NodeId, int] = {}
         self._placed_versions = (-1, -1)
@@ -353,6 +356,7 @@ class Machine:
             for member in self.swim.roster()
             if member.weight
         ]
+        self._pair.on_roster(len(places), now)
         changed = self._ownership.refresh(places, self.swim.is_alive)
         effects: list[Effect] = []
         for key in changed:

@@ -100,6 +100,10 @@ class Nodes:
     weights: Annotated[Table, table_of(COUNT_1)] = ()
     versions: Annotated[Table, table_of(list_of(COUNT_1))] = ()
     """The protocol versions that a node speaks: the least and the most."""
+    replicas: Annotated[int, COUNT_1] = 1
+    """On how many nodes' disks a queue belongs."""
+    min_copies: Annotated[int, COUNT] = 0
+    """On how many of them a message is committed; 0: on a majority."""
     profile: Annotated[str, one_of(*PROFILES)] = "lan"
     """How patiently failures are detected."""
     in_turn: Annotated[bool, FLAG] = False

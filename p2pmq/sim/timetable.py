@@ -20,7 +20,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from p2pmq.config import WAN, Config
+from p2pmq.config import LAN, WAN, Config, Replication
 from p2pmq.errors import P2PMQError
 from p2pmq.sim.host import HostState
 from p2pmq.sim.mesh import SimulationSettleError
@@ -380,5 +380,8 @@ def options_of(nodes: Nodes) -> dict[str, Any]:
         "zone": {name: nodes.zone_of(name) for name in nodes.all},
         "leaf": dict.fromkeys(nodes.leaves, True),
         "weight": dict(nodes.weights),
-        "config": dict.fromkeys(nodes.all, Config(swim=WAN)) if nodes.profile == "wan" else None,
+        "config": Config(
+            swim=WAN if nodes.profile == "wan" else LAN,
+            replication=Replication(nodes.replicas, nodes.min_copies),
+        ),
     }

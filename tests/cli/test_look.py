@@ -54,8 +54,8 @@ def test_queues_tells_what_waits_and_where(mesh: Mesh) -> None:
         "delayed": 0,
         "size_bytes": 6,
         "consumers": 0,
-        "replicas": 1,
-        "min_copies": 1,
+        "replicas": 3,
+        "min_copies": 2,
     }
 
 
@@ -78,7 +78,7 @@ def test_a_dead_member_is_listed_as_such_until_it_is_forgotten(tmp_path: Path) -
 
         until(lambda: state_of_cat() == "dead", "cat is dead")
         until(
-            lambda: b"queues of cat are not listed" in run("queues", *mesh.options).stderr,
+            lambda: b"away: cat; what is on no other" in run("queues", *mesh.options).stderr,
             "its queues are missed",
         )
         until(lambda: run("forget", "cat", *mesh.options).returncode == 0, "cat is forgotten")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from p2pmq.config import Config
+from p2pmq.config import Config, Replication
 from p2pmq.core import effects, events
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.machine import Machine
@@ -79,15 +79,16 @@ class Bodies:
 
 
 class Host:
-    """One machine, and what came of it."""
+    """One machine, and what came of it; of one copy, for the members that it meets are mute."""
 
-    def __init__(self, number: int, rng: Random) -> None:
+    def __init__(self, number: int, rng: Random, copies: int = 1) -> None:
         self.node_id = bytes([number]) * 8
         self.session = bytes([number, 0xAA]) * 4
         self.name = f"node{number}"
         self.now = 1_000
         own = Rumour(self.node_id, MemberState.ALIVE, 0, name=self.name, addresses=(self.name,))
-        self.machine = Machine(own, MESH, self.session, Config(), rng)
+        config = Config(replication=Replication(replicas=copies))
+        self.machine = Machine(own, MESH, self.session, config, rng)
         self.store = Bodies()
         self.sent: deque[tuple[bytes, Packet]] = deque()
         self.writing: deque[effects.Persist] = deque()

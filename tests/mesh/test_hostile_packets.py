@@ -105,8 +105,8 @@ def test_one_machine_survives_whatever_is_well_formed(seed: int) -> None:
 class Mesh:
     """Three machines that hear each other at once; packets to anybody else are lost."""
 
-    def __init__(self, seed: int) -> None:
-        self.hosts = {bytes([n]) * 8: Host(n, Random(seed + n)) for n in (1, 2, 3)}
+    def __init__(self, seed: int, copies: int) -> None:
+        self.hosts = {bytes([n]) * 8: Host(n, Random(seed + n), copies) for n in (1, 2, 3)}
         for host in self.hosts.values():
             meet(host, MEMBERS)
         self.settle()
@@ -150,9 +150,9 @@ def attack_mesh(mesh: Mesh, malice: Malice, rng: Random, packets: int, only: lis
             each.delivered.clear()
 
 
-def hostile_mesh(seed: int) -> tuple[Mesh, Malice, Random]:
+def hostile_mesh(seed: int, copies: int = 1) -> tuple[Mesh, Malice, Random]:
     rng = Random(seed)
-    mesh = Mesh(seed)
+    mesh = Mesh(seed, copies)
     for number, host in enumerate(mesh.hosts.values()):
         host.consume("q1", CONSUMER[:-1] + bytes([number]))
     sessions = [host.session for host in mesh.hosts.values()]
@@ -168,11 +168,12 @@ def test_every_machine_of_a_mesh_survives_whatever_is_well_formed(seed: int) -> 
         serves_itself(host)
 
 
+@pytest.mark.parametrize("copies", [1, 3])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_mesh_under_fire_of_data_packets_still_carries_messages_between_its_nodes(
-    seed: int,
+    seed: int, copies: int
 ) -> None:
-    mesh, malice, rng = hostile_mesh(seed)
+    mesh, malice, rng = hostile_mesh(seed, copies)
     data = [n for n in PACKETS if n not in LINK_PACKETS and n not in MEMBERSHIP]
     attack_mesh(mesh, malice, rng, 2_000, data)
     one, two, three = mesh.hosts.values()
@@ -187,7 +188,7 @@ def test_a_mesh_under_fire_of_data_packets_still_carries_messages_between_its_no
 
     outcome = one.outcomes[-1]
     assert isinstance(outcome, Published)
-    assert outcome.copies == 1
+    assert outcome.copies == (1 if copies == 1 else 2)
     assert three.bodies() == [b"a", b"b", b"c"]
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from p2pmq import Config, Message, Node, SwimConfig, Timing
+from p2pmq import Config, Message, Node, Replication, SwimConfig, Timing
 
 PATIENCE_S = 30.0
 """Only a broken node takes this long, however slow the machine."""
@@ -24,6 +24,9 @@ TIMING = Timing(drain_timeout_ms=500, join_timeout_ms=200, name_claim_ms=600)
 CONFIG = Config(timing=TIMING)
 WATCHFUL = Config(timing=TIMING, swim=SwimConfig(probe_interval_ms=400, probe_timeout_ms=300))
 """Finds out in some two seconds that a node was killed, not in five."""
+ONE_COPY = replace(CONFIG, replication=Replication(replicas=1))
+"""For what is about a queue that is on its owner's disk alone."""
+WATCHFUL_ONE_COPY = replace(WATCHFUL, replication=Replication(replicas=1))
 
 
 def quick(**timing: int) -> Config:
@@ -106,8 +109,15 @@ async def is_empty(of: Node, queue: str) -> bool:
 class Service:
     """A node in another process, which can be killed."""
 
-    def __init__(self, name: str, folder: Path, seeds: Iterable[str] = ()) -> None:
-        plan = {"name": name, "folder": str(folder / name), "seeds": list(seeds)}
+    def __init__(
+        self, name: str, folder: Path, seeds: Iterable[str] = (), replicas: int = 3
+    ) -> None:
+        plan = {
+            "name": name,
+            "folder": str(folder / name),
+            "seeds": list(seeds),
+            "replicas": replicas,
+        }
         self._process = subprocess.Popen(
             [sys.executable, str(SERVICE), json.dumps(plan)],
             cwd=ROOT,
@@ -135,9 +145,11 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def service(name: str, folder: Path, seeds: Iterable[str] = ()) -> AsyncIterator[Service]:
+async def service(
+    name: str, folder: Path, seeds: Iterable[str] = (), replicas: int = 3
+) -> AsyncIterator[Service]:
     """A running service, killed at the end if it was not before."""
-    made = Service(name, folder, seeds)
+    made = Service(name, folder, seeds, replicas)
     try:
         yield await made.started()
     finally:

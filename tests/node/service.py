@@ -1,13 +1,14 @@
 """A node in a process of its own: prints its addresses, and runs until stdin ends or it is killed.
 
-python service.py '{"name": "bank", "folder": "/tmp/bank", "seeds": ["127.0.0.1:4000"]}'
+python service.py PLAN, with a PLAN like
+{"name": "bank", "folder": "/tmp/bank", "seeds": ["127.0.0.1:4000"], "replicas": 3}
 """
 
 import asyncio
 import json
 import sys
 
-from p2pmq import Config, Node, SwimConfig, Timing
+from p2pmq import Config, Node, Replication, SwimConfig, Timing
 
 
 async def main() -> None:
@@ -21,6 +22,7 @@ async def main() -> None:
         config=Config(
             swim=SwimConfig(probe_interval_ms=400, probe_timeout_ms=300),
             timing=Timing(join_timeout_ms=200, drain_timeout_ms=500),
+            replication=Replication(plan["replicas"]),
         ),
     )
     async with node:

@@ -11,20 +11,20 @@ from p2pmq.core.membership import MemberState
 from p2pmq.core.packets.membership import Rumour
 from p2pmq.core.records import MemberSaved
 from p2pmq.store.lmdb_store import LmdbStore
-from tests.node.kit import PATIENCE_S, alive, consume, node, queue_of, take, until
+from tests.node.kit import ONE_COPY, PATIENCE_S, alive, consume, node, queue_of, take, until
 
 AWAY = Rumour(b"awayaway", MemberState.ALIVE, 1, name="away", addresses=("127.0.0.1:1",))
 
 
 async def with_somebody_away(folder: Path) -> Node:
-    """A node on disk whose roster has a member that is not there; and a queue of that one."""
+    """A node on disk, of one copy, whose roster has a member that is not there."""
     store = LmdbStore(folder)
     await store.open()
     done = asyncio.get_running_loop().create_future()
     store.write([MemberSaved(AWAY)], done.set_result)
     await done
     await store.close()
-    return node("here", store="disk", data_dir=str(folder))
+    return node("here", store="disk", data_dir=str(folder), config=ONE_COPY)
 
 
 def queue_of_nobody(here: Node) -> str:
@@ -42,7 +42,7 @@ async def test_what_cannot_be_sent_is_stored_said_in_the_log_and_sent_after_the_
     await here.close(timeout=0.1)
     assert any("20 messages" in text and "are stored" in text for text in caplog.messages)
 
-    again = node("here", store="disk", data_dir=str(tmp_path))
+    again = node("here", store="disk", data_dir=str(tmp_path), config=ONE_COPY)
     async with again:
         await again.forget("away")
         assert await consume(again, queue, 20) == list(range(20))
@@ -51,8 +51,8 @@ async def test_what_cannot_be_sent_is_stored_said_in_the_log_and_sent_after_the_
 async def test_without_a_disk_what_is_left_is_said_to_be_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with node("a") as first:
-        second = node("b", seeds=first.addresses)
+    async with node("a", config=ONE_COPY) as first:
+        second = node("b", seeds=first.addresses, config=ONE_COPY)
         await second.start()
         await until(lambda: alive(first) == alive(second) == {"a", "b"})
         queue = queue_of("a", second)
@@ -64,8 +64,8 @@ async def test_without_a_disk_what_is_left_is_said_to_be_lost(
 
 
 async def test_closing_waits_until_the_outbox_is_empty() -> None:
-    async with node("a") as first:
-        second = node("b", seeds=first.addresses)
+    async with node("a", config=ONE_COPY) as first:
+        second = node("b", seeds=first.addresses, config=ONE_COPY)
         await second.start()
         await until(lambda: alive(first) == alive(second) == {"a", "b"})
         queue = queue_of("a", first)
@@ -76,8 +76,8 @@ async def test_closing_waits_until_the_outbox_is_empty() -> None:
 
 
 async def test_acks_given_just_before_closing_are_confirmed_first() -> None:
-    async with node("a") as first:
-        second = node("b", seeds=first.addresses)
+    async with node("a", config=ONE_COPY) as first:
+        second = node("b", seeds=first.addresses, config=ONE_COPY)
         await second.start()
         await until(lambda: alive(first) == alive(second) == {"a", "b"})
         queue = queue_of("a", first)

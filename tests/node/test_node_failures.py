@@ -9,8 +9,10 @@ import pytest
 
 from p2pmq import Node, NotCommittedError, RequestTimeoutError, UsageError
 from tests.node.kit import (
+    ONE_COPY,
     PATIENCE_S,
     WATCHFUL,
+    WATCHFUL_ONE_COPY,
     alive,
     consume,
     is_empty,
@@ -33,8 +35,8 @@ async def collect(at: Node, queue: str, into: list[int]) -> None:
 async def test_an_owner_is_killed_and_restarted_and_everybody_goes_on_by_themselves(
     tmp_path: Path,
 ) -> None:
-    async with node("here", config=WATCHFUL) as here:
-        async with service("bank", tmp_path, here.addresses):
+    async with node("here", config=WATCHFUL_ONE_COPY) as here:
+        async with service("bank", tmp_path, here.addresses, replicas=1):
             await until(lambda: alive(here) == {"here", "bank"})
             queue = queue_of("bank", here)
             got: list[int] = []
@@ -50,7 +52,7 @@ async def test_an_owner_is_killed_and_restarted_and_everybody_goes_on_by_themsel
         await here.publish_many(queue, range(202, 400), confirm="stored")
         with pytest.raises(RequestTimeoutError, match=r"bank|away"):
             await here.depth(queue)
-        async with service("bank", tmp_path, here.addresses):
+        async with service("bank", tmp_path, here.addresses, replicas=1):
             await until(lambda: set(got) >= set(range(400)))
             assert caught.value.receipt.owner in (None, "bank")
             await until_async(lambda: is_empty(here, queue))
@@ -63,8 +65,8 @@ async def test_an_owner_is_killed_and_restarted_and_everybody_goes_on_by_themsel
 async def test_what_was_held_when_the_owner_died_is_not_delivered_a_second_time(
     tmp_path: Path,
 ) -> None:
-    async with node("here", config=WATCHFUL) as here:
-        async with service("bank", tmp_path, here.addresses):
+    async with node("here", config=WATCHFUL_ONE_COPY) as here:
+        async with service("bank", tmp_path, here.addresses, replicas=1):
             await until(lambda: alive(here) == {"here", "bank"})
             queue = queue_of("bank", here)
             await here.publish_many(queue, range(10))
@@ -73,7 +75,7 @@ async def test_what_was_held_when_the_owner_died_is_not_delivered_a_second_time(
         await until(lambda: here.owner_of(queue) is None)
         for message in held:
             message.ack()  # the owner is away: kept here until it is back
-        async with service("bank", tmp_path, here.addresses):
+        async with service("bank", tmp_path, here.addresses, replicas=1):
             await here.publish(queue, 10, timeout=PATIENCE_S)
             (last,) = await take(messages, 1)
             assert last.body == 10
@@ -82,8 +84,9 @@ async def test_what_was_held_when_the_owner_died_is_not_delivered_a_second_time(
 
 
 async def test_a_publish_whose_owner_is_away_is_stored_and_sent_later(tmp_path: Path) -> None:
-    async with node("here", store="disk", data_dir=str(tmp_path / "here"), config=WATCHFUL) as here:
-        async with service("bank", tmp_path, here.addresses):
+    folder = str(tmp_path / "here")
+    async with node("here", store="disk", data_dir=folder, config=WATCHFUL_ONE_COPY) as here:
+        async with service("bank", tmp_path, here.addresses, replicas=1):
             await until(lambda: alive(here) == {"here", "bank"})
             queue = queue_of("bank", here)
         await until(lambda: here.owner_of(queue) is None)
@@ -93,7 +96,7 @@ async def test_a_publish_whose_owner_is_away_is_stored_and_sent_later(tmp_path: 
         assert not caught.value.receipt.committed
         with pytest.raises(NotCommittedError):
             await here.publish_many(queue, ["later", "last"], timeout=0.5)
-        async with service("bank", tmp_path, here.addresses):
+        async with service("bank", tmp_path, here.addresses, replicas=1):
             assert await consume(here, queue, 3) == ["late", "later", "last"]
 
 
@@ -152,8 +155,11 @@ async def test_leaving_moves_queues_and_messages_to_the_others() -> None:
 async def test_closing_keeps_the_place_and_the_messages_come_back_with_the_node(
     tmp_path: Path,
 ) -> None:
-    async with node("a") as first:
-        second = node("b", seeds=first.addresses, store="disk", data_dir=str(tmp_path), mesh="test")
+    async with node("a", config=ONE_COPY) as first:
+        on_disk = partial(
+            node, seeds=first.addresses, store="disk", data_dir=str(tmp_path), config=ONE_COPY
+        )
+        second = on_disk("b")
         await second.start()
         await until(lambda: alive(first) == alive(second) == {"a", "b"})
         queue = queue_of("b", first)
@@ -161,13 +167,12 @@ async def test_closing_keeps_the_place_and_the_messages_come_back_with_the_node(
         await second.close()
         await until(lambda: first.owner_of(queue) is None)
         assert [member.name for member in first.members()] == ["a", "b"]
-        again = node("b", seeds=first.addresses, store="disk", data_dir=str(tmp_path))
-        async with again:
+        async with on_disk("b"):
             assert await consume(first, queue, 10) == list(range(10))
 
 
 async def test_a_forgotten_member_s_queues_get_a_living_owner() -> None:
-    async with mesh("a", "b") as (first, second):
+    async with mesh("a", "b", config=ONE_COPY) as (first, second):
         queue = queue_of("b", first)
         with pytest.raises(UsageError, match="no dead member"):
             await first.forget("b")

@@ -59,8 +59,7 @@ async def test_a_publisher_that_gets_no_confirm_gives_up_and_goes_on(mesh: Mesh)
     workload = await begun(mesh, spec, seconds=30)
     mesh.isolate("a", "b", "c")
     await mesh.run_for(seconds=30)
-    owner = mesh.node("a").owner_of("orders")
-    assert (workload.gave_up > 10) == (owner != "a")
+    assert workload.gave_up > 10
     assert len(mesh.history.publications) > 10
 
 
