@@ -58,6 +58,8 @@ class Plan:
     queues: int = 3
     replicas: tuple[int, ...] = (1, 2, 3)
     """How many copies are kept: one of these."""
+    replace_after_ms: tuple[int, ...] = (600_000, 5_000)
+    """How long a home may be away before a stand-in is given its copies: one of these."""
     seconds: float = 30.0
     publish_every_s: float = 0.5
     calm_s: tuple[float, float] = (0.5, 6.0)
@@ -97,7 +99,10 @@ class Story:
         mesh, plan = self._mesh, self._plan
         count = self._rng.randint(plan.nodes_min, plan.nodes_max)
         names = [f"n{number}" for number in range(count)]
-        copies = Replication(replicas=self._rng.choice(plan.replicas))
+        copies = Replication(
+            replicas=self._rng.choice(plan.replicas),
+            replace_after_ms=self._rng.choice(plan.replace_after_ms),
+        )
         await mesh.start(*names, config=Config(replication=copies))
         for name in names:
             mesh.serve(name, self._publish)

@@ -15,8 +15,22 @@ import pytest
 from p2pmq.sim import mesh as sim
 from p2pmq.sim.mesh import Mesh
 from p2pmq.sim.story import Plan, random_story
+from p2pmq.sim.views import is_home
 
 EVERYTHING = Plan(seconds=20)
+LONG_AWAY = Plan(
+    nodes_min=4,
+    seconds=60,
+    replicas=(3,),
+    replace_after_ms=(5_000,),
+    calm_s=(0.5, 15.0),
+    mended=0.25,
+    faults=(
+        "crash", "crash", "power", "pause", "isolate", "partition", "partition", "one_way", "flap",
+        "loss", "duplicate", "reorder", "corrupt", "full_disk", "slow_disk", "clock", "heal",
+    ),
+)  # fmt: skip
+"""Homes are away for longer than their copies are left alone: stand-ins come and go."""
 GIVING_BACK = Plan(seconds=15, given_back=0.3)
 
 
@@ -37,3 +51,21 @@ async def test_nothing_is_lost_whatever_fails(mesh: Mesh) -> None:
 async def test_nothing_is_lost_by_consumers_that_give_much_back(mesh: Mesh) -> None:
     await random_story(mesh, GIVING_BACK)
     assert mesh.summary().attempted > 0
+
+
+@sim.seeds(24, first=2_000)
+async def test_nothing_is_lost_while_stand_ins_come_and_go_and_nothing_stays_with_them(
+    mesh: Mesh,
+) -> None:
+    await random_story(mesh, LONG_AWAY)
+    await mesh.run_for(minutes=3)
+    for name in mesh.names:
+        machine = mesh.host(name).machine
+        assert machine is not None
+        stray = [
+            key
+            for key, partition in machine.owner.partitions.items()
+            if partition.seen and not is_home(machine, key)
+        ]
+        assert not stray, name
+        assert machine.stand_ins.next_deadline() is None, "it costs nothing when all are there"
