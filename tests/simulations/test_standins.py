@@ -271,7 +271,9 @@ async def test_replace_after_0_keeps_no_copies_elsewhere(mesh: Mesh) -> None:
 
 
 @seeds(3)
-async def test_a_queue_that_is_new_while_a_home_is_away_gets_its_stand_in_at_once(mesh: Mesh) -> None:
+async def test_a_queue_that_is_new_while_a_home_is_away_gets_its_stand_in_at_once(
+    mesh: Mesh,
+) -> None:
     owner, _, away, stand_in, _ = await started(mesh)
     mesh.crash(away)
     await mesh.run_for(minutes=5)
