@@ -26,6 +26,7 @@ from p2pmq.errors import (
     StaleReceiptError,
     StoreError,
     UsageError,
+    VersionRefusedError,
 )
 from p2pmq.node.message import Message, MessageBatch
 from p2pmq.node.node import Node
@@ -70,5 +71,6 @@ __all__ = [
     "SwimConfig",
     "Timing",
     "UsageError",
+    "VersionRefusedError",
     "__version__",
 ]

@@ -36,6 +36,7 @@ __all__ = [
     "StoreError",
     "StoreFullError",
     "UsageError",
+    "VersionRefusedError",
 ]
 
 
@@ -127,6 +128,17 @@ class NameTakenError(P2PMQError):
         super().__init__(
             f"the name {name!r} is taken in mesh {mesh!r} by the node at {address}: "
             "choose another name, or stop that node first"
+        )
+        self.name = name
+
+
+class VersionRefusedError(P2PMQError):
+    """No node of the mesh speaks a protocol version that this one speaks, too."""
+
+    def __init__(self, name: str, reason: str, address: str) -> None:
+        super().__init__(
+            f"node {name!r} met nobody, and was refused by the node at {address}: {reason}; run a "
+            "release of p2pmq that speaks a version which the mesh speaks"
         )
         self.name = name
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from p2pmq.core.events import HandoverDurable, SettleDurable
     from p2pmq.core.ids import NodeId
+    from p2pmq.core.packets.delivering import LeaseField
     from p2pmq.core.packets.replicating import Compared, Replicate
     from p2pmq.core.partition import Partition
 
@@ -63,6 +64,8 @@ class Home:
     last_part: int | None = None
     seen: DotSet = field(default_factory=DotSet)
     pending: DotSet = field(default_factory=DotSet)
+    leases: tuple[LeaseField, ...] = ()
+    """Who holds what, as it knows: for what is fetched this holds, too, once it is here."""
     fetching: DotSet = field(default_factory=DotSet)
     """What it alone has, and is to be fetched."""
     requested: DotSet = field(default_factory=DotSet)
@@ -94,6 +97,7 @@ class Home:
         self.again = False
         self.asked_with = (partition.seen.copy(), DotSet(partition.pending.runs()))
         self.parts, self.last_part = {}, None
+        self.leases = ()
         self.seen, self.pending = DotSet(), DotSet()
         self.fetching, self.requested = DotSet(), DotSet()
 
@@ -102,6 +106,7 @@ class Home:
         self.parts[packet.part] = None
         if not packet.more:
             self.last_part = packet.part
+            self.leases = packet.leases
         if packet.equal:
             self.seen, self.pending = self.asked_with
         for run in packet.seen:
@@ -207,6 +212,16 @@ class Copies:
     def forget(self, removed: Iterable[Run]) -> list[Run]:
         """Nobody waits for copies of these dots any more; those that were waited for."""
         return [part for run in removed for part, _ in self.unproven.take(run)]
+
+
+def leases_of(leases: Iterable[LeaseField], runs: Iterable[Run]) -> list[LeaseField]:
+    """The parts of the leases that are of these dots."""
+    named = DotSet(runs)
+    return [
+        replace(lease, first=part.first, last=part.last)
+        for lease in leases
+        for part in named.overlap(Run(lease.session, lease.first, lease.last))
+    ]
 
 
 def digest_of(partition: Partition) -> bytes:

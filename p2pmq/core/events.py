@@ -221,12 +221,16 @@ class HandoverDurable:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaDurable:
-    """What an owner's Replicate brought is on disk here: new batches `numbers`."""
+    """What an owner's Replicate brought is on disk here: new batches `numbers`.
+
+    Of the messages in it, those of `acked` were acked here before.
+    """
 
     key: PartitionKey
     peer: NodeId
     number: int
     numbers: tuple[int, ...]
+    acked: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

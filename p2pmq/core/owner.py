@@ -35,7 +35,7 @@ from p2pmq.core.partition import Partition
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from p2pmq.core.delivery import Consumer
     from p2pmq.core.effects import Effect
@@ -297,7 +297,7 @@ class Owner:
         batches = [one for one in stored if one.number in self.partition(key).batches]
         return self._copies.on_found(key, batches, now)
 
-    def expect(self, key: PartitionKey, leases: tuple[LeaseField, ...], now: int) -> None:
+    def expect(self, key: PartitionKey, leases: Iterable[LeaseField], now: int) -> None:
         """The former owner says who holds what."""
         delivery = self._delivery(key)
         for lease in leases:

@@ -307,6 +307,10 @@ class Partition:
             priority=stored.priority,
         )
 
+    def acked_of(self, run: Run) -> list[Run]:
+        """The parts of the run that are known to be acked."""
+        return [part for seen in self.seen.overlap(run) for part in self.pending.missing(seen)]
+
     def acked(self) -> DotSet:
         """All dots that are known to be acked: seen, and not pending."""
         acked = self.seen.copy()

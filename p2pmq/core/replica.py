@@ -66,7 +66,8 @@ class Replica:
         if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):
             return []  # being written just now: the repeat comes after that
         numbers, records = self.take_in(key, acked, packet.batches, now)
-        then = ReplicaDurable(key, peer, packet.number, tuple(numbers))
+        known = tuple(run for batch in packet.batches for run in partition.acked_of(batch.run))
+        then = ReplicaDurable(key, peer, packet.number, tuple(numbers), known)
         self._timers.set_if_earlier(key, now + OFFER_AGAIN_MS)
         return [Persist(tuple(records), then=then)]
 
@@ -89,7 +90,9 @@ class Replica:
         """What an owner sent is on disk here."""
         key = event.key
         effects = self._owner.on_replica_stored(key, event.numbers, now)
-        return [Send(event.peer, Replicated(key.queue, key.number, event.number)), *effects]
+        acked = tuple(RunField(*run) for run in event.acked)
+        answer = Replicated(key.queue, key.number, event.number, acked)
+        return [Send(event.peer, answer), *effects]
 
     def on_write_refused(
         self, event: ReplicaDurable | SupplyDurable, records: tuple[Record, ...]

@@ -14,7 +14,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from p2pmq.core.copies import UNANSWERED_BYTES_MAX, Contact, Copies, Home, Settling, digest_of
+from p2pmq.core.copies import (
+    UNANSWERED_BYTES_MAX,
+    Contact,
+    Copies,
+    Home,
+    Settling,
+    digest_of,
+    leases_of,
+)
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable, SettleDurable, SupplyDurable
@@ -32,7 +40,6 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import NodeId
     from p2pmq.core.owner import Owner
     from p2pmq.core.ownership import Ownership
-    from p2pmq.core.packets.delivering import LeaseField
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.replicating import Compared, Offer, Replicated, Supply
     from p2pmq.core.partition import Partition, Stored
@@ -259,12 +266,27 @@ class Replication:
             return []
         home.sent_at = now
         home.unanswered_bytes -= sent.size
-        proven = [part for batch in sent.batches for part in copies.note(batch.run, peer)]
+        acked = DotSet(Run(run.session, run.first, run.last) for run in packet.acked)
+        durable = DotSet(batch.run for batch in sent.batches).difference(acked)
+        proven = [part for run in durable.runs() for part in copies.note(run, peer)]
         effects = self._owner.on_proven(key, proven, now)
+        if acked and self._takes_for_new(key, acked):
+            # Somebody else owned meanwhile, and we did not notice (a pause, a blink of the
+            # network): nothing more is delivered before what it has done is merged.
+            effects.append(Notify(Counted("replica_knew_acks")))
+            for other in copies.in_reach():
+                other.contact = Contact.COMPARING
+                effects += self.ask(key, other, now)
         event = copies.acking.get(packet.number)
         if event is not None and self._settled_at(copies, event, peer):
             effects += self._answer(event)
         return effects + self._push(key, home, now)
+
+    def _takes_for_new(self, key: PartitionKey, acked: DotSet) -> bool:
+        """Whether some of what is acked elsewhere is pending here, or about to be."""
+        partition = self._owner.partition(key)
+        pending = any(partition.pending.overlap(run) for run in acked.runs())
+        return pending or partition.is_appending(acked.runs())
 
     def _answer(self, event: Settled) -> list[Effect]:
         """The acks are on enough disks: tell whoever brought them."""
@@ -353,7 +375,7 @@ class Replication:
             self._timers.set_if_earlier(key, now + RESEND_MS // 10)
             home.again = True
             return []  # just being written here: ask again when it is
-        return self._merge(key, copies, home, acked_there, packet.leases, now)
+        return self._merge(key, copies, home, acked_there, now)
 
     def _merge(
         self,
@@ -361,7 +383,6 @@ class Replication:
         copies: Copies,
         home: Home,
         acked_there: DotSet,
-        leases: tuple[LeaseField, ...],
         now: int,
     ) -> list[Effect]:
         partition = self._owner.partition(key)
@@ -369,7 +390,7 @@ class Replication:
         removed, records = partition.remove(news)
         effects: list[Effect] = [Persist(tuple(records))] if records else []
         effects += self._owner.on_acked_elsewhere(key, removed)
-        self._owner.expect(key, leases, now)
+        self._owner.expect(key, home.leases, now)
         proven = [
             part
             for run in copies.unproven.runs()
@@ -432,6 +453,8 @@ class Replication:
         if copies is None:
             return []
         home = copies.holder(event.peer)
+        if home is not None:  # before it can be delivered here: a consumer may hold it
+            self._owner.expect(key, leases_of(home.leases, event.runs), now)
         effects = self.on_found(key, stored, now, holder=event.peer)
         if home is None or home.number != event.number:
             return effects

@@ -15,15 +15,15 @@ from p2pmq.config import Config, NodeSettings
 from p2pmq.core import effects, events
 from p2pmq.core.ids import ID_BYTES
 from p2pmq.core.membership import MemberState
-from p2pmq.core.packets.link import ADDRESSES_MAX, REFUSED_NAME_TAKEN, Hello
+from p2pmq.core.packets.link import ADDRESSES_MAX, REFUSED_NAME_TAKEN, REFUSED_VERSION, Hello
 from p2pmq.core.packets.membership import Rumour
-from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmq.discovery.base import Announcement
 from p2pmq.errors import (
     ClosedNodeError,
     NameTakenError,
     NodeFailedError,
     P2PMQError,
+    VersionRefusedError,
 )
 from p2pmq.node.arguments import check_name, to_ms
 from p2pmq.node.consumer import Consumer
@@ -95,6 +95,7 @@ class Engine:
         )
         self._world: World = world if world is not None else real_world()
         self._on_overflow = on_overflow
+        self._codec = self._world.codec()
         self._state = "not started"
         self._error: BaseException | None = None
         self.counters = Counters()
@@ -104,6 +105,7 @@ class Engine:
         self._met: asyncio.Event = asyncio.Event()
         self._stopped: asyncio.Event = asyncio.Event()
         self._refusal: tuple[int, str, str] | None = None
+        self._version_refusal: tuple[str, str] | None = None
         self.addresses: tuple[str, ...] = ()
 
     # -- life --
@@ -124,12 +126,12 @@ class Engine:
         """Open the store, listen, and meet the mesh; alone, the node goes on after a moment.
 
         Raises DataDirectoryError, PortTakenError, InsecureListenError,
-        NameTakenError and their kin; then nothing is left open.
+        NameTakenError, VersionRefusedError and their kin; then nothing is left open.
         """
         if self._state != "not started":
             raise ClosedNodeError(self.settings.name, self._state)
         self._state = "starting"
-        self._error = self._refusal = None
+        self._error = self._refusal = self._version_refusal = None
         self._met.clear()
         self._loop = self._world.loop()
         self._calm_log = CalmLog(log, self._loop.time)
@@ -162,7 +164,9 @@ class Engine:
         self._ports.push_async_callback(self._transport.close)
         limits = settings.config.limits
         self._driver = Driver(self._store, self, self._loop, self._world.wall_clock)
-        self._links = Links(self._transport, self._driver, limits, self._loop, self._hello)
+        self._links = Links(
+            self._transport, self._driver, limits, self._loop, self._hello, self._codec
+        )
         self._ports.callback(self._links.close)
         self._ports.callback(self._driver.stop)
         self._publisher = Publisher(
@@ -193,9 +197,8 @@ class Engine:
         self._driver.start(self._machine, self._links, started)
         self._discovery: Discovery = self._world.discovery(settings)
         self._ports.push_async_callback(self._discovery.close)
-        versions = (PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
         announcement = Announcement(
-            settings.mesh, self.node_id, settings.name, self.addresses, versions
+            settings.mesh, self.node_id, settings.name, self.addresses, self._codec.versions
         )
         await self._discovery.start(announcement, self._on_sighting)
 
@@ -215,6 +218,8 @@ class Engine:
             if self._error is not None:
                 raise self._error
             if self._refusal is None:
+                if self._version_refusal is not None and not self._met.is_set():
+                    raise VersionRefusedError(self.settings.name, *self._version_refusal)
                 return
             _, _, address = self._refusal
             if self._loop.time() >= deadline:
@@ -382,6 +387,8 @@ class Engine:
         self.counters.add("hello_was_refused")
         if reason == REFUSED_NAME_TAKEN:
             self._refusal = (reason, text, address)
+        elif reason == REFUSED_VERSION:
+            self._version_refusal = (text, address)
         self._calm_log.warning("refused", f"the node at {address} refused this one: {text}")
 
     def on_failed(self, error: BaseException) -> None:
@@ -404,8 +411,7 @@ class Engine:
             self._boot,
             self.settings.name,
             self.addresses,
-            PROTOCOL_VERSION_MIN,
-            PROTOCOL_VERSION,
+            *self._codec.versions,
             leaf=self.settings.leaf,
             answer=answer,
         )

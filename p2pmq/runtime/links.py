@@ -28,7 +28,7 @@ from p2pmq.core.packets.link import (
     WindowUpdate,
 )
 from p2pmq.net.base import SendResult
-from p2pmq.wire.codec import PacketError, decode, encode
+from p2pmq.wire.codec import CODEC, PacketError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, TimerHandle
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import NodeId
     from p2pmq.core.packets.registry import Packet
     from p2pmq.net.base import Connection, Transport
+    from p2pmq.wire.codec import Codec
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ BULK_QUEUE_MAX = 1_024
 """Packets that wait for the window. Resends to a link that stands still would add up for ever."""
 HELLO_WANTED_INTERVAL_S = 1.0
 REFUSAL_TEXT_MAX = 200
+UNKNOWN_PACKET = "unknown-packet"
 
 
 class LinkEvents(Protocol):
@@ -117,6 +119,8 @@ class Link:
     peer: NodeId
     addresses: tuple[str, ...] = ()
     boot: int = 0
+    version: int = 0
+    """The latest protocol version that both ends speak; 0 before the first Hello."""
     connections: list[Connection] = field(default_factory=list)
     control: deque[Packet] = field(default_factory=deque)
     bulk: deque[Packet] = field(default_factory=deque)
@@ -137,12 +141,14 @@ class Links:
         limits: Limits,
         loop: AbstractEventLoop,
         make_hello: Callable[..., Hello],
+        codec: Codec = CODEC,
     ) -> None:
         self._transport = transport
         self._events = events
         self._limits = limits
         self._loop = loop
         self._make_hello = make_hello
+        self._codec = codec
         self._own = make_hello(answer=False)
         self._connections: dict[Connection, ConnectionState] = {}
         self._links: dict[NodeId, Link] = {}
@@ -195,6 +201,11 @@ class Links:
         link = self._links.get(peer)
         return link is not None and bool(link.connections)
 
+    def version_of(self, peer: NodeId) -> int | None:
+        """The protocol version agreed on with a peer whose link is up."""
+        link = self._links.get(peer)
+        return link.version if link is not None and link.connections else None
+
     def close(self) -> None:
         """Forget every timer; the transport closes the connections."""
         for state in self._connections.values():
@@ -244,8 +255,11 @@ class Links:
         if state is None:
             return
         try:
-            packet = decode(frames)
+            packet = self._codec.decode(frames)
         except PacketError as error:
+            if error.reason == UNKNOWN_PACKET and self._is_later(state):
+                self._events.counted("packet_of_later_version")
+                return
             self._events.on_malformed(error.reason, f"from {self._name_of(state)}: {error}")
             return
         kind = type(packet)
@@ -264,6 +278,10 @@ class Links:
                 self._count_bulk(connection, state, frames)
             self._events.on_packet(state.hello.node_id, packet)
 
+    def _is_later(self, state: ConnectionState) -> bool:
+        """Whether the other end speaks versions later than ours: it may say what we do not know."""
+        return state.hello is not None and state.hello.version_max > self._own.version_max
+
     def _name_of(self, state: ConnectionState) -> str:
         """Who is at the other end, for the log."""
         if state.hello is not None:
@@ -278,6 +296,8 @@ class Links:
             text = REFUSALS[refused]
             self._events.counted(f"hello_refused_{text.replace(' ', '_')}")
             if not hello.answer:
+                if refused == REFUSED_VERSION:
+                    text += f": it speaks {_versions(self._own)}, you {_versions(hello)}"
                 self._send_raw(connection, HelloRefused(refused, text))
             if state.address is not None:
                 if refused == REFUSED_SELF:
@@ -313,9 +333,7 @@ class Links:
             return
         if packet.reason == REFUSED_SELF:
             self._own_addresses[state.address] = None
-        # What a peer of a later version says goes to a log: no line breaks, and not too much.
-        text = REFUSALS.get(packet.reason) or ascii(packet.text[:REFUSAL_TEXT_MAX])
-        self._events.on_refused(packet.reason, text, state.address)
+        self._events.on_refused(packet.reason, _refusal_text(packet), state.address)
         self._hang_up(connection)
 
     def _want_hello(self, connection: Connection, state: ConnectionState) -> None:
@@ -343,6 +361,7 @@ class Links:
                 return
             self._add(link, connection, state)
         link.boot = hello.boot
+        link.version = min(hello.version_max, self._own.version_max)
         if not was_up or restarted:
             self._events.on_peer_connected(hello)
         self._flush(link)
@@ -448,14 +467,14 @@ class Links:
     # -- sending --
 
     def _send_raw(self, connection: Connection, packet: Packet) -> None:
-        if self._transport.send(connection, encode(packet)) is not SendResult.SENT:
+        if self._transport.send(connection, self._codec.encode(packet)) is not SendResult.SENT:
             self._events.counted("packet_dropped_greeting")
 
     def _flush(self, link: Link) -> None:
         """Send what may go: control first, then bulk within the window."""
         control, bulk = link.control, link.bulk
         while control and link.connections and not link.full:
-            if not self._hand_over(link, encode(control[0])):
+            if not self._hand_over(link, self._codec.encode(control[0])):
                 continue
             control.popleft()
         while bulk and link.connections and not link.full:
@@ -467,7 +486,7 @@ class Links:
             if packet is None:
                 bulk.popleft()
                 continue
-            frames = encode(packet)
+            frames = self._codec.encode(packet)
             if self._hand_over(link, frames):
                 bulk.popleft()
                 state.bulk_sent += sum(map(len, frames))
@@ -529,3 +548,16 @@ class Links:
         if link.stall is not None:
             link.stall.cancel()
             link.stall = None
+
+
+def _refusal_text(packet: HelloRefused) -> str:
+    """What to tell a person; where the peer's own words say more: no line breaks, not too much."""
+    known = REFUSALS.get(packet.reason)
+    if known is not None and packet.reason != REFUSED_VERSION:
+        return known
+    return ascii(packet.text[:REFUSAL_TEXT_MAX])[1:-1] or known or f"reason {packet.reason}"
+
+
+def _versions(hello: Hello) -> str:
+    first, last = hello.version_min, hello.version_max
+    return f"protocol version {first}" if first == last else f"protocol versions {first} to {last}"

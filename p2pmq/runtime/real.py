@@ -17,6 +17,7 @@ from p2pmq.net.transport import ZmqTransport
 from p2pmq.store.lmdb_store import LmdbStore
 from p2pmq.store.memory import MemoryStore
 from p2pmq.store.paths import default_data_dir
+from p2pmq.wire.codec import CODEC
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from p2pmq.discovery.base import Discovery
     from p2pmq.net.base import Transport
     from p2pmq.store.base import Store
+    from p2pmq.wire.codec import Codec
 
 
 class RealWorld:
@@ -39,6 +41,10 @@ class RealWorld:
     def machine(self, own: Rumour, mesh: str, session: Session, config: Config) -> Machine:
         """The protocol, with chance that the kernel seeds."""
         return Machine(own, mesh, session, config, self._random())
+
+    def codec(self) -> Codec:
+        """This version's."""
+        return CODEC
 
     def random_bytes(self, count: int) -> bytes:
         """Bytes from the kernel."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from p2pmq.discovery.base import Discovery
     from p2pmq.net.base import Transport
     from p2pmq.store.base import Store
+    from p2pmq.wire.codec import Codec
 
 
 class World(Protocol):
@@ -30,6 +31,10 @@ class World(Protocol):
 
     def machine(self, own: Rumour, mesh: str, session: Session, config: Config) -> Machine:
         """The protocol of one node, with a source of chance of its own; a simulation listens in."""
+        ...
+
+    def codec(self) -> Codec:
+        """The protocol versions that the node speaks, and how it says packets in them."""
         ...
 
     def random_bytes(self, count: int) -> bytes:

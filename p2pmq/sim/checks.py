@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from p2pmq.sim.history import Acked, Delivered, Nacked, Outcome, dots
+from p2pmq.sim.history import Acked, Delivered, Nacked, Outcome, Pushed, Unread, dots
 from p2pmq.sim.refuse import SimulationError
 
 if TYPE_CHECKING:
@@ -341,13 +341,18 @@ def redeliveries_are_marked(history: History) -> list[Violation]:
     """An owner that pushes a message again says so: its attempt is higher than before."""
     attempts: dict[tuple[Process, Dot], int] = {}
     found: list[Violation] = []
-    for push in history.pushes:
-        for dot in dots([push]):
-            before = attempts.get((push.owner, dot), 0)
-            if push.attempt <= before:
-                text = f"{push.owner.host} pushed {dot} again at {push.at_s:.3f} s as {before}"
+    for entry in history.timeline:
+        if isinstance(entry, Unread):  # what it was about to push did not leave
+            for dot in dots([entry]):
+                attempts.pop((entry.process, dot), None)
+        if not isinstance(entry, Pushed):
+            continue
+        for dot in dots([entry]):
+            before = attempts.get((entry.owner, dot), 0)
+            if entry.attempt <= before:
+                text = f"{entry.owner.host} pushed {dot} again at {entry.at_s:.3f} s as {before}"
                 found.append(Violation("redeliveries_are_marked", text))
-            attempts[push.owner, dot] = push.attempt
+            attempts[entry.owner, dot] = entry.attempt
     return found
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from p2pmq.core import records as rec
+from p2pmq.core.dots import DotSet
 from p2pmq.core.ids import Run
 from p2pmq.core.records import Recovered, RecoveredBatch, Space, StoredBodies
 from p2pmq.errors import StoreCorruptError, StoreError, StoreFullError
@@ -120,6 +121,10 @@ class SimDisk:
         self.failing = False
         self.lying = False
         """Says that a write is durable before it is: only to show that somebody notices."""
+        self.cut_short = False
+        """The store's file was cut: it cannot be opened any more."""
+        self.processes = 0
+        """How many processes have opened it; unlike `boot` it survives a wipe."""
         self._rng = rng
         self._trace = trace
         self._snapshots: dict[str, Contents] = {}
@@ -141,6 +146,10 @@ class SimDisk:
 
     def boot(self) -> Recovered:
         """A process opens the store; a new disk draws its ids."""
+        if self.cut_short:
+            what = "data.mdb was cut; move the directory away and start again"
+            raise StoreCorruptError(self.host, what)
+        self.processes += 1
         contents = self.contents
         if not contents.node_id:
             contents.node_id = self._rng.randbytes(8)
@@ -180,6 +189,30 @@ class SimDisk:
     def wipe(self) -> None:
         """A new, empty disk in its place."""
         self.contents = Contents()
+        self.cut_short = False
+
+    def cut_file(self) -> None:
+        """The store's file is cut short: nothing of it can be read any more."""
+        self.contents = Contents()
+        self.cut_short = True
+
+    def known(self) -> dict[PartitionKey, DotSet]:
+        """What can be had from here: bodies that can be read, and dots known to be acked."""
+        found: dict[PartitionKey, DotSet] = {}
+        for (key, session), seqs in self.contents.seen.items():
+            for low, high in seqs:
+                found.setdefault(key, DotSet()).add(Run(session, low, high))
+        for name, kept in self.contents.batches.items():
+            session, of_batch = kept.batch.session, DotSet()
+            whole = [(kept.batch.first, kept.batch.last)] if name.space is Space.PARTITION else []
+            for low, high in (*whole, *kept.alive):
+                of_batch.add(Run(session, low, high))
+            for low, high in (*kept.unseen, *_damaged(kept.batch)):
+                of_batch.remove(Run(session, low, high))
+            dots = found.setdefault(name.key, DotSet())
+            for run in of_batch.runs():
+                dots.add(run)
+        return found
 
     def snapshot(self, name: str = "") -> None:
         """Remember the contents, to roll back to."""
@@ -318,6 +351,13 @@ class SimStore:
             for records, _ in self._writing[: self._disk.torn_at(len(self._writing))]:
                 self._apply(records)
         self._dead = True
+
+
+def _damaged(batch: Batch) -> Iterator[Interval]:
+    """The seqs of a batch whose bodies cannot be read."""
+    assert isinstance(batch.bodies, PackedBodies)
+    for position in batch.bodies.verify():
+        yield batch.first + position, batch.first + position
 
 
 def _set(waiter: object) -> None:

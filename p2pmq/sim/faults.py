@@ -12,8 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from p2pmq.core.ids import Run
-from p2pmq.core.records import Space
+from p2pmq.core.dots import DotSet
 from p2pmq.sim.history import Excused, Fault, Heal
 from p2pmq.sim.host import HostState
 from p2pmq.sim.network import Conditions
@@ -23,7 +22,7 @@ from p2pmq.sim.views import differing_views, running
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from p2pmq.core.ids import PartitionKey
+    from p2pmq.core.ids import PartitionKey, Run
     from p2pmq.sim.host import Ground, Host
 
     Names = str | Iterable[str]
@@ -33,6 +32,9 @@ NETWORK = ("cut", "link", "flap")
 WATCH_HEAL_S = 0.25
 HEAL_WITHIN_S = 60.0
 """A split of any age heals within this (section 4 of the design)."""
+TAIL = "before the tail"
+"""The name of a disk's snapshot."""
+_NOTHING = DotSet()
 
 
 class Faults:
@@ -244,7 +246,7 @@ class Faults:
     def wipe(self, name: str) -> None:
         """A new, empty disk in the place of the old one; the node must be down."""
         host = self._down(name, "wipe")
-        self._excuse(self._known(host), f"the disk of {name} was wiped")
+        self._excuse(self._only_on(host), f"the disk of {name} was wiped")
         host.disk.wipe()
         self._note("disk", [name], f"disk of {name} wiped")
 
@@ -255,16 +257,44 @@ class Faults:
     def roll_back(self, name: str) -> None:
         """The disk is as it was at `snapshot` (a restored backup); the node must be down."""
         host = self._down(name, "roll_back")
-        before = self._known(host)
+        before = self._only_on(host)
         host.disk.roll_back()
-        self._excuse([*before, *self._known(host)], f"the disk of {name} was rolled back")
+        self._excuse([*before, *self._only_on(host)], f"the disk of {name} was rolled back")
         self._note("disk", [name], f"disk of {name} rolled back")
+
+    def cut_file(self, name: str) -> None:
+        """The store's file is cut short: the node, which must be down, cannot start on it.
+
+        A `wipe` (its directory is moved away) lets it start again.
+        """
+        host = self._down(name, "cut_file")
+        self._excuse(self._only_on(host), f"the store of {name} was cut short")
+        host.disk.cut_file()
+        self._note("disk", [name], f"store of {name} cut short")
+
+    async def torn_tail(self, name: str, within: float = 0.2) -> None:
+        """The disk lies for so many seconds; then the power fails, and the tail is torn off.
+
+        What it said it had synced in that time is gone, unless the host went down before.
+        """
+        host = self.host(name)
+        host.disk.snapshot(TAIL)
+        process = host.process
+        await asyncio.sleep(within)
+        if host.state is not HostState.DOWN and host.process == process:
+            self.power_cut(name)
+            before = self._only_on(host)
+            host.disk.roll_back(TAIL)
+            self._excuse([*before, *self._only_on(host)], f"the tail of {name}'s disk was torn")
+            self._note("disk", [name], f"tail of {name}'s disk torn off")
 
     def flip_bit(self, name: str) -> bool:
         """Flip one bit in a stored body; False if none is stored there."""
         damaged = self.host(name).disk.flip_bit()
         if damaged is not None:
-            self._excuse([damaged], f"a bit was flipped on the disk of {name}")
+            key, run = damaged
+            gone = [(key, p) for p in self._elsewhere(name).get(key, _NOTHING).missing(run)]
+            self._excuse(gone, f"a bit was flipped on the disk of {name}")
             self._note("disk", [name], f"bit flipped on {name}")
         return damaged is not None
 
@@ -325,15 +355,24 @@ class Faults:
             raise SimulationUsageError(f'{what}("{name}") under a running node', "crash it first")
         return host
 
-    def _known(self, host: Host) -> list[tuple[PartitionKey, Run]]:
-        """The dots that a disk holds, or has seen."""
-        known = [(key, run) for _, key, run in host.disk.alive()]
-        for (key, session), seqs in host.disk.contents.seen.items():
-            known += [(key, Run(session, low, high)) for low, high in seqs]
-        for name, kept in host.disk.contents.batches.items():
-            if name.space is Space.PARTITION:
-                known.append((name.key, kept.batch.run))
-        return known
+    def _only_on(self, host: Host) -> list[tuple[PartitionKey, Run]]:
+        """The dots that a disk holds, or knows to be acked, and no other disk does."""
+        elsewhere = self._elsewhere(host.name)
+        return [
+            (key, part)
+            for key, dots in host.disk.known().items()
+            for run in dots.runs()
+            for part in elsewhere.get(key, _NOTHING).missing(run)
+        ]
+
+    def _elsewhere(self, name: str) -> dict[PartitionKey, DotSet]:
+        """What the disks of all other hosts hold, or know to be acked."""
+        found: dict[PartitionKey, DotSet] = {}
+        for other in self._hosts.values():
+            if other.name != name:
+                for key, dots in other.disk.known().items():
+                    found[key] = found[key].union(dots) if key in found else dots
+        return found
 
     def _excuse(self, known: Iterable[tuple[PartitionKey, Run]], reason: str) -> None:
         now_s = self._ground.loop.time()

@@ -154,6 +154,15 @@ class ProcessEnded(NamedTuple):
     process: Process
 
 
+class Unread(NamedTuple):
+    """A node could not read bodies of its own, so that what it was about to send never left."""
+
+    at_s: float
+    process: Process
+    key: PartitionKey
+    run: Run
+
+
 class Dropped(NamedTuple):
     """A node gave messages up, and said why."""
 
@@ -219,6 +228,7 @@ Entry = (
     | AckConfirmed
     | ConsumerEnded
     | ProcessEnded
+    | Unread
     | Dropped
     | Excused
     | Fault
@@ -242,6 +252,7 @@ class History:
         self.confirmed_acks: list[AckConfirmed] = []
         self.ended: list[ConsumerEnded] = []
         self.process_ends: list[ProcessEnded] = []
+        self.unread: list[Unread] = []
         self.dropped: list[Dropped] = []
         self.excused: list[Excused] = []
         self.faults: list[Fault] = []
@@ -263,6 +274,7 @@ class History:
             AckConfirmed: self.confirmed_acks,
             ConsumerEnded: self.ended,
             ProcessEnded: self.process_ends,
+            Unread: self.unread,
             Dropped: self.dropped,
             Excused: self.excused,
             Fault: self.faults,
@@ -277,8 +289,8 @@ class History:
         self._of_kind[type(entry)].append(entry)
 
 
-_WithRun = (Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Dropped) | (
-    Excused | Held
+_WithRun = (Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Unread) | (
+    Dropped | Excused | Held
 )
 
 

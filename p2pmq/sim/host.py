@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmq.errors import ClosedNodeError
 from p2pmq.node.node import Node
 from p2pmq.sim.disk import SimDisk
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from p2pmq.config import Config
+    from p2pmq.core.packets.registry import Packet
     from p2pmq.sim.history import History
     from p2pmq.sim.hostloop import MeshLoop
     from p2pmq.sim.network import SimNetwork
@@ -68,6 +70,7 @@ class NodeOptions:
     leaf: bool = False
     weight: int = 1
     config: Config | None = None
+    versions: tuple[int, int] = (PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
 
 
 @dataclass(slots=True)
@@ -95,9 +98,15 @@ class Host:
         """Tasks of the user's that ended in an error, with the error."""
         self.services: list[Service] = []
         """What runs on the node from each of its starts on."""
+        self.tripwires: list[Callable[[Packet], None]] = []
+        """Who is told of each packet that the node sends; they must not touch it at once."""
         self._ground = ground
         self._rng = ground.chance(f"processes on {name}")
         self._run: _Run | None = None
+
+    def _on_sent(self, packet: Packet) -> None:
+        for tripwire in self.tripwires:
+            tripwire(packet)
 
     # -- what runs --
 
@@ -114,7 +123,7 @@ class Host:
     @property
     def process(self) -> Process:
         """The process that runs here now, or the last one."""
-        return Process(self.name, self.disk.contents.boot)
+        return Process(self.name, self.disk.processes)
 
     def _running(self) -> _Run:
         if self._run is None:
@@ -145,6 +154,8 @@ class Host:
             address=self.address,
             addresses=ground.addresses,
             history=ground.history,
+            versions=options.versions,
+            on_sent=self._on_sent,
         )
         node = Node(
             self.name,

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmq.sim.checks import SimulationCheckError, broken_promises, summary
 from p2pmq.sim.faults import Faults
 from p2pmq.sim.history import Held, History
@@ -36,6 +38,7 @@ __all__ = ["Mesh", "SimulationSettleError", "seeds"]
 
 _T = TypeVar("_T")
 
+OWN_VERSIONS = (PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
 POLL_S = 0.1
 RESTS_S = 1.0
 """A mesh has settled when it was at rest for so long: what was on its way has arrived."""
@@ -83,12 +86,14 @@ class Mesh(Faults):
         leaf: bool | Mapping[str, bool] = False,
         weight: int | Mapping[str, int] = 1,
         config: Config | Mapping[str, Config] | None = None,
+        versions: Mapping[str, tuple[int, int]] | None = None,
         together: bool = True,
     ) -> list[Node]:
         """Start nodes on new hosts, and wait until all nodes see each other.
 
         An option is for all of them, or a mapping from name to value. They start at once, or
-        (`together=False`) one after the other.
+        (`together=False`) one after the other. `versions` are the protocol versions that a node
+        speaks, the least and the most.
         """
         for name in names:
             if name in self._hosts:
@@ -101,6 +106,7 @@ class Mesh(Faults):
                 leaf=_of(leaf, name, default=False),
                 weight=_of(weight, name, default=1),
                 config=_of(config, name, default=None),
+                versions=(versions or {}).get(name, OWN_VERSIONS),
             )
             self._hosts[name] = Host(name, self._ground, options)
             self.network.add_host(name)
@@ -129,6 +135,14 @@ class Mesh(Faults):
         node = await host.boot()
         self._finish("down", host=name)
         return node
+
+    async def upgrade(self, name: str, versions: tuple[int, int]) -> Node:
+        """Start a node again as one that speaks these protocol versions, the least and the most."""
+        host = self.host(name)
+        if host.state is not HostState.DOWN:
+            await self.stop(name)
+        host.options = replace(host.options, versions=versions)
+        return await self.restart(name)
 
     async def stop(self, name: str) -> None:
         """Stop a node in good order; it keeps its place and its disk."""

@@ -38,6 +38,7 @@ _NAMES = list_of(TEXT)
 CONFIRMS = ("committed", "stored", "none")
 PROFILES = ("lan", "wan")
 RESTS = ("isolated", "crashed", "paused")
+MOMENTS = ("handover", "recovery")
 
 FAULTS: dict[str, tuple[Names, Names, str]] = {
     "partition": (("groups",), (), "cut all paths between the groups; who is in none is one more"),
@@ -59,7 +60,17 @@ FAULTS: dict[str, tuple[Names, Names, str]] = {
     "stop": (("hosts",), (), "stop the processes in good order"),
     "restart": (("hosts",), (), "start them again; one that runs is stopped first"),
     "rolling_restart": (("hosts",), ("every",), "restart one after the other"),
+    "upgrade": (
+        ("hosts", "versions"),
+        ("every",),
+        "restart one after the other, as other versions",
+    ),
     "churn": (("hosts",), ("every", "down", "times"), "crash a random one and start it again"),
+    "crash_during": (
+        ("hosts", "during"),
+        ("times",),
+        "kill the first of them that is amid it, when it sends its `times`-th packet of it",
+    ),
     "pause": (("hosts",), (), "stop the processes, as SIGSTOP does"),
     "resume": (("hosts",), (), "let paused processes go on"),
     "join": (("hosts",), (), "start hosts that were named `late`"),
@@ -67,6 +78,16 @@ FAULTS: dict[str, tuple[Names, Names, str]] = {
     "wipe": (("hosts",), (), "a new, empty disk; the process is killed first"),
     "snapshot": (("hosts",), (), "remember what is on the disk"),
     "roll_back": (("hosts",), (), "the disk as at the snapshot; the process is killed first"),
+    "torn_tail": (
+        ("hosts",),
+        ("late",),
+        "cut the power after `late`; what the disk said it had synced meanwhile is gone, too",
+    ),
+    "truncate": (
+        ("hosts",),
+        (),
+        "cut the store's file short, and kill the process; when mended, it starts empty",
+    ),
     "flip_bit": (("hosts",), (), "flip one bit of a stored body"),
     "failing_disk": (("hosts",), (), "every sync fails (EIO): the node stops"),
     "full_disk": (("hosts",), (), "no message fits on the disk any more (ENOSPC)"),
@@ -79,7 +100,8 @@ FAULTS: dict[str, tuple[Names, Names, str]] = {
 LASTING = frozenset(
     {"partition", "isolate", "one_way", "cut", "bridge", "ring_of_majorities", "flap"}
     | {"latency", "loss", "duplicate", "reorder", "corrupt", "rate"}
-    | {"crash", "power_cut", "stop", "pause", "wipe", "roll_back"}
+    | {"crash", "power_cut", "stop", "pause", "wipe", "roll_back", "torn_tail", "truncate"}
+    | {"crash_during"}
     | {"failing_disk", "full_disk", "slow_disk"}
 )
 """These may have `for`: after so long, what they broke is mended."""
@@ -209,6 +231,8 @@ class FaultSpec:
     sync_ms: Annotated[RangeMs, _DURATIONS] = (200, 1_000)
     by_ms: Annotated[int, SHIFT] = 0
     drift: Annotated[float, NUMBER] = 0.0
+    versions: Annotated[tuple[int, ...], list_of(COUNT_1)] = ()
+    during: Annotated[str, one_of(*MOMENTS)] = ""
 
 
 @dataclass(frozen=True, slots=True)

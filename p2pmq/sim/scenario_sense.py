@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterator
 
 from p2pmq.core.names import check_queue_name
-from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
+from p2pmq.core.packets.registry import PROTOCOL_VERSION_MIN
 from p2pmq.errors import QueueNameError
+from p2pmq.sim.later import LATEST
 from p2pmq.sim.scenario import FaultSpec, Nodes, Scenario
 from p2pmq.sim.units import nearest, written_duration
 
+RIGHT_VERSIONS = f"write [least, most], of {PROTOCOL_VERSION_MIN} to {LATEST}"
 Problem = tuple[tuple[str | int, ...], str]
 SELECTORS = re.compile(r"all|others|any( \d+)?|zone .+|owner of .+")
 """Words for hosts that are looked up when the fault happens."""
@@ -48,9 +50,15 @@ def _nodes(nodes: Nodes) -> Iterator[Problem]:
     if set(nodes.first) <= set(nodes.leaves):
         yield ("nodes", "leaves"), "leaves names every node: one at least must own the queues"
     for name, versions in nodes.versions:
-        if not PROTOCOL_VERSION_MIN <= min(versions) <= max(versions) <= PROTOCOL_VERSION:
-            spoken = f"{PROTOCOL_VERSION_MIN} to {PROTOCOL_VERSION}"
-            yield ("nodes", "versions"), f"{name} = {list(versions)}: this p2pmq speaks {spoken}"
+        if not _are_versions(versions):
+            yield ("nodes", "versions"), f"{name} = {list(versions)}: {RIGHT_VERSIONS}"
+
+
+def _are_versions(versions: tuple[int, ...]) -> bool:
+    """Whether it is a least and a most of what can be simulated."""
+    if len(versions) != 2:  # noqa: PLR2004  the least and the most
+        return False
+    return PROTOCOL_VERSION_MIN <= versions[0] <= versions[1] <= LATEST
 
 
 def _hosts(scenario: Scenario) -> Iterator[Problem]:
@@ -141,5 +149,11 @@ def _fault(
         for name in fault.hosts:
             if name in nodes.all and name not in nodes.late:
                 yield (*at, "hosts"), f"{name!r} cannot join: name it in [nodes] late"
+    yield from _values(fault, at)
+
+
+def _values(fault: FaultSpec, at: tuple[str | int, ...]) -> Iterator[Problem]:
+    if fault.what == "upgrade" and not _are_versions(fault.versions):
+        yield (*at, "versions"), f"versions = {list(fault.versions)}: {RIGHT_VERSIONS}"
     if fault.what == "latency" and fault.latency_ms is None:
         yield (*at, "latency"), "latency needs a value"

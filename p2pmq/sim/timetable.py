@@ -24,9 +24,10 @@ from p2pmq.config import LAN, WAN, Config, Replication
 from p2pmq.errors import P2PMQError
 from p2pmq.sim.host import HostState
 from p2pmq.sim.mesh import SimulationSettleError
-from p2pmq.sim.refuse import SimulationError
+from p2pmq.sim.refuse import SimulationError, SimulationUsageError
 from p2pmq.sim.scenario_sense import RING_MIN
 from p2pmq.sim.selecting import Selecting, meant_before_start
+from p2pmq.sim.tripwires import Tripwire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -42,7 +43,7 @@ PACKETS = ("latency", "loss", "duplicate", "reorder", "corrupt", "rate")
 NETWORK = (*GROUPS, *PACKETS)
 SLOW = ("stop", "restart", "join", "leave")
 """These take their time; a host does one of them after the other."""
-DOWN = ("crash", "power_cut", "stop", "wipe", "roll_back")
+DOWN = ("crash", "power_cut", "stop", "wipe", "roll_back", "torn_tail", "truncate")
 LEAVE_S = 10.0
 
 
@@ -61,6 +62,7 @@ class Timetable:
         self._busy: dict[str, None] = {}
         self._broken_disks: dict[str, None] = {}
         self._snapshots: dict[str, None] = {}
+        self._tripwires: list[Tripwire] = []
         self._is_over = True
         self.errors: list[Exception] = []
         """What went wrong that nobody could expect."""
@@ -117,6 +119,17 @@ class Timetable:
                 heapq.heappush(due, (ends_s, next(self._numbers), fault, undo))
         await asyncio.sleep(max(0.0, begun_s + seconds - self._mesh.now))
         self._is_over = True
+        self._cut_tripwires()
+
+    def _cut_tripwires(self) -> None:
+        """A story in which nobody was hit is not the one that was meant."""
+        for wire in self._tripwires:
+            if wire.is_set:
+                wire.cut()
+                what = f"crash_during {wire.during!r} that hit nobody"
+                todo = "let it happen while the wire is set, or name others"
+                self.errors.append(SimulationUsageError(what, todo))
+        self._tripwires.clear()
 
     async def finish(self) -> None:
         """Wait for what takes its time: restarts, joins, leaves."""
@@ -144,6 +157,8 @@ class Timetable:
     async def _mended(self, name: str) -> None:
         """It runs again; one that has left meanwhile stays away."""
         if name in self.present and self._mesh.host(name).state is HostState.DOWN:
+            if self._mesh.host(name).disk.cut_short:
+                self._mesh.wipe(name)
             await self._mesh.restart(name)
 
     # -- faults --
@@ -161,8 +176,11 @@ class Timetable:
         if fault.what == "churn":
             self._start(self._churn(fault, hosts))
             return None
-        if fault.what == "rolling_restart":
+        if fault.what in ("rolling_restart", "upgrade"):
             self._start(self._roll(fault, hosts))
+            return None
+        if fault.what == "crash_during":
+            self._set_tripwire(fault, hosts)
             return None
         if fault.what == "join":
             hosts = [name for name in fault.hosts if name not in self._mesh.names]
@@ -235,7 +253,7 @@ class Timetable:
         if name in self._busy and what in SLOW:
             return None
         if what in DOWN:
-            return self._bring_down(what, name, state)
+            return self._bring_down(fault, name, state)
         if what == "pause":
             if state is not HostState.UP:
                 return None
@@ -254,19 +272,42 @@ class Timetable:
             self._other(fault, name)
         return None
 
-    def _bring_down(self, what: str, name: str, state: HostState) -> Callable[[], None] | None:
-        mesh = self._mesh
-        if what == "stop":
+    def _bring_down(
+        self, fault: FaultSpec, name: str, state: HostState
+    ) -> Callable[[], None] | None:
+        mesh, what = self._mesh, fault.what
+        if what in ("stop", "torn_tail"):
             if state is HostState.DOWN:
                 return None
-            self._start(mesh.stop(name), name)
+            if what == "stop":
+                self._start(mesh.stop(name), name)
+            else:
+                self._start(mesh.torn_tail(name, fault.late_ms / 1000))
         elif state is not HostState.DOWN:
             (mesh.power_cut if what == "power_cut" else mesh.crash)(name)
         if what == "wipe":
             mesh.wipe(name)
         elif what == "roll_back" and name in self._snapshots:
             mesh.roll_back(name)
+        elif what == "truncate":
+            mesh.cut_file(name)
+            return partial(self._start_empty, name)
         return partial(self._restart, name)
+
+    def _start_empty(self, name: str) -> None:
+        """Whoever looks after it has moved the directory with the broken store away."""
+        if self._mesh.host(name).disk.cut_short:
+            self._mesh.wipe(name)
+        self._restart(name)
+
+    def _set_tripwire(self, fault: FaultSpec, hosts: list[str]) -> None:
+        def crashed(name: str) -> None:
+            if fault.for_ms is not None:
+                self._start(self._restart_later(name, fault.for_ms / 1000), name)
+
+        if hosts:
+            wire = Tripwire(self._mesh, hosts, fault.during, fault.times, crashed)
+            self._tripwires.append(wire)
 
     def _break_disk(self, fault: FaultSpec, name: str) -> None:
         self._broken_disks[name] = None
@@ -348,7 +389,12 @@ class Timetable:
         for name in hosts:
             if self._is_over:
                 return
-            await self._restarted(name)
+            if name in self._selecting.left:
+                continue
+            if fault.what == "upgrade":
+                await self._mesh.upgrade(name, (fault.versions[0], fault.versions[1]))
+            else:
+                await self._mesh.restart(name)
             await asyncio.sleep(fault.every_ms / 1000)
 
     def _start(self, work: Coroutine[object, object, object], host: str = "") -> None:
@@ -384,4 +430,5 @@ def options_of(nodes: Nodes) -> dict[str, Any]:
             swim=WAN if nodes.profile == "wan" else LAN,
             replication=Replication(nodes.replicas, nodes.min_copies),
         ),
+        "versions": {name: (least, most) for name, (least, most) in nodes.versions},
     }

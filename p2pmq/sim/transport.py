@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2pmq.net.base import SendResult
+from p2pmq.sim.later import UNKNOWN_EVERY, unknown_packet
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,7 +22,15 @@ RECONNECT_MAX_S = 2.0
 class SimTransport:
     """What `net.transport.ZmqTransport` is, between simulated hosts."""
 
-    def __init__(self, network: SimNetwork, host: str, address: str, loop: HostLoop) -> None:
+    def __init__(
+        self,
+        network: SimNetwork,
+        host: str,
+        address: str,
+        loop: HostLoop,
+        *,
+        of_later_version: bool = False,
+    ) -> None:
         self.host = host
         self.pipes: dict[Connection, tuple[Pipe, int]] = {}
         self._network = network
@@ -32,6 +41,7 @@ class SimTransport:
         self._dialled: dict[Connection, str] = {}
         self._retries: dict[Connection, asyncio.TimerHandle] = {}
         self._closed = False
+        self._until_unknown = UNKNOWN_EVERY if of_later_version else 0
 
     def new_name(self) -> Connection:
         """A number for a new connection."""
@@ -70,6 +80,11 @@ class SimTransport:
         if found is None:
             return SendResult.GONE
         pipe, end = found
+        if self._until_unknown:
+            self._until_unknown -= 1
+            if not self._until_unknown:
+                self._until_unknown = UNKNOWN_EVERY
+                self._network.carry(pipe, end, unknown_packet())
         return SendResult.SENT if self._network.carry(pipe, end, frames) else SendResult.FULL
 
     async def close(self) -> None:

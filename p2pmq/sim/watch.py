@@ -40,6 +40,7 @@ from p2pmq.sim.history import (
     Pushed,
     Subscription,
     Taken,
+    Unread,
 )
 from p2pmq.wire.bodies import PackedBodies
 
@@ -64,10 +65,17 @@ class Witness:
     """Writes down what one process does."""
 
     def __init__(
-        self, history: History, process: Process, session: Session, store: SimStore
+        self,
+        history: History,
+        process: Process,
+        session: Session,
+        store: SimStore,
+        on_sent: Callable[[Packet], None],
     ) -> None:
         self.process = process
         self.now_s = 0.0
+        self.on_sent = on_sent
+        """Who is told of each packet to another node."""
         self._history = history
         self._session = session
         self._store = store
@@ -203,8 +211,12 @@ class Witness:
                 Dropped(self.now_s, self.process, notice.key, run, "its time to live is over")
             )
 
-    def on_unreadable(self, event: events.BodyUnreadable) -> None:
-        """A body is damaged, and given up with a reason."""
+    def on_unread(self, event: events.BodyUnreadable) -> None:
+        """A body is damaged, and is had again from another copy."""
+        self._history.add(Unread(self.now_s, self.process, event.key, event.run))
+
+    def on_given_up(self, event: events.BodyUnreadable) -> None:
+        """A body is damaged, there is no other copy of it, and it is given up with a reason."""
         self._history.add(
             Dropped(self.now_s, self.process, event.key, event.run, "its body is damaged")
         )
@@ -232,6 +244,7 @@ class WatchedMachine(Machine):
         effects = super().handle(event, now)
         for effect in effects:
             if isinstance(effect, Send):
+                self.witness.on_sent(effect.packet)
                 if isinstance(effect.packet, Delivery):
                     witness.on_push(effect.packet)
             elif isinstance(effect, Persist):
@@ -254,11 +267,28 @@ class WatchedMachine(Machine):
             events.SubscribeRequested: self.witness.on_subscribe,
             events.UnsubscribeRequested: self.witness.on_unsubscribe,
             events.SettleRequested: self.witness.on_settle,
-            events.BodyUnreadable: self.witness.on_unreadable,
         }
         for kind, see in seen.items():
             table[kind] = _seen_first(see, table[kind])
+        unreadable = table[events.BodyUnreadable]
+
+        def on_unreadable(event: events.BodyUnreadable, now: int) -> list[Effect]:
+            effects = unreadable(event, now)
+            if self._is_fetched_again(event):
+                self.witness.on_unread(event)
+            else:
+                self.witness.on_given_up(event)
+            return effects
+
+        table[events.BodyUnreadable] = on_unreadable
         return table
+
+    def _is_fetched_again(self, event: events.BodyUnreadable) -> bool:
+        """Whether a damaged body was un-seen, to be had from another copy."""
+        partition = self.owner.partitions.get(event.key)
+        if event.space is Space.OUTBOX or partition is None:
+            return False
+        return not partition.seen.has(event.run.session, event.run.first)
 
     def _packet_table(self) -> dict[type[Packet], _Handler]:
         table = super()._packet_table()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from p2pmq.core.packets.registry import PROTOCOL_VERSION
 from p2pmq.discovery.base import Sighting
 from p2pmq.sim.disk import SimStore
 from p2pmq.sim.history import Process
+from p2pmq.sim.later import codec_of
 from p2pmq.sim.transport import SimTransport
 from p2pmq.sim.watch import WatchedMachine, Witness
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import NodeId, Session
     from p2pmq.core.machine import Machine
     from p2pmq.core.packets.membership import Rumour
+    from p2pmq.core.packets.registry import Packet
     from p2pmq.discovery.base import Announcement, Discovery, Found
     from p2pmq.net.base import Transport
     from p2pmq.sim.disk import SimDisk
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from p2pmq.sim.loop import SimLoop
     from p2pmq.sim.network import SimNetwork
     from p2pmq.store.base import Store
+    from p2pmq.wire.codec import Codec
 
 
 @dataclass(slots=True)
@@ -97,6 +101,8 @@ class SimWorld:
         address: str,
         addresses: Callable[[], list[str]],
         history: History,
+        versions: tuple[int, int],
+        on_sent: Callable[[Packet], None],
     ) -> None:
         self.host = disk.host
         self.watched: WatchedMachine | None = None
@@ -108,7 +114,12 @@ class SimWorld:
         self._discovery = SimDiscovery(addresses, host_loop, again_s=30.0)
         self._disk = disk
         self._store = SimStore(disk, host_loop)
-        self._transport = SimTransport(network, disk.host, address, host_loop)
+        self._versions = versions
+        self._on_sent = on_sent
+        later = versions[1] > PROTOCOL_VERSION
+        self._transport = SimTransport(
+            network, disk.host, address, host_loop, of_later_version=later
+        )
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The host's view of the simulation's loop."""
@@ -118,10 +129,14 @@ class SimWorld:
         """The real protocol, watched; its chance follows from the simulation's seed."""
         # The constructor draws nothing from outside: it is given its seed.
         rng = type(self._rng)(self._rng.getrandbits(64))
-        process = Process(self.host, self._disk.contents.boot)
-        witness = Witness(self._history, process, session, self._store)
+        process = Process(self.host, self._disk.processes)
+        witness = Witness(self._history, process, session, self._store, self._on_sent)
         self.watched = WatchedMachine(own, mesh, session, config, rng, witness)
         return self.watched
+
+    def codec(self) -> Codec:
+        """What a node of these versions speaks."""
+        return codec_of(self._versions)
 
     def random_bytes(self, count: int) -> bytes:
         """Bytes that follow from the simulation's seed."""

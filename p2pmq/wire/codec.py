@@ -17,18 +17,19 @@ nothing that the core does with them can raise.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from p2pmq.core.packets import PACKETS, Packet
+from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmq.wire.compiler import Decoder, Encoder, decoder_of, encoder_of
 from p2pmq.wire.errors import PacketError
 from p2pmq.wire.msgpacked import UnpackError, pack, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["CHECKSUM_BYTES", "PacketError", "decode", "encode"]
+__all__ = ["CHECKSUM_BYTES", "CODEC", "Codec", "PacketError", "checked", "decode", "encode"]
 
 CHECKSUM_BYTES = 4
 
@@ -42,9 +43,13 @@ def encode(packet: Packet) -> list[bytes]:
     All bodies are `PackedBodies`: who sends reads stored ones first.
     """
     frames: list[bytes] = [b""]
-    header = pack(ENCODERS[type(packet)](packet, frames))
-    frames[0] = header + crc32(header).to_bytes(CHECKSUM_BYTES, "little")
+    frames[0] = checked(pack(ENCODERS[type(packet)](packet, frames)))
     return frames
+
+
+def checked(header: bytes) -> bytes:
+    """A packet's header with its checksum behind it."""
+    return header + crc32(header).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def decode(frames: Sequence[bytes]) -> Packet:
@@ -70,3 +75,15 @@ def decode(frames: Sequence[bytes]) -> Packet:
     if next(following, None) is not None:
         raise PacketError("frames", type(packet).__name__)
     return packet
+
+
+class Codec(NamedTuple):
+    """What a node speaks: protocol versions, the least and the most, and packets to frames."""
+
+    versions: tuple[int, int]
+    encode: Callable[[Packet], list[bytes]]
+    decode: Callable[[Sequence[bytes]], Packet]
+
+
+CODEC = Codec((PROTOCOL_VERSION_MIN, PROTOCOL_VERSION), encode, decode)
+"""This version's. A simulation gives some nodes a later one's."""

@@ -12,7 +12,7 @@ from p2pmq.core.events import HandoverDurable
 from p2pmq.core.handover import Handovers
 from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import Run
-from p2pmq.core.packets.delivering import Handover, HandoverTaken
+from p2pmq.core.packets.delivering import Handover, HandoverTaken, LeaseField
 from p2pmq.core.packets.publishing import Publish, PublishRefused, RunField
 from p2pmq.core.packets.replicating import (
     Compare,
@@ -377,3 +377,50 @@ def test_acks_that_are_handed_over_are_on_enough_disks_before_the_giver_forgets_
 
 def publish(session: bytes, first: int) -> Publish:
     return Publish(*KEY, 0, batch_of(session, first, 1))
+
+
+# --------------------------------------------------------------- owners that missed another one
+
+
+def test_an_owner_that_missed_another_owner_delivers_nothing_that_was_acked_meanwhile() -> None:
+    """A paused owner did once: its replicas did not say that they knew the message as done."""
+    w = world()
+    owner, *others = w.ids
+    w.acked |= {(S1, 2), (S1, 3)}
+    for other in others:  # the owner of meanwhile had the message, and its ack, on enough disks
+        done = Replicate(*KEY, 99, acked=(RunField(S1, 2, 3),))
+        w.take(w.homes[other], w.homes[other].receive(others[0], done, w.now))
+        w.write(other)
+    w.way.clear()
+    w.publish(S1, 2, owner)
+    w.drain()
+    assert w.delivered == {(S1, 1)}
+    assert not w.homes[owner].partition.pending.overlap(Run(S1, 2, 3))
+    assert w.homes[owner].replication.is_active(KEY), "it has merged, and goes on"
+    w.publish(S1, 1, owner)
+    w.drain()
+    assert (S1, 4) in w.delivered
+
+
+def test_what_is_fetched_stays_with_the_consumer_that_holds_it() -> None:
+    """It was once free for anybody: leases were told before the messages had come."""
+    w = world()
+    owner, other, third = w.ids
+    there = w.homes[other]
+    found = Replicate(*KEY, 99, batches=(batch_of(S2, 1, 1),))
+    w.take(there, there.receive(third, found, w.now))
+    w.write(other)
+    w.way.clear()
+    home = w.homes[owner]
+    w.take(home, home.replication.ask(KEY, home.replication._copies[KEY].homes[other], w.now))
+    w.arrive(0)
+    (asked, asker, told), w.way = w.way[0], []
+    assert isinstance(told, Compared)
+    lease = LeaseField(b"node-far", b"far-cons", S2, 1, 1, 1, 30_000)
+    w.way.append((asked, asker, replace(told, leases=(lease,))))
+    w.drain()
+    assert home.partition.pending.overlap(Run(S2, 1, 1))
+    assert (S2, 1) not in w.delivered
+    w.pass_time(31_000)
+    w.drain()
+    assert (S2, 1) in w.delivered, "its lease is over"

@@ -17,6 +17,7 @@ from p2pmq.core.packets.link import (
 )
 from p2pmq.net.base import SendResult
 from p2pmq.runtime.links import HELLOS_MAX
+from p2pmq.sim.later import unknown_packet
 from tests.runtime.kit import (
     ADDRESS,
     OTHER,
@@ -163,6 +164,37 @@ def test_our_own_address_is_found_out_once(scene: Scene) -> None:
     scene.dial(hello(US, answer=False))
     scene.links.try_address(ADDRESS)
     assert len(scene.transport.dialled) == 1
+
+
+def test_the_refusal_of_a_version_says_which_ones_would_do(scene: Scene) -> None:
+    scene.accept(1, hello(version_min=2, version_max=9))
+    (refusal,) = scene.transport.take()
+    assert isinstance(refusal, HelloRefused)
+    assert refusal.text == (
+        "no protocol version in common: it speaks protocol version 1, you protocol versions 2 to 9"
+    )
+    scene.links.try_address(ADDRESS)
+    (connection,) = scene.transport.dialled
+    scene.receive(connection, refusal)
+    assert scene.events.refusals == [(REFUSED_VERSION, refusal.text, ADDRESS)]
+
+
+def test_a_link_knows_the_version_that_was_agreed_on(scene: Scene) -> None:
+    assert scene.links.version_of(PEER) is None
+    scene.accept(1, hello(version_min=1, version_max=7))
+    assert scene.links.version_of(PEER) == 1
+    scene.links.on_closed(1)
+    assert scene.links.version_of(PEER) is None
+
+
+@pytest.mark.parametrize(("latest", "malformed"), [(1, 1), (2, 0)])
+def test_an_unknown_packet_is_a_fault_only_of_a_peer_of_this_version(
+    scene: Scene, latest: int, malformed: int
+) -> None:
+    scene.accept(1, hello(version_max=latest))
+    scene.links.on_frames(1, unknown_packet())
+    assert len(scene.events.malformed) == malformed
+    assert scene.events.counts["packet_of_later_version"] == 1 - malformed
 
 
 # -- connections --

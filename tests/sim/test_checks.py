@@ -29,6 +29,7 @@ from p2pmq.sim.history import (
     Pushed,
     Subscription,
     Taken,
+    Unread,
 )
 
 SHOP, BANK, DEPOT = Process("shop", 1), Process("bank", 1), Process("depot", 1)
@@ -229,6 +230,10 @@ GOOD: dict[str, tuple[Check, History]] = {
     "pushed again, and marked": (
         checks.redeliveries_are_marked,
         history(pushed(1), pushed(1, at_s=4, attempt=2)),
+    ),
+    "pushed anew as the first, for it could not be read and never left": (
+        checks.redeliveries_are_marked,
+        history(pushed(1), Unread(3, BANK, KEY, run(1)), pushed(1, at_s=4)),
     ),
     "as many as the prefetch": (
         checks.prefetch_is_a_bound,

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from p2pmq.config import Config, Replication
 from p2pmq.errors import ClosedNodeError, NotCommittedError, RequestTimeoutError
 from p2pmq.node.node import Node
 from p2pmq.sim import SimulationSettleError, SimulationUsageError
@@ -160,6 +161,23 @@ async def test_a_wiped_disk_excuses_what_was_on_it_and_nothing_else(mesh: Mesh) 
     assert [m.body async for m in b.drain(others)] == [b"kept"]
     mesh.check()
     assert mesh.summary().lost == 0
+
+
+async def test_what_another_disk_holds_or_knows_is_not_excused(mesh: Mesh) -> None:
+    config = Config(replication=Replication(replicas=3))
+    a, b, _ = await mesh.start("a", "b", "c", config=config)
+    await a.publish_many("q", [b"done"] * 3)
+    assert len([m async for m in b.drain("q")]) == 3
+    await a.publish_many("q", [b"left"] * 3)
+    await mesh.run_for(seconds=2)
+    assert mesh.flip_bit("b")
+    mesh.crash("a", "b")
+    mesh.wipe("a")
+    mesh.cut_file("b")
+    assert mesh.history.excused == []
+    mesh.crash("c")
+    mesh.wipe("c")
+    assert {excused.run.length for excused in mesh.history.excused} == {6}
 
 
 async def test_a_flipped_bit_costs_one_message_and_is_said(mesh: Mesh) -> None:

@@ -122,7 +122,8 @@ def test_what_is_missing_is_named(change: str, message: str) -> None:
         ('names = ["a"]\nlate = "a"', "one at least must be there"),
         ('names = ["a", "b"]\nleaves = ["a", "b"]', "one at least must own"),
         ('names = ["a"]\nweights = { b = 2 }', "which is no node"),
-        ('names = ["a"]\nversions = { a = [1, 2] }', "this p2pmq speaks 1 to 1"),
+        ('names = ["a"]\nversions = { a = [1, 9] }', r"write \[least, most\], of 1 to 3"),
+        ('names = ["a"]\nversions = { a = [2] }', r"write \[least, most\], of 1 to 3"),
         ('count = 3\nnames = ["a"]', "either"),
         ("count = 0", "either"),
     ],
@@ -139,6 +140,8 @@ def test_nodes_that_cannot_be_are_refused(nodes: str, message: str) -> None:
         ('what = "join"\nhosts = "n1"', r"name it in \[nodes\] late"),
         ('what = "partition"\ngroups = [["n1"], ["n1"]]', "a node twice"),
         ('what = "restart"\nhosts = "n1"\nfor = "1s"', "has no key 'for'"),
+        ('what = "upgrade"\nhosts = "n1"\nversions = [2, 1]', r"write \[least, most\]"),
+        ('what = "crash_during"\nhosts = "n1"\nduring = "lunch"', "'lunch' is unknown"),
     ],
 )
 def test_faults_that_cannot_be_are_refused(fault: str, message: str) -> None:

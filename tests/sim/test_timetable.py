@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from p2pmq.core.records import Space
+from p2pmq.errors import StoreCorruptError
 from p2pmq.sim.chaos import KINDS, chaos_faults, drawn_fault
 from p2pmq.sim.history import Fault
 from p2pmq.sim.host import HostState
@@ -180,6 +182,80 @@ async def test_hosts_join_leave_churn_and_roll(mesh: Mesh) -> None:
     assert mesh.host("d").disk.contents.boot > 1
     assert kinds(mesh.history.faults).count("down") == 5
     assert timetable.errors == []
+
+
+async def test_an_upgrade_restarts_hosts_as_other_versions(mesh: Mesh) -> None:
+    timetable = await begun(mesh)
+    upgrade = FaultSpec(0, "upgrade", hosts=("b", "c"), versions=(1, 2), every_ms=1_000)
+    await timetable.play([upgrade], 5)
+    await timetable.finish()
+    found = {name: mesh.host(name).options.versions for name in "abc"}
+    assert found == {"a": (1, 1), "b": (1, 2), "c": (1, 2)}
+    assert mesh.host("b").disk.contents.boot == 2
+    assert timetable.errors == []
+
+
+async def test_a_torn_tail_is_gone_and_what_came_before_is_not(mesh: Mesh) -> None:
+    timetable = await begun(mesh)
+    node = mesh.node("b")
+    await node.publish("q", b"old")
+    await mesh.run_for(seconds=1)
+    before = sorted(mesh.host("b").disk.contents.seen)
+    timetable.happen(FaultSpec(0, "torn_tail", hosts=("b",), late_ms=300))
+    boot = mesh.host("b").disk.contents.boot
+    mesh.isolate("b")
+    await node.publish("q", b"new", confirm="stored")
+    assert mesh.host("b").disk.contents.batches
+    await mesh.run_for(seconds=1)
+    assert mesh.host("b").state is HostState.DOWN
+    disk = mesh.host("b").disk.contents
+    assert not [name for name in disk.batches if name.space is Space.OUTBOX]
+    assert sorted(disk.seen) == before
+    assert disk.boot == boot
+    await timetable.mend()
+    mesh.check()
+
+
+async def test_a_store_that_was_cut_short_cannot_be_opened_until_it_is_replaced(
+    mesh: Mesh,
+) -> None:
+    timetable = await begun(mesh)
+    before = mesh.host("b").disk.contents.node_id
+    undo = timetable.happen(FaultSpec(0, "truncate", hosts=("b",)))
+    with pytest.raises(StoreCorruptError, match=r"move the directory away"):
+        await mesh.restart("b")
+    assert undo is not None
+    undo()
+    await timetable.finish()
+    assert mesh.is_up("b")
+    assert mesh.host("b").disk.contents.node_id not in (b"", before)
+    timetable.happen(FaultSpec(0, "truncate", hosts=("c",)))
+    await timetable.mend()
+    assert mesh.is_up("c")
+
+
+async def test_a_tripwire_hits_whoever_is_amid_it_once_and_its_host_comes_back(
+    mesh: Mesh,
+) -> None:
+    timetable = await begun(mesh)
+    wire = FaultSpec(0, "crash_during", 1_000, hosts=("all",), during="handover")
+    for queue in range(20):
+        await mesh.node("a").publish(f"q{queue}", b"body")
+    await timetable.play([wire, FaultSpec(100, "join", hosts=("new",))], 20)
+    await timetable.finish()
+    downs = [fault for fault in mesh.history.faults if fault.kind == "down"]
+    assert len(downs) == 1
+    assert all(mesh.is_up(name) for name in mesh.names)
+    assert not any(mesh.host(name).tripwires for name in mesh.names)
+    assert timetable.errors == []
+
+
+async def test_a_tripwire_that_hits_nobody_is_said_at_the_end(mesh: Mesh) -> None:
+    timetable = await begun(mesh)
+    await timetable.play([FaultSpec(0, "crash_during", hosts=("all",), during="recovery")], 3)
+    (error,) = timetable.errors
+    assert "hit nobody" in str(error)
+    assert not any(mesh.host(name).tripwires for name in mesh.names)
 
 
 async def test_only_a_part_is_mended_when_asked_for(mesh: Mesh) -> None:

@@ -41,11 +41,12 @@ class Replicate(Packet):
 
 @packet(61)
 class Replicated(Packet):
-    """Replicate `number` is durable here."""
+    """Replicate `number` is durable here; of what it brought, `acked` was acked here before."""
 
     queue: NameText
     partition: U16
     number: U64
+    acked: Runs = ()
 
 
 @packet(62)
