@@ -24,6 +24,7 @@ from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
 from p2pmq.core.packets import delivering, membership, publishing, replicating
+from p2pmq.core.placement import seat_of
 from p2pmq.core.records import Space
 from p2pmq.core.replication import Replication
 from p2pmq.core.requests import Requests
@@ -321,9 +322,8 @@ class Machine:
         """The roster or a verdict has changed: every room follows the owners."""
         self._placed_version = self.swim.version
         places = [
-            Place(member.node_id, member.zone, member.weight)
-            for member in self.swim.roster()
-            if member.weight
+            Place(member.node_id, member.zone, member.weight, seat_of(member.name))
+            for member in self.swim.placed()
         ]
         changed = self._ownership.refresh(places, self.swim.is_alive)
         effects: list[Effect] = []

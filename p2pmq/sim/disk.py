@@ -115,6 +115,8 @@ class SimDisk:
         self.failing = False
         self.lying = False
         """Says that a write is durable before it is: only to show that somebody notices."""
+        self.opened = 0
+        """How often a process opened a store here, whatever became of its contents."""
         self._rng = rng
         self._trace = trace
         self._snapshots: dict[str, Contents] = {}
@@ -137,6 +139,7 @@ class SimDisk:
     def boot(self) -> Recovered:
         """A process opens the store; a new disk draws its ids."""
         contents = self.contents
+        self.opened += 1
         if not contents.node_id:
             contents.node_id = self._rng.randbytes(8)
             contents.store_id = self._rng.randbytes(8)

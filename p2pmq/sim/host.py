@@ -68,6 +68,8 @@ class NodeOptions:
     leaf: bool = False
     weight: int = 1
     config: Config | None = None
+    name: str = ""
+    """The node's; empty: that of its host."""
 
 
 @dataclass(slots=True)
@@ -114,7 +116,7 @@ class Host:
     @property
     def process(self) -> Process:
         """The process that runs here now, or the last one."""
-        return Process(self.name, self.disk.contents.boot)
+        return Process(self.name, self.disk.opened)
 
     def _running(self) -> _Run:
         if self._run is None:
@@ -147,7 +149,7 @@ class Host:
             history=ground.history,
         )
         node = Node(
-            self.name,
+            options.name or self.name,
             mesh=options.mesh,
             zone=options.zone,
             leaf=options.leaf,

@@ -83,12 +83,13 @@ class Mesh(Faults):
         leaf: bool | Mapping[str, bool] = False,
         weight: int | Mapping[str, int] = 1,
         config: Config | Mapping[str, Config] | None = None,
+        named: Mapping[str, str] | None = None,
         together: bool = True,
     ) -> list[Node]:
         """Start nodes on new hosts, and wait until all nodes see each other.
 
         An option is for all of them, or a mapping from name to value. They start at once, or
-        (`together=False`) one after the other.
+        (`together=False`) one after the other. `named`: nodes' names that are not their hosts'.
         """
         for name in names:
             if name in self._hosts:
@@ -101,6 +102,7 @@ class Mesh(Faults):
                 leaf=_of(leaf, name, default=False),
                 weight=_of(weight, name, default=1),
                 config=_of(config, name, default=None),
+                name=(named or {}).get(name, ""),
             )
             self._hosts[name] = Host(name, self._ground, options)
             self.network.add_host(name)

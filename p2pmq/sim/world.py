@@ -118,7 +118,7 @@ class SimWorld:
         """The real protocol, watched; its chance follows from the simulation's seed."""
         # The constructor draws nothing from outside: it is given its seed.
         rng = type(self._rng)(self._rng.getrandbits(64))
-        process = Process(self.host, self._disk.contents.boot)
+        process = Process(self.host, self._disk.opened)
         witness = Witness(self._history, process, session, self._store)
         self.watched = WatchedMachine(own, mesh, session, config, rng, witness)
         return self.watched
