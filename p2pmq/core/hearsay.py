@@ -203,13 +203,17 @@ class Hearsay:
             self._refute(rumour, accused=accused, out=out)
 
     def _refute(self, rumour: Rumour, *, accused: bool, out: list[Effect]) -> None:
-        own = self._roster.own
-        self._roster.raise_own(rumour.incarnation + 1)
-        out.append(Persist((IncarnationSaved(own.incarnation),)))
-        self._queue.put(own.facts(MemberState.ALIVE))
+        self.announce_own(rumour.incarnation, out)
         if accused:
             self._awareness.apply(1)
             out.append(Notify(Counted("swim_refutations")))
+
+    def announce_own(self, above: int, out: list[Effect]) -> None:
+        """Tell this node's facts to all, as of an incarnation above the given one."""
+        own = self._roster.own
+        self._roster.raise_own(above + 1)
+        out.append(Persist((IncarnationSaved(own.incarnation),)))
+        self._queue.put(own.facts(MemberState.ALIVE))
 
     # ------------------------------------------------------------------------------- transitions
 

@@ -25,6 +25,7 @@ from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
 from p2pmq.core.packets import delivering, membership, publishing, registering, replicating
 from p2pmq.core.pair import Pair
+from p2pmq.core.placement import seat_of
 from p2pmq.core.records import Space
 from p2pmq.core.registry import Registry
 from p2pmq.core.replication import Replication
@@ -352,9 +353,8 @@ class Machine:
         """The roster, a verdict or a queue's settings have changed: every room follows."""
         self._placed_versions = (self.swim.version, self.registry.version)
         places = [
-            Place(member.node_id, member.zone, member.weight)
-            for member in self.swim.roster()
-            if member.weight
+            Place(member.node_id, member.zone, member.weight, seat_of(member.name))
+            for member in self.swim.placed()
         ]
         self._pair.on_roster(len(places), now)
         changed = self._ownership.refresh(places, self.swim.is_alive)

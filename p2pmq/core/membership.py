@@ -82,6 +82,7 @@ class Member:
         "name",
         "news",
         "node_id",
+        "predecessor",
         "round",
         "saved",
         "since_ms",
@@ -127,6 +128,7 @@ class Member:
         self.store_id = rumour.store_id
         self.zone = rumour.zone
         self.weight = rumour.weight
+        self.predecessor = rumour.predecessor
         self.news: tuple[Rumour, ...] | None = None
 
     def same_facts(self, rumour: Rumour) -> bool:
@@ -138,6 +140,7 @@ class Member:
             and self.store_id == rumour.store_id
             and self.zone == rumour.zone
             and self.weight == rumour.weight
+            and self.predecessor == rumour.predecessor
         )
 
     def facts(self, state: MemberState, accuser: NodeId = NOBODY) -> Rumour:
@@ -153,6 +156,7 @@ class Member:
             self.store_id,
             self.zone,
             self.weight,
+            self.predecessor,
         )
 
     def verdict(self, accuser: NodeId | None = None) -> Rumour:
@@ -190,9 +194,20 @@ class Roster:
     """All members, this node included, and the tombstones. `version` rises with each change.
 
     `alive_count` includes this node; `lost_count` are the dead and the unmet.
+    `names_touched`: since `Namesakes` looked last, one may have come to bear
+    the name of another.
     """
 
-    __slots__ = ("_listing", "alive_count", "lost_count", "members", "own", "tombstones", "version")
+    __slots__ = (
+        "_listing",
+        "alive_count",
+        "lost_count",
+        "members",
+        "names_touched",
+        "own",
+        "tombstones",
+        "version",
+    )
 
     def __init__(self, own: Rumour) -> None:
         self.own = Member(own, MemberState.ALIVE, 0)
@@ -201,6 +216,7 @@ class Roster:
         self.version = 1
         self.alive_count = 1
         self.lost_count = 0
+        self.names_touched = False
         self._listing: tuple[Rumour, ...] | None = None
 
     def listing(self) -> tuple[Rumour, ...]:
@@ -217,6 +233,7 @@ class Roster:
         self.members[member.node_id] = member
         self._count(member, 1)
         self._changed()
+        self._touch_names(member)
         out.append(Learn(member.node_id, member.addresses))
         self.save(member, out)
 
@@ -226,6 +243,7 @@ class Roster:
         member.saved = True
         self._count(member, 1)
         self._changed()
+        self._touch_names(member)
         if member.addresses:
             out.append(Learn(member.node_id, member.addresses))
 
@@ -241,6 +259,7 @@ class Roster:
         self._count(member, 1)
         if member.alive is not was_alive:
             self.version += 1
+            self.names_touched = True  # of a name's bearers, only one that is lost is replaced
 
     def take_facts(self, member: Member, rumour: Rumour, out: list[Effect]) -> None:
         """Believe newer facts about a member, and keep them if they differ."""
@@ -251,6 +270,7 @@ class Roster:
         moved = member.addresses != rumour.addresses
         member.take_facts(rumour)
         self._changed()
+        self._touch_names(member)
         if moved:
             out.append(Learn(member.node_id, member.addresses))
         self.save(member, out)
@@ -259,6 +279,12 @@ class Roster:
         """Give this node an incarnation above any that was heard of."""
         self.own.incarnation = self.own.facts_incarnation = incarnation
         self.own.news = self._listing = None
+
+    def succeed(self, predecessor: NodeId) -> None:
+        """Say that this node has the place of a namesake, or (NOBODY) that it has it no more."""
+        self.own.predecessor = predecessor
+        self.own.news = None
+        self._changed()
 
     def save(self, member: Member, out: list[Effect]) -> None:
         """Keep a full member in the address book; leaves dial in by themselves, and are not."""
@@ -323,6 +349,10 @@ class Roster:
             self.alive_count += by
         elif member.state < MemberState.LEFT:
             self.lost_count += by
+
+    def _touch_names(self, member: Member) -> None:
+        if member.predecessor != NOBODY or member.name == self.own.name:
+            self.names_touched = True
 
     def _changed(self) -> None:
         self.version += 1

@@ -49,9 +49,21 @@ def position(queue: str, partition: int) -> tuple[int, int]:
     return (digest[0] % ARCS) ^ index, int.from_bytes(digest[8:])
 
 
+def seat_of(name: str) -> bytes:
+    """Return what the tokens of members of this name are hashed from.
+
+    Not the node id: that goes with a disk, and who comes back on a new one under its old name
+    is to stand where it stood, or every lost disk would move partitions about, twice.
+    """
+    data = name.encode("utf-8", "surrogatepass")
+    return blake2b(data, digest_size=8, person=b"p2pmq seat").digest()
+
+
 @lru_cache(REMEMBERED_MAX)
-def tokens(node_id: bytes, weight: int) -> list[list[int]]:
+def tokens(node_id: bytes, weight: int, seat: bytes = b"") -> list[list[int]]:
     """Return the member's tokens, sorted, for each arc: offset << 64 | node id.
+
+    The offsets follow from `seat`, or from the node id where it is empty.
 
     Each of the `weight` layers is a scrambled net (van der Corput's points;
     Owen, *Randomly permuted (t,m,s)-nets and (t,s)-sequences*, 1995): in any
@@ -65,7 +77,7 @@ def tokens(node_id: bytes, weight: int) -> list[list[int]]:
     node = int.from_bytes(node_id)
     arcs: list[list[int]] = [[] for _ in range(ARCS)]
     for layer in range(weight):
-        words = _words(node_id, layer, ARCS + 8)
+        words = _words(seat or node_id, layer, ARCS + 8)
         across, along = _scrambled(words[:4]), _scrambled(words[4:8])
         for arc, word in enumerate(words[8:]):
             part = along[_REVERSED[across[arc]]]
@@ -76,11 +88,11 @@ def tokens(node_id: bytes, weight: int) -> list[list[int]]:
     return arcs
 
 
-def _words(node_id: bytes, layer: int, count: int) -> list[int]:
+def _words(seat: bytes, layer: int, count: int) -> list[int]:
     """Return `count` 64-bit words of hash, eight to a digest."""
     words: list[int] = []
     for block in range(0, count, 8):
-        data = node_id + layer.to_bytes(2) + block.to_bytes(2)
+        data = seat + layer.to_bytes(2) + block.to_bytes(2)
         digest = blake2b(data, person=b"p2pmq tokens").digest()
         words += [int.from_bytes(digest[at : at + 8]) for at in range(0, 64, 8)]
     return words

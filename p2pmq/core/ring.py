@@ -44,11 +44,14 @@ class Place:
     members that name none share the zone "". `weight` is the member's part of
     the load; at 0 it never owns (a leaf). More than WEIGHT_MAX counts as that:
     a weight comes from a peer, so it may neither raise here nor fill our memory.
+    `seat` is what its tokens are hashed from: members with one seat stand in
+    the same places. Empty: the node id.
     """
 
     node_id: bytes
     zone: str = ""
     weight: int = 1
+    seat: bytes = b""
 
     def __post_init__(self) -> None:
         assert len(self.node_id) == NODE_ID_BYTES, f"node id of {len(self.node_id)} bytes"
@@ -117,11 +120,17 @@ class Ring:
         self, after: dict[int, Place], before: dict[int, Place], arcs: list[list[int]]
     ) -> None:
         """Become the ring of the roster `after`, given the `arcs` of the roster `before`."""
-        weights = {node: place.weight for node, place in before.items()}
-        kept = {node for node, place in after.items() if weights.get(node) == place.weight}
+        standing = {node: (place.seat, place.weight) for node, place in before.items()}
+        kept = {
+            node
+            for node, place in after.items()
+            if standing.get(node) == (place.seat, place.weight)
+        }
         gone = before.keys() - kept
         added = [
-            tokens(place.node_id, place.weight) for node, place in after.items() if node not in kept
+            tokens(place.node_id, place.weight, place.seat)
+            for node, place in after.items()
+            if node not in kept
         ]
         self._arcs = [_merged(arcs[arc], gone, added, arc) for arc in range(ARCS)]
         self._places = after

@@ -20,7 +20,8 @@ from p2pmq.core.gossip import RumourQueue, burst, push_pull_interval_ms, sends_m
 from p2pmq.core.healing import Healing, Strangers
 from p2pmq.core.hearsay import Hearsay, Teller
 from p2pmq.core.ids import NodeId
-from p2pmq.core.membership import Member, MemberState, Roster, SwimTimers, Timer, Tombstone
+from p2pmq.core.membership import NOBODY, Member, MemberState, Roster, SwimTimers, Timer, Tombstone
+from p2pmq.core.namesakes import Namesakes, placed
 from p2pmq.core.packets.membership import (
     Gossip,
     Ping,
@@ -88,6 +89,7 @@ class Swim:
         self._hearsay = Hearsay(
             self._roster, config, self._order, self._queue, self._timers, self._awareness
         )
+        self._namesakes = Namesakes(self._roster, self._hearsay)
         self._healing = Healing(self._roster, config, rng)
         self._strangers = Strangers()
         self._fresh = True
@@ -132,6 +134,23 @@ class Swim:
         """Every member that has not left and is not forgotten; dead ones and this node too."""
         return [member for member in self.members.values() if member.state < MemberState.LEFT]
 
+    def placed(self) -> list[Member]:
+        """The members that may own, without those whose name, and so whose place, another has."""
+        return placed(member for member in self.roster() if member.weight)
+
+    @property
+    def namesakes_faced(self) -> int:
+        """How often this node took a namesake's place, or lost its own to one."""
+        return self._namesakes.faced
+
+    def has_known(self, node_id: NodeId) -> bool:
+        """Whether the node is, or was, a member: it may come back though its name is taken."""
+        return (
+            node_id in self.members
+            or node_id in self._roster.tombstones
+            or any(member.predecessor == node_id for member in self.members.values())
+        )
+
     def name_holder(self, name: str) -> Member | None:
         """A living other member that bears this name."""
         for member in self.members.values():
@@ -154,6 +173,8 @@ class Swim:
         for rumour in roster:
             if rumour.node_id != self._own.node_id:
                 self._recall(rumour, now, out)
+            elif rumour.predecessor != NOBODY:
+                self._roster.succeed(rumour.predecessor)
         self._queue.put(self._own.facts(MemberState.ALIVE))
         config, timers, jitter = self._config, self._timers, self._rng.random
         timers.set(PROBE, now + int(jitter() * config.probe_interval_ms))
@@ -407,6 +428,7 @@ class Swim:
                 self._on_push_pull_timeout(now, out)
             case Timer.HEALING:
                 out.extend(self._prober.ping(member) for member in self._healing.pick())
+                self._roster.names_touched = True  # an unmet namesake may be so for long enough
                 self._timers.set(HEALING, now + self._healing.interval_ms())
             case Timer.RELAY:
                 assert isinstance(name, int)
@@ -481,6 +503,8 @@ class Swim:
 
         Gossip of a heal may be lost, and the next exchange may be minutes away.
         """
+        if self._roster.names_touched:
+            self._namesakes.look(now, out)
         lost = self._roster.lost_count
         if lost < self._lost:
             soon = now + int(self._rng.random() * EXCHANGE_AFTER_HEAL_MS)

@@ -274,8 +274,15 @@ class Driver:
         self._node.on_notice(effects.Counted(what, text=text, alarming=True))
 
     def name_holder(self, name: str, node_id: NodeId) -> str | None:
-        """The address of a living member with that name and another id."""
-        member = self._machine.swim.name_holder(name)
-        if member is None or member.node_id in (node_id, self._machine.node_id):
+        """The address of a living member with that name, this node too; None for who was one.
+
+        A node whose name was given away while it was cut off is let in: what it holds is needed.
+        """
+        swim = self._machine.swim
+        if swim.has_known(node_id):
+            return None
+        own = swim.members[self._machine.node_id]
+        member = own if own.name == name else swim.name_holder(name)
+        if member is None:
             return None
         return member.addresses[0] if member.addresses else "an unknown address"

@@ -81,7 +81,7 @@ class LinkEvents(Protocol):
         """The packet with its bodies read from the store; None if they cannot be read."""
 
     def name_holder(self, name: str, node_id: NodeId) -> str | None:
-        """The address of a living member with that name and another id."""
+        """The address of a living member with that name, if it is taken for this node id."""
 
 
 @dataclass(slots=True)
@@ -322,7 +322,7 @@ class Links:
             return REFUSED_SELF
         if hello.version_min > own.version_max or hello.version_max < own.version_min:
             return REFUSED_VERSION
-        if hello.name == own.name or self._events.name_holder(hello.name, hello.node_id):
+        if self._events.name_holder(hello.name, hello.node_id):
             return REFUSED_NAME_TAKEN
         return None
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Process(NamedTuple):
-    """One run of a host's node: it ends at a stop or a crash, and the next has another boot."""
+    """One run of a host's node: it ends at a stop or a crash, and the next has another number."""
 
     host: str
     boot: int

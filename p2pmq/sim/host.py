@@ -71,6 +71,8 @@ class NodeOptions:
     weight: int = 1
     config: Config | None = None
     versions: tuple[int, int] = (PROTOCOL_VERSION_MIN, PROTOCOL_VERSION)
+    name: str = ""
+    """The node's; empty: that of its host."""
 
 
 @dataclass(slots=True)
@@ -158,7 +160,7 @@ class Host:
             on_sent=self._on_sent,
         )
         node = Node(
-            self.name,
+            options.name or self.name,
             mesh=options.mesh,
             zone=options.zone,
             leaf=options.leaf,

@@ -87,13 +87,14 @@ class Mesh(Faults):
         weight: int | Mapping[str, int] = 1,
         config: Config | Mapping[str, Config] | None = None,
         versions: Mapping[str, tuple[int, int]] | None = None,
+        named: Mapping[str, str] | None = None,
         together: bool = True,
     ) -> list[Node]:
         """Start nodes on new hosts, and wait until all nodes see each other.
 
         An option is for all of them, or a mapping from name to value. They start at once, or
         (`together=False`) one after the other. `versions` are the protocol versions that a node
-        speaks, the least and the most.
+        speaks, the least and the most. `named`: nodes' names that are not their hosts'.
         """
         for name in names:
             if name in self._hosts:
@@ -107,6 +108,7 @@ class Mesh(Faults):
                 weight=_of(weight, name, default=1),
                 config=_of(config, name, default=None),
                 versions=(versions or {}).get(name, OWN_VERSIONS),
+                name=(named or {}).get(name, ""),
             )
             self._hosts[name] = Host(name, self._ground, options)
             self.network.add_host(name)

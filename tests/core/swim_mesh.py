@@ -94,12 +94,19 @@ class SwimMesh:
     # -------------------------------------------------------------------------------- the nodes
 
     def add(
-        self, number: int, *, seeds: Iterable[int] = (), disk: Disk | None = None, weight: int = 1
+        self,
+        number: int,
+        *,
+        seeds: Iterable[int] = (),
+        disk: Disk | None = None,
+        weight: int = 1,
+        name: str = "",
     ) -> Node:
         """Start a node, with what its disk holds, and let it dial its seeds."""
         disk = disk or Disk()
         disk.boot += 1
-        own = rumour_of(number, boot=disk.boot, weight=weight)
+        name = name or f"node{number}"
+        own = rumour_of(number, boot=disk.boot, weight=weight, name=name)
         swim = Swim(own, MESH, self.config, random.Random(self.rng.randrange(2**32)))
         node = Node(own, swim, disk)
         self.nodes[number] = node
@@ -126,7 +133,7 @@ class SwimMesh:
     def restart(self, number: int) -> Node:
         """Start a crashed node again, with its disk."""
         old = self.nodes[number]
-        return self.add(number, disk=old.disk, weight=old.own.weight)
+        return self.add(number, disk=old.disk, weight=old.own.weight, name=old.own.name)
 
     def pause(self, number: int, duration_ms: int) -> None:
         """Stop a node's process for a while (SIGSTOP): what comes waits for it."""

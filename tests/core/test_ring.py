@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pmq.core import ring as ring_module
-from p2pmq.core.placement import ARC_BITS, ARCS, ID_BITS, OFFSET_BITS, position, tokens
+from p2pmq.core.placement import ARC_BITS, ARCS, ID_BITS, OFFSET_BITS, position, seat_of, tokens
 from p2pmq.core.ring import Place, Ring
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,6 +170,7 @@ def test_every_process_finds_the_same_places_whatever_its_hash_seed() -> None:
 
 def test_places_are_part_of_the_protocol_and_stay_as_they_are() -> None:
     """A failure here means that nodes of two versions would disagree on owners."""
+    assert seat_of("shop").hex() == "db3eb8a6e40bd1e3"
     assert position("orders", 0) == (94, 9_374_707_131_038_560_555)
     ring = Ring(Place(bytes([n]) * 8, f"z{n % 2}", 1 + n % 3) for n in range(1, 7))
     found = ["".join(str(i[0]) for i in ring.preference_list("orders", n, 6)) for n in range(6)]
@@ -287,6 +288,29 @@ def test_one_member_of_a_thousand_moves_at_most_a_fifth_more_than_it_must() -> N
                 moved += moves(ring, less, f"queue-{n}", partitions)
                 dealt += partitions
     assert moved * 1000 / dealt <= 1.2
+
+
+def test_whoever_has_the_seat_of_another_stands_in_all_its_places() -> None:
+    roster = [
+        Place(place.node_id, place.zone, seat=seat_of(f"n{i}")) for i, place in enumerate(mesh(7))
+    ]
+    heir = Place(b"new-disk", roster[2].zone, seat=roster[2].seat)
+    before, after = Ring(roster), Ring(roster).changed([*roster[:2], heir, *roster[3:]])
+    for n in range(100):
+        listed = before.preference_list(f"queue-{n}", n % 8, 8)
+        renamed = [b"new-disk" if node_id == roster[2].node_id else node_id for node_id in listed]
+        assert list(after.preference_list(f"queue-{n}", n % 8, 8)) == renamed
+
+
+def test_a_member_that_changes_its_seat_moves() -> None:
+    roster = mesh(4)
+    moved = [Place(roster[0].node_id, roster[0].zone, seat=seat_of("n0")), *roster[1:]]
+    fresh, changed = Ring(moved), Ring(roster).changed(moved)
+    lists = [
+        [ring.preference_list(f"queue-{n}", 0) for n in range(50)] for ring in (fresh, changed)
+    ]
+    assert lists[0] == lists[1]
+    assert lists[0] != [Ring(roster).preference_list(f"queue-{n}", 0) for n in range(50)]
 
 
 # ------------------------------------------------------------------------ tokens and memory

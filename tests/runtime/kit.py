@@ -150,7 +150,7 @@ class Listener:
         return None if self.unreadable else packet
 
     def name_holder(self, name: str, node_id: bytes) -> str | None:
-        return self.holders.get(name)
+        return ADDRESS if name == US.decode() else self.holders.get(name)
 
 
 class Scene:

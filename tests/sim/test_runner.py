@@ -71,11 +71,11 @@ def test_a_seed_gives_one_trace_with_the_observer_and_without_and_in_another_pro
 
 
 def test_what_is_seen_from_outside_is_in_the_outcome() -> None:
-    crash = '[[faults]]\nat = "3s"\nwhat = "crash"\nhosts = "owner of orders"\nfor = "6s"\n'
+    crash = '[[faults]]\nat = "1s"\nwhat = "crash"\nhosts = "owner of orders"\nfor = "8s"\n'
     outcome = played(SMALL + crash)
     (band,) = outcome.bands
     assert band.what == "down"
-    assert band.to_s - band.from_s == pytest.approx(6, abs=0.5)
+    assert band.to_s - band.from_s == pytest.approx(8, abs=0.5)
     (victim,) = band.who
     states = [p.state for p in outcome.presence if p.node == victim]
     assert states == ["up", "down", "up"]

@@ -121,7 +121,6 @@ async def test_a_wiped_home_is_filled_again(mesh: Mesh) -> None:
     mesh.crash(wiped)
     mesh.wipe(wiped)
     await mesh.restart(wiped)
-    await mesh.node(other).forget(wiped)  # it that had the disk is gone for good
     await mesh.run_for(minutes=1)
     assert held(mesh, wiped) == len(bodies)
     mesh.crash(owner)

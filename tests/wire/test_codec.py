@@ -96,9 +96,10 @@ def test_what_a_newer_peer_appends_is_ignored(cls: type[Packet]) -> None:
 
 def test_versions_meet_within_structs_too() -> None:
     old = [ID, 1, 7]
-    new = [ID, 1, 7, ID, "n", ["h:1"], 3, ID, "z", 5, "unknown", [1]]
+    new = [ID, 1, 7, ID, "n", ["h:1"], 3, ID, "z", 5, ID, "unknown", [1]]
     packet = decode(frames(14, [old, new]))
-    assert packet == Gossip((Rumour(ID, 1, 7), Rumour(ID, 1, 7, ID, "n", ("h:1",), 3, ID, "z", 5)))
+    known = Rumour(ID, 1, 7, ID, "n", ("h:1",), 3, ID, "z", 5, ID)
+    assert packet == Gossip((Rumour(ID, 1, 7), known))
 
 
 def test_trailing_defaults_take_no_bytes() -> None:

@@ -28,7 +28,8 @@ class Rumour(Struct):
 
     `state` is a `membership.MemberState`. Facts about the member itself
     (name, addresses, zone, weight, …) are as of `incarnation`; the name is empty
-    where only the state is spread (suspect, dead).
+    where only the state is spread (suspect, dead). `predecessor` is the node that bore
+    the name before it and whose place it has taken; zeros: none.
     """
 
     node_id: Id
@@ -41,6 +42,7 @@ class Rumour(Struct):
     store_id: Id = b"\0" * 8
     zone: ShortText = ""
     weight: U32 = 1
+    predecessor: Id = b"\0" * 8
 
 
 Rumours = Annotated[tuple[Rumour, ...], Size(0, 65_536)]
