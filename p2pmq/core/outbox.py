@@ -54,6 +54,7 @@ _GONE = {
     OUTBOX_FULL: "the outbox is full",
     OUTBOX_AGE: "not sent within the outbox's age_max_ms",
 }
+EXPIRED = "its time to live is over"
 RESEND_MAX_MS = 15_000
 REFUSED_RETRY_MS = 1_000
 """How long after an owner refused a batch (its disk is full) it is tried again."""
@@ -287,7 +288,7 @@ class Outbox:
         for aged in self.quota.aged(now):
             effects += self._drop(*aged, OUTBOX_AGE)
         while (number := self._expiring.pop_due(now)) is not None:
-            effects += self._expire(*self._mortal.pop(number))
+            effects += self._expire(*self._mortal.pop(number), now)
         if effects:
             effects.append(self._changed())
         while (number := self._deadlines.pop_due(now)) is not None:
@@ -426,7 +427,7 @@ class Outbox:
             rest.append(batch.part(last + 1, batch.last))
         self.quota.bytes_held -= entry.cost
         for part in rest:
-            half = replace(entry, batch=part, token=None, expires_at=0)
+            half = replace(entry, batch=part, token=None)
             self._mark_tried(half)  # it was read to be sent; and halves share a number
             stream.entries.append(half)
             self.quota.bytes_held += half.cost
@@ -467,20 +468,29 @@ class Outbox:
         self._mortal[entry.number] = (stream, entry)
         self._expiring.set(entry.number, at)
 
-    def _expire(self, stream: Stream, entry: Entry) -> list[Effect]:
+    def _expire(self, stream: Stream, entry: Entry, now: int) -> list[Effect]:
         """The time to live of a batch is over: if an owner has it, that ends it there."""
         entries = stream.entries
         at = bisect_left(entries, entry.batch.first, key=lambda other: other.batch.first)
-        if at == len(entries) or entries[at] is not entry:
-            return []  # part of it was damaged; the owner ends the rest
-        del entries[at]
-        effects: list[Effect] = [Notify(Expired(stream.key, (entry.batch.run,)))]
-        if entry.durable or entry.writing:
-            effects.append(Persist((BatchRemoved(Space.OUTBOX, stream.key, entry.number),)))
-        self._forget(stream, entry, sent=at < stream.sent)
-        if entry.token is not None:
-            stream.reason = "its time to live is over"
-            effects.append(self._resolve(stream, entry, copies=0, timed_out=True))
+        if at < len(entries) and entries[at] is entry:
+            gone = [(at, entry)]
+        else:  # a damaged body was cut out of it: what is left has its number
+            found = [pair for pair in enumerate(entries) if pair[1].number == entry.number]
+            gone = found[::-1]
+        effects: list[Effect] = []
+        for place, part in gone:
+            del entries[place]
+            effects.append(Notify(Expired(stream.key, (part.batch.run,))))
+            if part.durable or part.writing:
+                removed = BatchRemoved(Space.OUTBOX, stream.key, part.number)
+                effects.append(Persist((removed,)))
+            self._forget(stream, part, sent=place < stream.sent)
+            if part.token is not None:
+                outcome = self._outcome(stream, part, copies=0, timed_out=True)
+                told = replace(outcome, stored=False, reason=EXPIRED, gone="dropped")
+                effects.append(Resolve(part.token, told))
+                self._stop_waiting(part)
+        effects += self._pump(stream, now)
         self._drop_if_idle(stream)
         return [*effects, self._changed()]
 

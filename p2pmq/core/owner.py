@@ -190,7 +190,8 @@ class Owner:
         if not self.owns(key):
             return [self._moved(peer, key)]
         if is_mailbox_of_another(key.queue, self.name_of(peer)):
-            return [Notify(Counted("attach_to_mailbox_refused"))]
+            text = f"{self.name_of(peer)!r} asked for mail that is not its own: {key.queue!r}"
+            return [Notify(Counted("attach_to_mailbox_refused", text=text, alarming=True))]
         delivery = self._delivery(key)
         bearer = Bearer(peer, packet.consumer)
         if packet.renewal and not delivery.is_attached(bearer, packet.attachment):

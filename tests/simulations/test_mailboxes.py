@@ -100,3 +100,17 @@ async def test_mail_whose_time_is_over_is_not_delivered(mesh: Mesh) -> None:
     await mesh.settle()
     assert sum(node.counters["expired"] for node in nodes[:3]) == 1
     mesh.check()
+
+
+@seeds(3)
+async def test_a_reader_whose_disk_was_replaced_gets_its_mail_under_its_name(mesh: Mesh) -> None:
+    nodes = await mesh.start(*NAMES, "depot", config=THREE)
+    mesh.crash("depot")
+    await mesh.run_for(seconds=30)
+    await nodes[0].send("depot", "still yours")
+    mesh.wipe("depot")
+    await mesh.run_for(minutes=1)
+    depot = await mesh.restart("depot")
+    assert await mail(depot, 1) == ["still yours"]
+    await mesh.settle()
+    mesh.check()
