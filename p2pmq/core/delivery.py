@@ -110,6 +110,14 @@ class PartitionDelivery:
             self._make_ready(run, partition.batches[number].stamp)
         self._quiet_until = quiet_until if partition.pending else 0
 
+    def remember(self, former: PartitionDelivery) -> None:
+        """This node owned the partition before: what it pushed then, it pushes again as such."""
+        for run, _ in self._partition.pending.items():
+            pushed = [(part, lease.attempt) for part, lease in former.leases.overlap(run)]
+            for part, attempt in (*pushed, *former.attempts.overlap(run)):
+                for known in self.attempts.missing(part):
+                    self.attempts.put(known, attempt)
+
     # -- messages come and go --
 
     def add(self, run: Run, stamp: int) -> None:

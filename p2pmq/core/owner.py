@@ -380,8 +380,10 @@ class Owner:
             if self.owns(key):
                 if key not in self.deliveries:
                     self._takeovers[key] = now + TAKEOVER_GRACE_MS
-                    self._former.pop(key, None)
-                self._delivery(key)
+                    former = self._former.pop(key, None)
+                    self._delivery(key)
+                    if former is not None:
+                        self.deliveries[key].remember(former)
                 effects += self._pump(key, now)
             elif key in self.deliveries:
                 self._held.pop(key, None)  # their publishers turn to the new owner
