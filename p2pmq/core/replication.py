@@ -276,7 +276,7 @@ class Replication:
             # Somebody else owned meanwhile, and we did not notice (a pause, a blink of the
             # network): nothing more is delivered before what it has done is merged.
             effects.append(Notify(Counted("replica_knew_acks")))
-            for other in copies.in_reach():
+            for other in copies.listening():
                 other.contact = Contact.COMPARING
                 effects += self.ask(key, other, now)
         event = copies.acking.get(packet.number)
