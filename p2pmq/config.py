@@ -105,8 +105,8 @@ class Replication:
     """W: on how many of them a message must be fsynced to be committed; 0: a majority of R."""
     replace_after_ms: int = 600_000
     """A home that has been away for so long has its copies kept elsewhere meanwhile; 0: never.
-    Those count for nothing until it is back, or forgotten: they only spare its disk's absence.
-    Ten minutes is longer than a reboot or an update, which should move no data."""
+    Those count for nothing: they are there to recover from. Ten minutes is longer than a reboot
+    or an update, which should move no data."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,7 @@ class Home:
     unanswered: dict[int, Replicate] = field(default_factory=dict)
     unanswered_bytes: int = 0
     sent_at: int = 0
+    """When those were sent, or the oldest of them became the oldest."""
 
     def lose(self) -> None:
         """It is out of reach: what it knows is found out anew when it is back."""

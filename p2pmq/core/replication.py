@@ -261,10 +261,12 @@ class Replication:
         home = copies.holder(peer) if copies is not None else None
         if copies is None or home is None:
             return []
+        oldest = next(iter(home.unanswered), None)
         sent = home.unanswered.pop(packet.number, None)
         if sent is None:
             return []
-        home.sent_at = now
+        if packet.number == oldest:  # while that one is missing, all are sent again in time
+            home.sent_at = now
         home.unanswered_bytes -= sent.size
         acked = DotSet(Run(run.session, run.first, run.last) for run in packet.acked)
         durable = DotSet(batch.run for batch in sent.batches).difference(acked)
@@ -274,7 +276,7 @@ class Replication:
             # Somebody else owned meanwhile, and we did not notice (a pause, a blink of the
             # network): nothing more is delivered before what it has done is merged.
             effects.append(Notify(Counted("replica_knew_acks")))
-            for other in copies.in_reach():
+            for other in copies.listening():
                 other.contact = Contact.COMPARING
                 effects += self.ask(key, other, now)
         event = copies.acking.get(packet.number)

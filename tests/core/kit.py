@@ -106,7 +106,7 @@ class Rooms(NamedTuple):
         ]
 
 
-def rooms_of(node_id: NodeId, boot: int, view: View) -> Rooms:
+def rooms_of(node_id: NodeId, boot: int, view: Ownership) -> Rooms:
     owner = Owner(node_id, HybridClock(), view.owner_of)
     replication = Replication(node_id, boot, owner, view)
     owner.use(replication)

@@ -83,8 +83,15 @@ def node_id_of(number: int) -> NodeId:
 class MachineMesh:
     """Nodes by number, a clock in ms, and all that happens between them."""
 
-    def __init__(self, seed: int, nodes: int = 3, queues: int = 3, copies: int = 1) -> None:
-        replication = Replication(replicas=copies)
+    def __init__(
+        self,
+        seed: int,
+        nodes: int = 3,
+        queues: int = 3,
+        copies: int = 1,
+        replace_after_ms: int = 600_000,
+    ) -> None:
+        replication = Replication(replicas=copies, replace_after_ms=replace_after_ms)
         self.config = Config(limits=LIMITS, replication=replication)
         self.rng = random.Random(seed)
         self.now = 1_000

@@ -163,6 +163,19 @@ def test_a_batch_is_confirmed_at_two_copies_of_three_though_one_is_slow() -> Non
     assert not w.homes[slow].partition.pending.overlap(Run(S1, 2, 3))
 
 
+def test_what_was_lost_is_sent_again_though_later_packets_are_answered_all_the_time() -> None:
+    """It was not once: each answer put the repeat off, and so a busy partition stood still."""
+    w = world()
+    w.publish(S2, 1, w.ids[0])
+    w.arrive(0)
+    w.way.clear()  # what went to the other homes
+    for _ in range(2 * RESEND_MS // 300):
+        w.pass_time(300)
+        w.publish(S1, 1, w.ids[0])
+        w.drain()
+    assert (S2, 1) in w.confirmed
+
+
 def test_a_replica_answers_only_for_what_is_durable() -> None:
     w = world()
     home = w.homes[w.ids[1]]

@@ -25,6 +25,7 @@ class Story:
     length: int = 60
     many_max: int = 12
     copies: int = 1
+    replace_after_ms: int = 0
 
 
 USERS = {"publish": 14, "subscribe": 4, "unsubscribe": 2}
@@ -45,6 +46,11 @@ STORIES = {
 }
 
 STORIES |= {f"copies, {name}": replace(story, copies=3) for name, story in STORIES.items()}
+STORIES |= {
+    f"stand-ins, {name}": replace(story, copies=3, nodes=5, replace_after_ms=2_000)
+    for name, story in STORIES.items()
+    if name in ("crashes", "full disks", "everything")
+}
 
 
 class Teller:
@@ -130,7 +136,7 @@ class Teller:
 @pytest.mark.parametrize("name", STORIES)
 def test_a_mesh_keeps_its_promises(name: str, seed: int) -> None:
     story = STORIES[name]
-    mesh = MachineMesh(seed, story.nodes, story.queues, story.copies)
+    mesh = MachineMesh(seed, story.nodes, story.queues, story.copies, story.replace_after_ms)
     mesh.run(3_000)
     Teller(mesh, story).tell()
     mesh.heal()
