@@ -16,6 +16,9 @@ from p2pmq.bench.measure import Benchmark
 from p2pmq.bench.plan import SIZES, Mode, Plan
 from p2pmq.errors import P2PMQError
 
+REPLICAS_MAX = 7
+"""More nodes on one machine would measure its scheduler."""
+
 app = typer.Typer(add_completion=False)
 
 
@@ -32,6 +35,9 @@ def bench(
     messages: Annotated[int, typer.Option(min=1, help="Messages of a throughput run.")] = 200_000,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of a latency run.")] = 5.0,
     repeat: Annotated[int, typer.Option(min=1, help="Runs of each kind.")] = 3,
+    replicas: Annotated[
+        int, typer.Option(min=1, max=REPLICAS_MAX, help="Copies; a majority is fsynced first.")
+    ] = 1,
     redis: Annotated[bool, typer.Option(help="Measure Redis Streams beside.")] = True,
     uvloop: Annotated[bool, typer.Option(help="Run the nodes on uvloop if it is there.")] = True,
     profile: Annotated[
@@ -51,6 +57,7 @@ def bench(
         messages=messages,
         seconds=seconds,
         repeat=repeat,
+        replicas=replicas,
         redis=redis,
         uvloop=uvloop,
         profile=str(profile.resolve()) if profile is not None else None,

@@ -39,24 +39,44 @@ class System(Protocol):
     publisher: Worker
     consumer: Worker
 
+    async def name_queue(self, prefix: str) -> str:
+        """A name for a queue."""
+        ...
+
     async def server_cpu_s(self) -> float:
         """The CPU time of the process between publisher and consumer."""
         ...
 
+    async def replicas_cpu_s(self) -> float:
+        """The CPU time of all processes that keep further copies."""
+        ...
+
 
 class P2pmqSystem:
-    """An owner and two leaves."""
+    """An owner with its replicas, and two leaves."""
 
     name = P2PMQ
 
-    def __init__(self, owner: Worker, publisher: Worker, consumer: Worker) -> None:
+    def __init__(
+        self, owner: Worker, replicas: list[Worker], publisher: Worker, consumer: Worker
+    ) -> None:
         self.owner = owner
+        self.replicas = replicas
         self.publisher = publisher
         self.consumer = consumer
+
+    async def name_queue(self, prefix: str) -> str:
+        """A name for a queue that the owner owns, and none of its replicas."""
+        found = await self.owner.ask("name_queue", prefix=prefix)
+        return str(found["queue"])
 
     async def server_cpu_s(self) -> float:
         """The owner's CPU time."""
         return await self.owner.cpu_s()
+
+    async def replicas_cpu_s(self) -> float:
+        """The replicas' CPU time, in sum."""
+        return sum([await replica.cpu_s() for replica in self.replicas])
 
 
 class RedisSystem:
@@ -69,9 +89,17 @@ class RedisSystem:
         self.publisher = publisher
         self.consumer = consumer
 
+    async def name_queue(self, prefix: str) -> str:
+        """Any name will do."""
+        return prefix
+
     async def server_cpu_s(self) -> float:
         """The server's CPU time."""
         return await self.server.cpu_s()
+
+    async def replicas_cpu_s(self) -> float:
+        """There are none."""
+        return 0.0
 
 
 class Benchmark:
@@ -84,7 +112,7 @@ class Benchmark:
 
     async def run(self) -> Report:
         """Measure everything that the plan asks for."""
-        report = Report(machine())
+        report = Report(machine(), replicas=self._plan.replicas, min_copies=self._plan.min_copies)
         parent = disk_directory(self._plan.directory)
         async with AsyncExitStack() as stack:
             directory = Path(
@@ -102,18 +130,26 @@ class Benchmark:
     # -- processes --
 
     async def _start_p2pmq(self, stack: AsyncExitStack, directory: Path) -> P2pmqSystem:
-        self._say("starting three nodes")
+        plan = self._plan
+        replicas = [f"replica-{number}" for number in range(2, plan.replicas + 1)]
+        roles = ["owner", *replicas, "publisher", "consumer"]
+        self._say(f"starting {len(roles)} nodes")
         options = {
             "mesh": f"bench-{os.getpid()}",
-            "uvloop": self._plan.uvloop,
-            "profile": self._plan.profile,
-            "data_dir": str(directory / "owner"),
+            "uvloop": plan.uvloop,
+            "profile": plan.profile,
+            "folder": str(directory),
+            "replicas": plan.replicas,
+            "min_copies": plan.min_copies,
+            "seeds": [],
         }
-        owner = await self._start("owner", options, directory, stack)
-        options["owner"] = owner.hello["address"]
-        publisher = await self._start("publisher", options, directory, stack)
-        consumer = await self._start("consumer", options, directory, stack)
-        return P2pmqSystem(owner, publisher, consumer)
+        workers: list[Worker] = []
+        for role in roles:
+            workers.append(await self._start(role, options, directory, stack))
+            options["seeds"] = [workers[0].hello["address"]]
+        for worker in workers:
+            await worker.ask("meet", names=roles)
+        return P2pmqSystem(workers[0], workers[1:-2], *workers[-2:])
 
     async def _start_redis(
         self, stack: AsyncExitStack, directory: Path, report: Report
@@ -191,7 +227,7 @@ class Benchmark:
         self._queues += 1
         skip = WARM_LATENCY_MESSAGES if mode is Mode.LATENCY else 0
         command = {
-            "queue": f"bench-{self._queues}",
+            "queue": await system.name_queue(f"bench-{self._queues}"),
             "mode": mode,
             "size": size,
             "count": count,
@@ -199,11 +235,13 @@ class Benchmark:
             "skip": skip,
         }
         server_before_s = await system.server_cpu_s()
+        replicas_before_s = await system.replicas_cpu_s()
         consumer_before = await system.consumer.ask("consume", **command)
         publisher_before_s = await system.publisher.cpu_s()
         published = await system.publisher.ask("publish", **command)
         consumed = await system.consumer.reply()
         server_s = await system.server_cpu_s() - server_before_s
+        replicas_s = await system.replicas_cpu_s() - replicas_before_s
         elapsed_ns = consumed["settled_ns"] - published["started_ns"]
         if elapsed_ns <= 0:
             raise BenchmarkError("the processes do not share a monotonic clock: nothing to compare")
@@ -212,6 +250,7 @@ class Benchmark:
             publisher_cpu_us=(published["cpu_s"] - publisher_before_s) / count * 1e6,
             server_cpu_us=server_s / count * 1e6,
             consumer_cpu_us=(consumed["cpu_s"] - consumer_before["cpu_s"]) / count * 1e6,
+            replicas_cpu_us=replicas_s / count * 1e6,
             duplicates=consumed["duplicates"],
             p50_us=consumed.get("p50_us"),
             p99_us=consumed.get("p99_us"),

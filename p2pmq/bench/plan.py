@@ -47,10 +47,17 @@ class Plan:
     messages: int = 200_000
     seconds: float = 5.0
     repeat: int = 3
+    replicas: int = 1
+    """On how many nodes' disks p2pmq keeps each message. Redis keeps one copy always."""
     redis: bool = True
     uvloop: bool = True
     profile: str | None = None
     directory: str | None = None
+
+    @property
+    def min_copies(self) -> int:
+        """How many copies are fsynced before the confirm: a majority, as by default."""
+        return self.replicas // 2 + 1
 
 
 def disk_directory(wanted: str | None) -> Path:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REDIS = "redis"
 P2PMQ = "p2pmq"
-ROLES = ("publisher", "server", "consumer")
+ROLES = ("publisher", "server", "replicas", "consumer")
 TITLES = {
     Mode.BATCH: "publish_many",
     Mode.SINGLE: "publish",
@@ -35,6 +35,8 @@ class Run:
     publisher_cpu_us: float
     server_cpu_us: float
     consumer_cpu_us: float
+    replicas_cpu_us: float
+    """All of them together; 0 where there is one copy."""
     duplicates: int
     p50_us: float | None = None
     p99_us: float | None = None
@@ -69,6 +71,10 @@ class Report:
     machine: dict[str, Any]
     series: list[Series] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    replicas: int = 1
+    """How many copies p2pmq kept of each message …"""
+    min_copies: int = 1
+    """… and how many of them were fsynced before the confirm."""
 
     def redis_rate(self, size: int) -> float | None:
         """What Redis made with that size, to compare with."""
@@ -81,6 +87,7 @@ class Report:
         """The whole report, with the medians beside the runs."""
         return {
             "machine": self.machine,
+            "copies": {"replicas": self.replicas, "min_copies": self.min_copies},
             "remarks": self.remarks,
             "series": [
                 {
@@ -100,46 +107,62 @@ class Report:
         throughput = [s for s in self.series if s.mode is not Mode.LATENCY]
         if throughput:
             yield self._throughput_table(throughput)
+            yield self._cpu_table(throughput)
         latency = [s for s in self.series if s.mode is Mode.LATENCY]
         if latency:
-            yield _latency_table(latency)
+            yield self._latency_table(latency)
+
+    def copies(self, series: Series) -> str:
+        """How many copies were fsynced before a confirm, of how many that were kept."""
+        if series.system == REDIS:
+            return "1 of 1"
+        return f"{self.min_copies} of {self.replicas}"
 
     def _throughput_table(self, all_series: list[Series]) -> Table:
         table = Table(title="First publish to last ack confirmed; median (range)")
         table.add_column("bytes", justify="right")
         table.add_column("system")
         table.add_column("how")
+        table.add_column("copies", justify="right")
         table.add_column("messages/s", justify="right")
         table.add_column("× Redis", justify="right")
-        table.add_column("CPU µs/message: pub server con", justify="right")
         for series in all_series:
             redis = self.redis_rate(series.size)
             rate = series.median("messages_per_s")
-            cpu = [
-                f"{series.median(f'{who}_cpu_us'):.1f}"
-                for who in ("publisher", "server", "consumer")
-            ]
             table.add_row(
                 str(series.size),
                 series.system,
                 series.note or TITLES[series.mode],
+                self.copies(series),
                 _median_and_range(series, "messages_per_s"),
                 f"{rate / redis:.2f}" if redis else "",
-                "  ".join(cpu),
             )
         return table
 
+    def _cpu_table(self, all_series: list[Series]) -> Table:
+        table = Table(title="CPU time for each message, µs, all threads of a process; median")
+        table.add_column("bytes", justify="right")
+        table.add_column("system")
+        table.add_column("how")
+        for who in ROLES:
+            table.add_column(who, justify="right")
+        for series in all_series:
+            cpu = [f"{series.median(f'{who}_cpu_us'):.1f}" for who in ROLES]
+            how = series.note or TITLES[series.mode]
+            table.add_row(str(series.size), series.system, how, *cpu)
+        return table
 
-def _latency_table(all_series: list[Series]) -> Table:
-    table = Table(title="Publish call to handler at 1,000 a second, µs; median (range)")
-    table.add_column("bytes", justify="right")
-    table.add_column("system")
-    for title in ("p50", "p99", "max"):
-        table.add_column(title, justify="right")
-    for series in all_series:
-        figures = [_median_and_range(series, name) for name in ("p50_us", "p99_us", "max_us")]
-        table.add_row(str(series.size), series.system, *figures)
-    return table
+    def _latency_table(self, all_series: list[Series]) -> Table:
+        table = Table(title="Publish call to handler at 1,000 a second, µs; median (range)")
+        table.add_column("bytes", justify="right")
+        table.add_column("system")
+        table.add_column("copies", justify="right")
+        for title in ("p50", "p99", "max"):
+            table.add_column(title, justify="right")
+        for series in all_series:
+            figures = [_median_and_range(series, name) for name in ("p50_us", "p99_us", "max_us")]
+            table.add_row(str(series.size), series.system, self.copies(series), *figures)
+        return table
 
 
 def _median_and_range(series: Series, name: str) -> str:

@@ -43,6 +43,17 @@ def test_every_mode_is_measured_and_nothing_is_left_behind(directory: Path) -> N
     assert list(directory.iterdir()) == []
 
 
+def test_with_two_copies_a_second_process_works_as_well(directory: Path) -> None:
+    fields = ("--mode", "batch", "--mode", "single", "--messages", "2000", "--no-redis")
+    data = measured(directory, *fields, "--replicas", "2")
+    assert data["copies"] == {"replicas": 2, "min_copies": 2}
+    for series in data["series"]:
+        (run,) = series["runs"]
+        assert run["replicas_cpu_us"] > 0
+        assert run["duplicates"] == 0
+    assert list(directory.iterdir()) == []
+
+
 def test_a_profile_of_each_process_is_written(
     directory: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

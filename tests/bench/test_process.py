@@ -8,6 +8,18 @@ from p2pmq.bench.plan import BenchmarkError
 from p2pmq.bench.process import RedisServer, Worker
 
 
+async def owner(folder: Path) -> Worker:
+    options = {
+        "mesh": "test",
+        "uvloop": False,
+        "folder": str(folder),
+        "seeds": [],
+        "replicas": 1,
+        "min_copies": 1,
+    }
+    return await Worker.start("owner", options, folder)
+
+
 async def test_a_worker_that_fails_is_reported_with_its_log(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"(?s)nonsense ended early.*KeyError"):
         await Worker.start("nonsense", {}, tmp_path)
@@ -19,8 +31,7 @@ async def test_a_redis_that_cannot_start_is_an_error_at_once(tmp_path: Path) -> 
 
 
 async def test_a_worker_ends_at_the_end_of_its_input(tmp_path: Path) -> None:
-    options = {"mesh": "test", "uvloop": False, "data_dir": str(tmp_path / "data")}
-    worker = await Worker.start("owner", options, tmp_path)
+    worker = await owner(tmp_path)
     assert ":" in worker.hello["address"]
     assert await worker.cpu_s() > 0
     await worker.stop()
@@ -29,8 +40,7 @@ async def test_a_worker_ends_at_the_end_of_its_input(tmp_path: Path) -> None:
 
 
 async def test_an_unknown_command_is_reported(tmp_path: Path) -> None:
-    options = {"mesh": "test", "uvloop": False, "data_dir": str(tmp_path / "data")}
-    worker = await Worker.start("owner", options, tmp_path)
+    worker = await owner(tmp_path)
     try:
         with pytest.raises(BenchmarkError, match="knows no command 'dance'"):
             await worker.ask("dance")

@@ -10,7 +10,7 @@ from p2pmq.bench.report import P2PMQ, REDIS, Report, Run, Series
 
 
 def run_of(rate: float, p50_us: float | None = None) -> Run:
-    return Run(rate, 1.0, 2.0, 3.0, duplicates=0, p50_us=p50_us, p99_us=p50_us, max_us=p50_us)
+    return Run(rate, 1.0, 2.0, 3.0, 4.0, duplicates=0, p50_us=p50_us, p99_us=p50_us, max_us=p50_us)
 
 
 @pytest.fixture
@@ -55,3 +55,20 @@ def test_json_holds_every_run_and_the_medians(report: Report) -> None:
     assert first["median"]["messages_per_s"] == 100.0
     assert "p50_us" not in first["median"]
     assert latency["median"]["p50_us"] == 444.0
+
+
+def test_the_copies_of_each_system_are_shown(report: Report) -> None:
+    report.replicas, report.min_copies = 3, 2
+    lines = shown(report).splitlines()
+    assert [P2PMQ in line for line in lines if "2 of 3" in line] == [True, True, True]
+    assert [REDIS in line for line in lines if "1 of 1" in line] == [True]
+    assert report.as_json()["copies"] == {"replicas": 3, "min_copies": 2}
+
+
+def test_the_cpu_time_of_each_process_is_shown(report: Report) -> None:
+    shown_times = [
+        [cell.strip() for cell in line.split("│")[4:8]]
+        for line in shown(report).splitlines()
+        if "4.0" in line
+    ]
+    assert shown_times == [["1.0", "2.0", "4.0", "3.0"]] * 3

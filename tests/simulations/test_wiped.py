@@ -16,6 +16,7 @@ from p2pmq.sim.mesh import Mesh, seeds
 if TYPE_CHECKING:
     from p2pmq.node.node import Node
 
+ONE_COPY = Config(replication=Replication(replicas=1))
 CONFIG = Config(replication=Replication(replicas=3))
 QUEUE = "orders"
 KEY = PartitionKey(QUEUE, 0)
@@ -120,13 +121,13 @@ async def test_what_only_the_cut_off_one_had_is_not_lost(mesh: Mesh) -> None:
 @seeds(5)
 async def test_with_one_copy_the_cut_off_ones_messages_come_from_its_old_disk(mesh: Mesh) -> None:
     names = ("a", "b", "c")
-    await mesh.start(*names)
+    await mesh.start(*names, config=ONE_COPY)
     (owner,) = homes(mesh, "a")
     bodies = await fill(mesh.node(owner))
     mesh.crash(owner)
     await mesh.run_for(seconds=20)
     heir = f"{owner}2"
-    await mesh.start(heir, named={heir: owner})
+    await mesh.start(heir, config=ONE_COPY, named={heir: owner})
     assert homes(mesh, heir) == [heir]
     other = next(name for name in names if name != owner)
     new = await fill(mesh.node(other), name="new")
