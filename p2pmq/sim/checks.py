@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CALM_AFTER_S = 60.0
 """So long after a fault has ended it explains what happens: a split heals within this."""
 HEAL_WITHIN_S = 60.0
+SILENCING = ("cut", "flap", "link", "pause", "leave")
+"""Kinds of faults in which a living owner may not hear of what another has done."""
 SHOWN_MAX = 20
 
 
@@ -272,12 +274,14 @@ def _is_in(at_s: float | None, between: tuple[float, float]) -> bool:
 class _Calm:
     """When nothing was broken, nor had just been."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, kinds: tuple[str, ...] = ()) -> None:
+        """Of all that may be broken, or of faults of some kinds alone."""
         spans = [
             (fault.at_s, (history.now_s if fault.until_s is None else fault.until_s))
             for fault in history.faults
+            if not kinds or fault.kind in kinds
         ]
-        spans += [(end.at_s, end.at_s) for end in history.process_ends]
+        spans += [(end.at_s, end.at_s) for end in history.process_ends if not kinds]
         self._spans = sorted((start, end + CALM_AFTER_S) for start, end in spans)
 
     def is_disturbed(self, start_s: float, end_s: float) -> bool:
@@ -315,13 +319,17 @@ def order_is_kept(history: History) -> list[Violation]:
 
 
 def acked_stays_acked(history: History) -> list[Violation]:
-    """After an ack was confirmed, that owner pushes the message no more, and others in calm."""
+    """After an ack was confirmed, so that W replicas have it, nobody pushes the message again.
+
+    Deaths, restarts and failing disks explain nothing: the acks are on disks. A cut or a pause
+    does, in which another owner could not hear of the ack; one that confirmed it knows.
+    """
     confirmed: dict[Dot, tuple[float, str]] = {}
     for ack in history.confirmed_acks:
         for dot in dots([ack]):
             confirmed.setdefault(dot, (ack.at_s, ack.by))
     excused = set(dots(history.excused))
-    calm = _Calm(history)
+    calm = _Calm(history, SILENCING)
     found: list[Violation] = []
     for push in history.pushes:
         for dot in dots([push]):
@@ -357,6 +365,31 @@ def redeliveries_are_marked(history: History) -> list[Violation]:
 
 
 # ---------------------------------------------------------------------------- bounds, and views
+
+
+def seen_is_never_ahead_of_bodies(history: History) -> list[Violation]:
+    """What a disk has as seen, and holds no body of, somebody has acked, or given up.
+
+    It is the one rule whose breach loses data: a merge takes such a message for acked.
+    """
+    done = set(dots(history.acks)) | set(dots(history.dropped)) | set(dots(history.excused))
+    found: list[Violation] = []
+    for held in history.taken_for_acked:
+        ahead = sorted(set(dots([held])) - done)
+        if ahead:
+            more = f" (and {len(ahead) - 1} more)" if len(ahead) > 1 else ""
+            text = f"{held.host} has seen {ahead[0]}{more}, holds no body, and nobody has acked it"
+            found.append(Violation("seen_is_never_ahead_of_bodies", text))
+    return found
+
+
+def buffers_are_bounded(history: History) -> list[Violation]:
+    """No buffer ever held more than its limit."""
+    return [
+        Violation("buffers_are_bounded", f"{what} of {host} held {peak}, its limit is {limit}")
+        for (host, what), (peak, limit) in sorted(history.peaks.items())
+        if peak > limit
+    ]
 
 
 def prefetch_is_a_bound(history: History) -> list[Violation]:
@@ -404,7 +437,9 @@ CHECKS = (
     order_is_kept,
     acked_stays_acked,
     redeliveries_are_marked,
+    seen_is_never_ahead_of_bodies,
     prefetch_is_a_bound,
+    buffers_are_bounded,
     views_are_equal_after_a_heal,
 )
 """The promises of the design's section 2 that hold for every history."""

@@ -144,6 +144,25 @@ class SimDisk:
             for low, high in alive:
                 yield name.space, name.key, Run(batch.session, low, high)
 
+    def taken_for_acked(self) -> Iterator[tuple[PartitionKey, Run]]:
+        """The dots that were seen, and have no body here: a merge takes them for acked."""
+        seen: dict[PartitionKey, DotSet] = {}
+        for (key, session), seqs in self.contents.seen.items():
+            for low, high in seqs:
+                seen.setdefault(key, DotSet()).add(Run(session, low, high))
+        for name, kept in self.contents.batches.items():
+            if name.space is Space.PARTITION:
+                proven = DotSet([kept.batch.run])
+                for low, high in kept.unseen:
+                    proven.remove(Run(kept.batch.session, low, high))
+                seen[name.key] = seen.get(name.key, DotSet()).union(proven)
+        for space, key, run in self.alive():
+            if space is Space.PARTITION:
+                seen[key].remove(run)
+        for key in sorted(seen):
+            for run in seen[key].runs():
+                yield key, run
+
     def boot(self) -> Recovered:
         """A process opens the store; a new disk draws its ids."""
         if self.cut_short:

@@ -259,6 +259,10 @@ class History:
         self.heals: list[Heal] = []
         self.held: list[Held] = []
         """Set when the history is checked: what lies on the disks then."""
+        self.taken_for_acked: list[Held] = []
+        """Likewise: what disks have as seen, and hold no body of."""
+        self.peaks: dict[tuple[str, str], tuple[int, int]] = {}
+        """The most that a buffer of a host ever held as far as was seen, and its limit."""
         self.outboxes: dict[Process, int] = {}
         """Likewise: how many messages each living process holds in its outbox."""
         self.now_s = 0.0

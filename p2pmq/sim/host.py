@@ -18,6 +18,7 @@ from p2pmq.core.packets.registry import PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmq.errors import ClosedNodeError
 from p2pmq.node.node import Node
 from p2pmq.sim.disk import SimDisk
+from p2pmq.sim.gauges import EVERY, levels
 from p2pmq.sim.history import Process, ProcessEnded
 from p2pmq.sim.hostloop import HOST, HostLoop
 from p2pmq.sim.refuse import SimulationUsageError
@@ -105,10 +106,24 @@ class Host:
         self._ground = ground
         self._rng = ground.chance(f"processes on {name}")
         self._run: _Run | None = None
+        self._sent = 0
 
     def _on_sent(self, packet: Packet) -> None:
         for tripwire in self.tripwires:
             tripwire(packet)
+        self._sent += 1
+        if self._sent % EVERY == 0:
+            self._read_gauges()
+
+    def _read_gauges(self) -> None:
+        """Note what the node's buffers hold, where it is more than ever."""
+        run, peaks = self._run, self._ground.history.peaks
+        if run is None or run.world.watched is None:
+            return
+        limits = run.node.settings.config.limits
+        for what, held, limit in levels(run.world.watched, run.node._links, limits):  # noqa: SLF001  nobody else asks
+            if held > peaks.get((self.name, what), (0, 0))[0]:
+                peaks[self.name, what] = (held, limit)
 
     # -- what runs --
 

@@ -280,6 +280,11 @@ class Mesh(Faults):
             for host in self._hosts.values()
             for space, key, run in host.disk.alive()
         ]
+        history.taken_for_acked = [
+            Held(host.name, "partition", key, run)
+            for host in self._hosts.values()
+            for key, run in host.disk.taken_for_acked()
+        ]
         history.outboxes = {
             host.process: host.machine.outbox.messages
             for host in self._hosts.values()

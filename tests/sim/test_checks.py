@@ -153,6 +153,14 @@ BROKEN: dict[str, tuple[Check, History]] = {
 }
 
 
+BROKEN |= {
+    "a restarted owner that pushes what was acked on enough disks": (
+        checks.acked_stays_acked,
+        history(confirmed(1), ProcessEnded(3.5, SHOP), pushed(1, at_s=4, owner=SHOP)),
+    ),
+}
+
+
 @pytest.mark.parametrize(("check", "broken"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_history_fails(check: Check, broken: History) -> None:
     assert len(check(broken)) == 1
@@ -249,6 +257,25 @@ GOOD: dict[str, tuple[Check, History]] = {
 @pytest.mark.parametrize(("check", "good"), GOOD.values(), ids=GOOD)
 def test_a_history_that_can_be_explained_passes(check: Check, good: History) -> None:
     assert check(good) == []
+
+
+def test_a_disk_that_has_seen_what_it_never_got_takes_it_for_acked() -> None:
+    made = history(published(1, 3), acked(1), Dropped(2, BANK, KEY, run(2), "too old"))
+    made.taken_for_acked = [Held("bank", "partition", KEY, run(1, 2))]
+    assert checks.seen_is_never_ahead_of_bodies(made) == []
+    made.taken_for_acked = [Held("bank", "partition", KEY, run(1, 3))]
+    (found,) = checks.seen_is_never_ahead_of_bodies(made)
+    assert "bank has seen orders/" in found.text
+    assert found in checks.broken_promises(made)
+    made.add(Excused(3, KEY, run(3), "wiped"))
+    assert checks.seen_is_never_ahead_of_bodies(made) == []
+
+
+def test_a_buffer_above_its_limit_breaks_a_promise() -> None:
+    made = history()
+    made.peaks = {("bank", "members"): (7, 7), ("shop", "outbox, bytes"): (11, 10)}
+    (found,) = checks.broken_promises(made)
+    assert found.text == "outbox, bytes of shop held 11, its limit is 10"
 
 
 def test_bounds_are_checked_where_they_are_given() -> None:
