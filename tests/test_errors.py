@@ -34,6 +34,7 @@ EXAMPLES: dict[type[P2PMQError], P2PMQError] = {
             receipt=RECEIPT, copies=0, wanted=1, waited_ms=5_000, away=["bank"]
         ),
         errors.StaleReceiptError("invoices"),
+        errors.VersionRefusedError("billing", "it speaks 1 to 2", "10.0.0.1:5555"),
     )
 }
 RAISED_WITH_A_SENTENCE = {
@@ -46,7 +47,7 @@ RAISED_WITH_A_SENTENCE = {
 BRANCHES = {P2PMQError, UsageError, errors.StoreError}
 ADVICE = (
     *("use it", "choose", "give", "send", "stop", "raise", "upgrade", "listen", "move", "free"),
-    *("check", "publish less", "start it again", "settle", "is sent when"),
+    *("check", "publish less", "run a release", "start it again", "settle", "is sent when"),
 )
 
 

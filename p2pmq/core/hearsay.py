@@ -209,9 +209,12 @@ class Hearsay:
             out.append(Notify(Counted("swim_refutations")))
 
     def announce_own(self, above: int, out: list[Effect]) -> None:
-        """Tell this node's facts to all, as of an incarnation above the given one."""
+        """Tell this node's facts to all, as of an incarnation above the given one.
+
+        A peer may have driven it to the very end of what a packet can say: there it stays.
+        """
         own = self._roster.own
-        self._roster.raise_own(above + 1)
+        self._roster.raise_own(min(above, INCARNATION_MAX) + 1)
         out.append(Persist((IncarnationSaved(own.incarnation),)))
         self._queue.put(own.facts(MemberState.ALIVE))
 

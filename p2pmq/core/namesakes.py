@@ -82,7 +82,8 @@ class Namesakes:
         for other in list(self._roster.members.values()):
             if other is not own and other.name == own.name:
                 self._face(other, now, out)
-        for gone in list(self._replaced()):
+        # Two may claim to have replaced the same one.
+        for gone in {gone.node_id: gone for gone in self._replaced()}.values():
             self._hearsay.remove(gone, MemberState.FORGOTTEN, gone.incarnation, now, out)
 
     def _face(self, other: Member, now: int, out: list[Effect]) -> None:

@@ -40,7 +40,7 @@ from p2pmq.node.receipts import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
     from typing import Literal
 
     from p2pmq.node.message import Message, MessageBatch
@@ -159,7 +159,7 @@ class Node(Engine):
 
     # -- consuming --
 
-    async def consume(
+    def consume(
         self, queue: str, *, prefetch: int = PREFETCH, visibility_timeout: float | None = None
     ) -> AsyncIterator[Message]:
         """The queue's messages, one by one, for ever; it survives its owner.
@@ -167,21 +167,23 @@ class Node(Engine):
         At most `prefetch` messages are held unsettled. One that is not settled
         within `visibility_timeout` seconds (30 by default) goes to somebody else.
         """
-        async for message in self._messages(key_of(queue), prefetch, visibility_timeout):
-            yield message
+        return self._messages(key_of, queue, prefetch, visibility_timeout)
 
-    async def inbox(
+    def inbox(
         self, *, prefetch: int = PREFETCH, visibility_timeout: float | None = None
     ) -> AsyncIterator[Message]:
         """What was sent to this node by name (`send`), one by one, for ever. See `consume`."""
-        key = mailbox_key(self.settings.name)
-        async for message in self._messages(key, prefetch, visibility_timeout):
-            yield message
+        return self._messages(mailbox_key, self.settings.name, prefetch, visibility_timeout)
 
     async def _messages(
-        self, key: PartitionKey, prefetch: int, visibility_timeout: float | None
+        self,
+        key_for: Callable[[str], PartitionKey],
+        name: str,
+        prefetch: int,
+        visibility_timeout: float | None,
     ) -> AsyncIterator[Message]:
-        consumer = self._subscribe(key, prefetch, visibility_timeout)
+        """The messages of the queue that `key_for` finds for the name; it may raise."""
+        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout)
         try:
             async for message in consumer.messages():
                 yield message

@@ -41,20 +41,20 @@ def levels(machine: Machine, links: Links, limits: Limits) -> Iterator[Level]:
     yield Level("outbox, bytes", machine.outbox.bytes_in_memory, outbox_max)
     yield Level("members", len(machine.swim.members), MEMBERS_MAX)
     # What follows is nobody's business but its own room's, and a check's.
-    yield Level("tombstones", len(machine.swim._roster.tombstones), TOMBSTONES_MAX)  # noqa: SLF001
-    yield Level("strangers", len(machine.swim._strangers._tries), STRANGERS_MAX)  # noqa: SLF001
-    for held in machine.owner._held.values():  # noqa: SLF001
+    yield Level("tombstones", len(machine.swim._roster.tombstones), TOMBSTONES_MAX)  # noqa: SLF001  no room tells its size to anybody else
+    yield Level("strangers", len(machine.swim._strangers._tries), STRANGERS_MAX)  # noqa: SLF001  no room tells its size to anybody else
+    for held in machine.owner._held.values():  # noqa: SLF001  no room tells its size to anybody else
         yield Level("batches that wait for a merge", len(held), HELD_MAX)
-    for copies in machine.replication._copies.values():  # noqa: SLF001
+    for copies in machine.replication._copies.values():  # noqa: SLF001  no room tells its size to anybody else
         yield Level("settles that wait for copies", len(copies.settling), SETTLING_MAX)
         for home in copies.homes.values():
             unanswered = home.unanswered_bytes
             yield Level("unanswered copies, bytes", unanswered, UNANSWERED_BYTES_MAX)
-    for link in links._links.values():  # noqa: SLF001
+    for link in links._links.values():  # noqa: SLF001  no room tells its size to anybody else
         yield Level("control packets of a link", len(link.control), CONTROL_QUEUE_MAX)
         yield Level("bulk packets of a link", len(link.bulk), BULK_QUEUE_MAX)
     window_max = limits.link_window_bytes + limits.packet_bytes_max
-    for state in links._connections.values():  # noqa: SLF001
+    for state in links._connections.values():  # noqa: SLF001  no room tells its size to anybody else
         yield Level("window of a link, bytes", state.bulk_sent - state.bulk_taken, window_max)
-    dialled = sum(1 for state in links._connections.values() if state.address is not None)  # noqa: SLF001
+    dialled = sum(1 for state in links._connections.values() if state.address is not None)  # noqa: SLF001  no room tells its size to anybody else
     yield Level("dialled connections", dialled, limits.links_max + 1)

@@ -44,7 +44,13 @@ def own_queue(host: Host) -> str:
 
 
 def serves_itself(host: Host) -> None:
-    """An honest publish comes through to an honest consumer."""
+    """An honest publish comes through to an honest consumer.
+
+    But where a forged namesake has taken the host's place on the ring, as somebody may who
+    speaks in its name, until there are certificates: such a host owns nothing.
+    """
+    if host.node_id not in {member.node_id for member in host.machine.swim.placed()}:
+        return
     queue, consumer = own_queue(host), bytes([host.node_id[0], 0xCC]) * 4
     host.delivered.clear()
     host.sync()
