@@ -144,7 +144,7 @@ class Copies:
         self.set_homes(homes, wanted)
 
     def set_homes(self, homes: tuple[NodeId, ...], wanted: int) -> list[tuple[Run, int]]:
-        """The roster has changed; what fewer wanted copies prove."""
+        """The roster or the settings have changed; what fewer wanted copies prove."""
         self.wanted = wanted
         self.is_home = self.own_id in homes
         others = [node_id for node_id in homes if node_id != self.own_id]
@@ -159,6 +159,12 @@ class Copies:
             elif holders != known:
                 self.unproven.put(run, holders)
         return proven
+
+    def doubt(self, pending: Iterable[Run]) -> None:
+        """More copies are wanted now: of what fewer have proven, only the one here is known."""
+        for run in pending:
+            for part in self.unproven.missing(run):
+                self.unproven.put(part, (self.own_id,))
 
     def set_stand_ins(self, node_ids: Iterable[NodeId]) -> None:
         """Who else holds copies, in place of homes that are away."""

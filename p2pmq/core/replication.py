@@ -311,12 +311,23 @@ class Replication:
         for key in list(self._owner.partitions):
             if self._owner.owns(key):
                 copies, begun = self.copies(key, now)
+                before = copies.wanted
                 proven = copies.set_homes(*self._ownership.homes_of(key))
                 effects += begun + self._owner.on_proven(key, proven, now)
+                if copies.wanted > before:
+                    effects += self._doubt(key, copies, now)
                 effects += self.reach_out(key, copies, now)
             else:
                 effects += self.replica.offer(key, now)
         return effects
+
+    def _doubt(self, key: PartitionKey, copies: Copies, now: int) -> list[Effect]:
+        """More copies are wanted than proved what is here: ask who has it, and wait for the rest.
+
+        Else a publisher's repeat would be confirmed as on so many disks, and not be.
+        """
+        copies.doubt(self._owner.partition(key).pending.runs())
+        return [effect for home in copies.in_reach() for effect in self.ask(key, home, now)]
 
     def repair(self, key: PartitionKey, lost: Iterable[Run], now: int) -> list[Effect]:
         """Messages were un-seen here: have them again from a home that holds them."""

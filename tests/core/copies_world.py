@@ -199,7 +199,10 @@ class World:
         self.confirmed: set[Dot] = set()
         self.confirmed_at: dict[Dot, tuple[NodeId, int]] = {}
         self.acked: set[Dot] = set()
+        self.confirmed_with: dict[Dot, int] = {}
+        """On how many homes its owner wanted a message when it confirmed it."""
         self.settled: dict[Dot, int] = {}
+        self.settled_with: dict[Dot, int] = {}
         self.settles: dict[int, set[Dot]] = {}
         self.held: set[Dot] = set()
         self.delivered: set[Dot] = set()
@@ -240,6 +243,7 @@ class World:
             case delivering.Settled(number=number):
                 for dot in self.settles[number]:
                     self.settled.setdefault(dot, self.step)
+                    self.settled_with.setdefault(dot, home.beliefs.wanted)
             case replicating.Replicate() | replicating.Supply():
                 batches = [home.read(batch) for batch in packet.batches]
                 at_hand = tuple(batch for batch in batches if batch is not None)
@@ -253,8 +257,10 @@ class World:
     def on_confirm(self, home: Home, runs: Iterable[RunField]) -> None:
         dots = dots_of(Run(run.session, run.first, run.last) for run in runs)
         self.confirmed |= dots
+        wanted = home.beliefs.wanted
         for dot in dots:
             self.confirmed_at.setdefault(dot, (home.node_id, self.step))
+            self.confirmed_with[dot] = max(self.confirmed_with.get(dot, 0), wanted)
         for session, batches in self.sent.items():
             self.sent[session] = [
                 (first, count)
@@ -263,7 +269,7 @@ class World:
             ]
         for dot in dots - self.acked - self.hurt:
             holders = sum(dot in home.on_disk()[1] for home in self.homes.values())
-            assert holders >= self.wanted, f"{dot} was confirmed with {holders} copies"
+            assert holders >= wanted, f"{dot} was confirmed with {holders} copies"
 
     def on_delivery(self, home: Home, packet: delivering.Delivery) -> None:
         batches = [home.read(segment.batch) for segment in packet.segments]
@@ -294,7 +300,8 @@ class World:
             ]
             # Who was merged with before the ack may have learned of it since, from another owner.
             known = [at for at in merged if at > self.settled[dot]]
-            assert len(known) + 1 < self.wanted, f"{dot} was acked on enough homes, and comes back"
+            enough = len(self.ids) - self.settled_with[dot] + 1
+            assert len(known) + 1 < enough, f"{dot} was acked on enough homes, and comes back"
         if not first or not self.orderly:
             return
         delivery = home.owner.deliveries[KEY]
@@ -430,6 +437,12 @@ class World:
             home.merged_at.pop(other, None)
         self.take(home, home.change(self.now))
 
+    def want(self, node_id: NodeId, copies: int) -> None:
+        """A home learns that other settings were declared."""
+        home = self.homes[node_id]
+        home.beliefs.wanted = copies
+        self.take(home, home.change(self.now))
+
     def damage(self, node_id: NodeId, pick: int) -> None:
         """A body on a disk goes bad, if it is not one of the last two copies."""
         home = self.homes[node_id]
@@ -473,10 +486,11 @@ class World:
             for dot in disk[0] - disk[1]:
                 done[dot] = done.get(dot, 0) + 1
         for dot in self.confirmed - self.acked:
-            least = 1 if dot in self.hurt else self.wanted
+            least = 1 if dot in self.hurt else self.confirmed_with[dot]
             assert holding.get(dot, 0) >= least, f"{dot} was confirmed and is lost"
         for dot in self.settled:
-            assert done.get(dot, 0) >= self.wanted, f"the ack of {dot} is not where it was said"
+            least = self.settled_with[dot]
+            assert done.get(dot, 0) >= least, f"the ack of {dot} is not where it was said"
 
     def note_merges(self, home: Home) -> None:
         copies = home.replication._copies.get(KEY)
@@ -510,6 +524,7 @@ class World:
         for node_id in self.ids:
             for other in self.ids:
                 self.look(node_id, other, alive=True)
+            self.want(node_id, self.wanted)
         owner = self.ids[0]
         for turn in range(60):
             self.drain()

@@ -22,6 +22,7 @@ from p2pmq.core.membership import MemberState
 from p2pmq.core.packets.delivering import Delivery, Handover, Segment, Settled
 from p2pmq.core.packets.membership import Rumour
 from p2pmq.core.packets.publishing import Publish
+from p2pmq.core.packets.registering import QueueSettings
 from p2pmq.core.packets.replicating import Replicate, Supply
 from p2pmq.core.records import BatchRemoved, BatchStored, BatchTrimmed, StoredBodies
 from tests.core.kit import Disk, Dot, Name, Texts, dots_of, runs_of
@@ -322,6 +323,15 @@ class MachineMesh:
         request = events.PublishRequested(key, texts, count, 20 * count, wanted, 3_000, token)
         self.feed(node, request)
 
+    def declare(self, node: Node, queue: str, replicas: int, min_copies: int) -> int:
+        """Change a queue's copies; from then on an owner that is cut off may deliver as well."""
+        self.strict = False
+        token = self._token()
+        node.tokens[token] = set()
+        settings = QueueSettings(replicas, min_copies)
+        self.feed(node, events.DeclareRequested(queue, settings, token))
+        return token
+
     def subscribe(self, node: Node, key: PartitionKey, prefetch: int) -> bytes:
         consumer = b"c%07d" % self._token()
         node.users[consumer] = User(key, prefetch)
@@ -527,6 +537,17 @@ class MachineMesh:
             if node.tokens:
                 found.append(f"{node.number}: {len(node.tokens)} requests not resolved")
         return found
+
+    def unsettled(self) -> list[str]:
+        """Whose settings of queues are not those of the others, or not on its disk."""
+        machines = [(node, node.machine) for node in self.up() if node.machine is not None]
+        latest = max((machine.registry.records() for _, machine in machines), key=len)
+        return [
+            f"{node.number}: {machine.registry.records()}"
+            for node, machine in machines
+            if machine.registry.records() != latest
+            or machine.registry.records() != list(node.disk.recovered().queues)
+        ]
 
     def lost(self) -> set[Place]:
         """What was promised, or published by who lives on, and was never processed."""

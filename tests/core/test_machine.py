@@ -45,6 +45,16 @@ STORIES = {
     ),
 }
 
+DECLARED = USERS | {"declare": 4}
+STORIES |= {
+    "settings": Story(DECLARED, nodes=4),
+    "settings, crashes": Story(DECLARED | {"crash": 3, "start": 4}, nodes=4),
+    "settings, bad network": Story(DECLARED | {"split": 2, "heal": 2, "weather": 3}, nodes=5),
+    "settings, moves": Story(DECLARED | {"join": 2, "leave": 1}, queues=5),
+    "settings, full disks": Story(
+        DECLARED | {"fill": 2, "empty": 3, "crash": 1, "start": 2}, nodes=4
+    ),
+}
 STORIES |= {f"copies, {name}": replace(story, copies=3) for name, story in STORIES.items()}
 STORIES |= {
     f"stand-ins, {name}": replace(story, copies=3, nodes=5, replace_after_ms=2_000)
@@ -115,6 +125,12 @@ class Teller:
         if (node := self.node()) is not None:
             node.paused_until = self.mesh.now + self.mesh.rng.choice([300, 3_000, 20_000])
 
+    def declare(self) -> None:
+        if (node := self.node()) is not None:
+            replicas = self.mesh.rng.randint(1, 4)
+            min_copies = self.mesh.rng.choice([0, 1, replicas])
+            self.mesh.declare(node, self.key().queue, replicas, min_copies)
+
     def join(self) -> None:
         if len(self.mesh.nodes) < 9:
             self.mesh.add(len(self.mesh.nodes))
@@ -142,6 +158,7 @@ def test_a_mesh_keeps_its_promises(name: str, seed: int) -> None:
     mesh.heal()
     mesh.drain()
     assert not mesh.left()
+    assert not mesh.unsettled()
     assert not mesh.lost()
     published = {place for node in mesh.nodes.values() for place in node.published}
     assert mesh.promised <= set(mesh.delivered)

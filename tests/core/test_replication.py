@@ -152,6 +152,14 @@ class FiveCopiesMachine(CopiesMachine):
     homes = 5
 
 
+class ChangingCopiesMachine(CopiesMachine):
+    """How many copies commit is changed at run time, and each home learns it at another moment."""
+
+    @rule(number=nodes, copies=st.integers(1, 3))
+    def settings_change(self, number: int, copies: int) -> None:
+        self.world.want(self.node(number), copies)
+
+
 def test_three_copies_keep_every_promise_whatever_packets_do() -> None:
     run_state_machine_as_test(
         CopiesMachine, settings=settings(max_examples=60, stateful_step_count=50, deadline=None)
@@ -168,4 +176,11 @@ def test_three_copies_keep_publishers_order_while_links_keep_theirs() -> None:
 def test_five_copies_keep_every_promise_whatever_packets_do() -> None:
     run_state_machine_as_test(
         FiveCopiesMachine, settings=settings(max_examples=30, stateful_step_count=50, deadline=None)
+    )
+
+
+def test_copies_whose_number_changes_keep_what_was_promised_with_each() -> None:
+    run_state_machine_as_test(
+        ChangingCopiesMachine,
+        settings=settings(max_examples=60, stateful_step_count=50, deadline=None),
     )
