@@ -104,8 +104,16 @@ class Handovers:
         return effects
 
     def on_compare(self, peer: NodeId, packet: Compare, now: int) -> None:
-        """An owner says whether this node is to stand in for a home of its partition."""
+        """An owner counts on the copy here; it says whether as on that of a stand-in.
+
+        It may have heard of settings by which this node is a home, and this node not yet: an
+        answer that is still on its way from before then must not delete the copy.
+        """
         key = key_of(packet)
+        giving = self._giving.get(key)
+        if giving is not None and giving.to == peer and packet.number:
+            del self._giving[key]
+            self._timers.set(key, now + STRAY_MS)
         if packet.hint:
             if self._ownership.is_alive(self._own_id):  # else this node is leaving
                 self._giving.pop(key, None)
@@ -254,7 +262,7 @@ class Handovers:
         key = event.key
         effects = self._owner.on_handed_over(key, event.numbers, event.leases, now)
         settled = not event.acked or self._copies.on_settle_durable(_bare(event))
-        if not settled or any(self._copies.unproven(key, run) for run in event.runs):
+        if not settled or not self._copies.may_delete(event):
             return effects
         taken = HandoverTaken(key.queue, key.number, event.transfer)
         return [Send(event.peer, taken), *effects]

@@ -93,6 +93,14 @@ class Replication:
         copies = self._copies.get(key)
         return copies is not None and copies.holder(node_id) is not None
 
+    def may_delete(self, event: HandoverDurable) -> bool:
+        """Whether the giver's copy is needed no more: enough others are there, and it is no home.
+
+        It may have become one since it gave.
+        """
+        proven = not any(self.unproven(event.key, run) for run in event.runs)
+        return proven and not self.keeps(event.key, event.peer)
+
     def is_active(self, key: PartitionKey) -> bool:
         """Whether the owner may deliver from the partition."""
         copies = self._copies.get(key)
@@ -294,8 +302,8 @@ class Replication:
         """The acks are on enough disks: tell whoever brought them."""
         if isinstance(event, SettleDurable):
             return self._owner.settled(event)
-        if any(self.unproven(event.key, run) for run in event.runs):
-            return []  # the giver's repeat is answered when the batches are on enough disks, too
+        if not self.may_delete(event):
+            return []  # the giver's repeat is answered when it may
         taken = HandoverTaken(event.key.queue, event.key.number, event.transfer)
         return [Send(event.peer, taken)]
 
