@@ -17,6 +17,7 @@ from p2pmq.config import Config, Replication
 from p2pmq.errors import (
     ClosedNodeError,
     NotCommittedError,
+    NotDeclaredError,
     OutboxFullError,
     RequestTimeoutError,
     StaleReceiptError,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 GIVEN_UP = (
     ClosedNodeError,
     NotCommittedError,
+    NotDeclaredError,
     OutboxFullError,
     RequestTimeoutError,
     StaleReceiptError,
@@ -47,6 +49,9 @@ CONFIRMS: tuple[Literal["committed", "stored", "none"], ...] = (
     "stored",
     "none",
 )
+
+REPLICAS_DECLARED_MAX = 4
+"""One more than most of the meshes' first settings: homes come and go by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ class Plan:
     """Chance that a node which is down or paused comes back instead of the next fault."""
     forgotten: float = 0.0
     """Share of messages that a consumer never settles."""
+    declared_every_s: float = 0.0
+    """How often, on each node, a queue is declared with other copies; 0: never."""
     settle_s: float = 240.0
 
 
@@ -108,6 +115,8 @@ class Story:
             mesh.serve(name, self._publish)
             if self._rng.random() < plan.consuming:
                 mesh.serve(name, self._consume)
+            if plan.declared_every_s:
+                mesh.serve(name, self._declare)
         end = mesh.now + plan.seconds
         while mesh.now < end:
             await mesh.run_for(seconds=self._rng.uniform(*plan.calm_s))
@@ -138,6 +147,20 @@ class Story:
                     await node.publish(queue, bodies[0], confirm=confirm)
                 else:
                     await node.publish_many(queue, bodies, confirm=confirm)
+            except GIVEN_UP:
+                continue
+
+    async def _declare(self, node: Node) -> None:
+        rng = self._mesh.random
+        while not self._ended:
+            await asyncio.sleep(rng.expovariate(1 / self._plan.declared_every_s))
+            if self._ended:
+                return
+            queue = f"q{rng.randrange(self._plan.queues)}"
+            replicas = rng.randint(1, REPLICAS_DECLARED_MAX)
+            min_copies = rng.choice((None, 1, replicas))
+            try:
+                await node.declare(queue, replicas=replicas, min_copies=min_copies)
             except GIVEN_UP:
                 continue
 

@@ -45,7 +45,7 @@ def components(hosts: Sequence[Host], network: SimNetwork) -> list[list[Host]]:
 
 
 def differing_views(hosts: Sequence[Host], network: SimNetwork) -> list[str]:
-    """For nodes that do not see just their component alive, lines that say so; LINES_MAX at most.
+    """Lines about nodes that do not see just their component alive, or know other settings.
 
     It is asked again and again until there are none, so it is quick where views are equal.
     """
@@ -57,7 +57,18 @@ def differing_views(hosts: Sequence[Host], network: SimNetwork) -> list[str]:
                 return lines
             if not _sees_just(host, expected):
                 lines += _differing_view(host, expected)
+        lines += _differing_settings(group)
     return lines
+
+
+def _differing_settings(group: Sequence[Host]) -> list[str]:
+    """Whether some know other settings of queues than the first, as a line."""
+    digests = {h.name: h.machine.registry.digest() for h in group if h.machine is not None}
+    first = next(iter(digests), "")
+    others = [name for name, digest in digests.items() if digest != digests[first]]
+    if not others:
+        return []
+    return [f"{', '.join(others[:SHOWN_MAX])}: other settings of queues than {first} knows"]
 
 
 def _sees_just(host: Host, expected: dict[bytes, str]) -> bool:

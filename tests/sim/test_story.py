@@ -31,6 +31,8 @@ LONG_AWAY = Plan(
     ),
 )  # fmt: skip
 """Homes are away for longer than their copies are left alone: stand-ins come and go."""
+DECLARING = Plan(seconds=20, declared_every_s=4.0)
+"""Queues get more and fewer copies while everything fails."""
 GIVING_BACK = Plan(seconds=15, given_back=0.3)
 
 
@@ -51,6 +53,14 @@ async def test_nothing_is_lost_whatever_fails(mesh: Mesh) -> None:
 async def test_nothing_is_lost_by_consumers_that_give_much_back(mesh: Mesh) -> None:
     await random_story(mesh, GIVING_BACK)
     assert mesh.summary().attempted > 0
+
+
+@sim.seeds(24, first=3_000)
+async def test_nothing_is_lost_while_queues_are_declared_with_other_copies(mesh: Mesh) -> None:
+    await random_story(mesh, DECLARING)
+    assert mesh.summary().attempted > 0
+    known = {str(node.settings_of(f"q{number}")) for node in mesh.nodes for number in range(3)}
+    assert len(known) == DECLARING.queues, "every node knows the same"
 
 
 @sim.seeds(24, first=2_000)
