@@ -91,7 +91,7 @@ class Host:
         self.machine = Machine(own, MESH, self.session, config, rng)
         self.store = Bodies()
         self.sent: deque[tuple[bytes, Packet]] = deque()
-        self.writing: deque[effects.Persist] = deque()
+        self.writing: deque[tuple[effects.Persist, bool]] = deque()
         self.outcomes: dict[int, effects.Outcome] = {}
         self.delivered: list[Segment] = []
         self.known: list[bytes] = []
@@ -105,14 +105,25 @@ class Host:
                 case effects.Send(peer, packet):
                     self._send(peer, packet)
                 case effects.Persist(records):
-                    self.store.write(resolved_records(records, self.store), lambda _error: None)
-                    self.writing.append(effect)
+                    self.writing.append((effect, self._store(records)))
                 case effects.Deliver(_, _, segments):
                     self.delivered += resolved_segments(segments, self.store)
                 case effects.Resolve(token, outcome):
                     self.outcomes[token] = outcome
                 case _:
                     pass
+
+    def _store(self, records: tuple[Record, ...]) -> bool:
+        """Write; False, as the driver has it: bodies of the outbox that were to be copied are gone.
+
+        A hostile confirm may have ended them.
+        """
+        try:
+            at_hand = resolved_records(records, self.store)
+        except KeyError:
+            return False
+        self.store.write(at_hand, lambda _error: None)
+        return True
 
     def _send(self, peer: bytes, packet: Packet) -> None:
         try:
@@ -126,8 +137,10 @@ class Host:
     def sync(self) -> None:
         """Every write given so far is durable."""
         while self.writing:
-            persist = self.writing.popleft()
-            if persist.then is not None:
+            persist, written = self.writing.popleft()
+            if not written:
+                self.feed(events.WriteRefused(persist.then, persist.records))
+            elif persist.then is not None:
                 self.feed(persist.then)
 
     def pass_time(self, until: int) -> None:
