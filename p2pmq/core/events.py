@@ -246,10 +246,14 @@ class SupplyDurable:
 
 @dataclass(frozen=True, slots=True)
 class DeclareDurable:
-    """This node's declaration of a queue is on its disk."""
+    """What a queue was declared with is on this node's disk.
+
+    `before` is the record that held until then: the same one, if nothing has changed.
+    """
 
     record: QueueRecord
     token: int
+    before: QueueRecord | None = None
 
 
 DurableEvent = (

@@ -9,19 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmq.core import registry as module
-from p2pmq.core.effects import Done, Effect, Persist, Refused, Resolve, Send
+from p2pmq.core.effects import Done, Effect, Notify, Persist, Refused, Resolve, Send
 from p2pmq.core.events import DeclareDurable, DeclareRequested
 from p2pmq.core.packets.registering import (
     RECORDS_MAX,
+    QueueBuckets,
     QueueDigest,
     QueueRecord,
     QueueRecords,
     QueueSettings,
 )
-from p2pmq.core.registry import COMPARE_MS, Registry
+from p2pmq.core.records import QueueSaved
+from p2pmq.core.registry import COMPARE_MS, EXCHANGE_MS, STAMP_MAX, Registry
 
 if TYPE_CHECKING:
     import pytest
+
+    from p2pmq.core.packets.registry import Packet
 
 A, B, C = (bytes([n]) * 8 for n in (1, 2, 3))
 THREE = QueueSettings(3, 2)
@@ -45,26 +49,32 @@ def declare(registry: Registry, queue: str, settings: QueueSettings, wall_ms: in
     return effects
 
 
-def exchange(one: Registry, one_id: bytes, other: Registry, other_id: bytes) -> int:
-    """Let the two compare until nothing is on its way; how many packets that took."""
+def exchange(
+    one: Registry, one_id: bytes, other: Registry, other_id: bytes, now: int = 10_000
+) -> list[Packet]:
+    """Let the two compare until nothing is on its way; the packets that took."""
     ends = {one_id: one, other_id: other}
     on_way = [(one_id, e) for e in one.on_peer_connected(other_id)]
     on_way += [(other_id, e) for e in other.on_peer_connected(one_id)]
-    count = 0
+    sent: list[Packet] = []
     while on_way:
         sender, effect = on_way.pop(0)
         if not isinstance(effect, Send):
             continue
-        count += 1
-        assert count < 1_000
+        assert len(sent) < 1_000
         receiver = ends[effect.peer]
-        if isinstance(effect.packet, QueueDigest):
-            answers = receiver.on_digest(sender, effect.packet)
-        else:
-            assert isinstance(effect.packet, QueueRecords)
-            answers = receiver.on_records(sender, effect.packet)
+        sent.append(effect.packet)
+        match effect.packet:
+            case QueueDigest():
+                answers = receiver.on_digest(sender, effect.packet, now)
+            case QueueBuckets():
+                answers = receiver.on_buckets(sender, effect.packet)
+            case QueueRecords():
+                answers = receiver.on_records(effect.packet)
+            case _:
+                raise AssertionError(effect.packet)
         on_way += [(effect.peer, answer) for answer in answers]
-    return count
+    return sent
 
 
 records = st.builds(
@@ -88,11 +98,11 @@ def test_maps_are_equal_in_whatever_order_and_however_often_records_come(
 ) -> None:
     one, other = made(A), made(B)
     for record in found:
-        one.on_records(C, QueueRecords((record,)))
+        one.on_records(QueueRecords((record,)))
     again = found + chance.choices(found, k=5) if found else []
     chance.shuffle(again)
     for record in again:
-        other.on_records(C, QueueRecords((record,)))
+        other.on_records(QueueRecords((record,)))
     assert one.records() == other.records()
     assert one.digest() == other.digest()
     latest: dict[str, QueueRecord] = {}
@@ -111,22 +121,47 @@ def test_two_that_meet_have_the_same_map_afterwards(
 ) -> None:
     one, other = made(A), made(B)
     for record in here:
-        one.on_records(C, QueueRecords((record,)))
+        one.on_records(QueueRecords((record,)))
     for record in there:
-        other.on_records(C, QueueRecords((record,)))
+        other.on_records(QueueRecords((record,)))
     exchange(one, A, other, B)
     assert one.records() == other.records()
-    assert exchange(one, A, other, B) <= 2, "equal maps cost a digest each way"
+    again = exchange(one, A, other, B, 20_000)
+    assert {type(packet) for packet in again} <= {QueueDigest}, "equal maps cost a digest each way"
 
 
 def test_maps_of_many_pages_are_exchanged_wholly() -> None:
     one, other = made(A), made(B)
     for number in range(3 * RECORDS_MAX + 7):
         record = QueueRecord(f"q{number:05}", 1, A, THREE)
-        (one if number % 3 else other).on_records(C, QueueRecords((record,)))
+        (one if number % 3 else other).on_records(QueueRecords((record,)))
     exchange(one, A, other, B)
     assert len(one.records()) == 3 * RECORDS_MAX + 7
     assert one.records() == other.records()
+
+
+def test_of_two_maps_that_differ_in_one_record_little_is_sent() -> None:
+    one, other = made(A), made(B)
+    for number in range(2_560):
+        for registry in (one, other):
+            registry.on_records(QueueRecords((QueueRecord(f"q{number}", 1, A, THREE),)))
+    one.on_records(QueueRecords((QueueRecord("q7", 2, A, FIVE),)))
+    sent = exchange(one, A, other, B)
+    assert other.settings_of("q7") == FIVE
+    assert one.digest() == other.digest()
+    records = sum(len(packet.records) for packet in sent if isinstance(packet, QueueRecords))
+    assert records < 200, "a bucket of ten, from both sides, for each who began"
+
+
+def test_a_newcomer_fetches_the_map_from_one_member_at_a_time() -> None:
+    newcomer, other = made(A, B, C), made(B)
+    declare(other, "q", THREE, 1_000)
+    digest = QueueDigest(other.digest())
+    (asked,) = newcomer.on_digest(B, digest, 50_000)
+    assert isinstance(asked, Send)
+    assert newcomer.on_digest(C, digest, 50_001) == []
+    assert newcomer.next_deadline() is not None
+    assert newcomer.on_digest(C, digest, 50_000 + EXCHANGE_MS) != []
 
 
 def test_a_declaration_is_told_to_every_member_once_it_is_durable() -> None:
@@ -148,19 +183,37 @@ def test_declaring_the_same_again_changes_and_tells_nothing() -> None:
     assert (registry.digest(), registry.version) == before
 
 
+def test_declaring_the_same_again_waits_until_it_is_durable_as_well() -> None:
+    """The first one's write, or that of what a member told, may still be on its way."""
+    registry = made(A, B)
+    registry.on_declare(DeclareRequested("q", THREE, 7), 1_000)
+    (persist,) = registry.on_declare(DeclareRequested("q", THREE, 8), 1_000)
+    assert isinstance(persist, Persist)
+
+
 def test_a_node_whose_clock_runs_a_year_ahead_does_not_win_for_ever() -> None:
     fast, right = made(A), made(B)
     declare(fast, "q", FIVE, 365 * 86_400_000)
     exchange(fast, A, right, B)
     assert right.settings_of("q") == FIVE
     declare(right, "q", THREE, 1_000)
+    exchange(fast, A, right, B, 20_000)
+    assert fast.settings_of("q") == right.settings_of("q") == THREE
+
+
+def test_a_clock_that_is_thousands_of_years_ahead_does_not_win_for_ever_either() -> None:
+    fast, right = made(A), made(B)
+    declare(fast, "q", FIVE, 2**60)
     exchange(fast, A, right, B)
+    assert right.settings_of("q") == FIVE
+    declare(right, "q", THREE, 1_000)
+    exchange(fast, A, right, B, 20_000)
     assert fast.settings_of("q") == right.settings_of("q") == THREE
 
 
 def test_a_stamp_that_nothing_could_follow_is_not_taken() -> None:
     registry = made()
-    assert registry.on_records(B, QueueRecords((QueueRecord("q", 2**64 - 1, B, FIVE),))) == []
+    assert registry.on_records(QueueRecords((QueueRecord("q", STAMP_MAX, B, FIVE),))) == []
     assert registry.settings_of("q") is None
 
 
@@ -172,7 +225,10 @@ def test_the_map_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     (resolved,) = declare(registry, "c", THREE, 1_000)
     assert isinstance(resolved, Resolve)
     assert isinstance(resolved.outcome, Refused)
-    registry.on_records(B, QueueRecords((QueueRecord("d", 5, B, FIVE),)))
+    told = (QueueRecord("d", 5, B, FIVE), QueueRecord("b", 2**50, B, FIVE))
+    persist, notice = registry.on_records(QueueRecords(told))
+    assert persist == Persist((QueueSaved(told[1]),)), "what is known already is kept up to date"
+    assert isinstance(notice, Notify)
     assert [record.queue for record in registry.records()] == ["a", "b"]
     declare(registry, "a", FIVE, 2_000)
     assert registry.settings_of("a") == FIVE
@@ -187,6 +243,28 @@ def test_a_full_disk_refuses_a_declaration_and_it_does_not_hold() -> None:
     assert isinstance(resolved, Resolve)
     assert isinstance(resolved.outcome, Refused)
     assert registry.settings_of("q") is None
+
+
+def test_a_full_disk_leaves_what_held_before() -> None:
+    registry = made()
+    declare(registry, "q", THREE, 1_000)
+    before = registry.digest()
+    (persist,) = registry.on_declare(DeclareRequested("q", FIVE, 7), 2_000)
+    assert isinstance(persist, Persist)
+    assert isinstance(persist.then, DeclareDurable)
+    registry.on_write_refused(persist.then)
+    assert registry.settings_of("q") == THREE
+    assert registry.digest() == before
+
+
+def test_a_full_disk_takes_nothing_back_that_a_member_told_meanwhile() -> None:
+    registry = made()
+    (persist,) = registry.on_declare(DeclareRequested("q", FIVE, 7), 2_000)
+    assert isinstance(persist, Persist)
+    assert isinstance(persist.then, DeclareDurable)
+    registry.on_records(QueueRecords((QueueRecord("q", 2**50, B, THREE),)))
+    registry.on_write_refused(persist.then)
+    assert registry.settings_of("q") == THREE
 
 
 def test_a_member_at_random_is_compared_with_now_and_then() -> None:

@@ -76,7 +76,7 @@ def _high(kind: Kind, at: int) -> object:
     return {
         bool: True,
         int: min(kind.high - 20 * (kind.high > 100), 1000**at + at),
-        bytes: bytes(range(at, at + kind.low)),
+        bytes: bytes((at + offset) % 256 for offset in range(kind.low)),
         str: f"été-{at}",
     }[kind.type]
 

@@ -1,6 +1,6 @@
 """Every packet that nodes send each other; importing this fills the registry."""
 
-from p2pmq.core.packets import delivering, link, membership, publishing, replicating
+from p2pmq.core.packets import delivering, link, membership, publishing, registering, replicating
 from p2pmq.core.packets.registry import PACKETS, Packet, Struct
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "link",
     "membership",
     "publishing",
+    "registering",
     "replicating",
 ]

@@ -11,13 +11,15 @@ from p2pmq.core.packets.registry import (
     Id,
     NameText,
     Packet,
-    ShortText,
     Size,
     Struct,
     packet,
     struct,
 )
 
+BUCKETS = 256
+"""A record lies in a bucket by its queue's name: of two maps that differ in little, only the
+buckets that differ are sent."""
 RECORDS_MAX = 512
 """In one packet: at most some 150 KiB."""
 
@@ -45,22 +47,30 @@ class QueueRecord(Struct):
     incarnation: U32 = 0
 
 
-@packet(70)
+@packet(70, bulk=True)
 class QueueRecords(Packet):
-    """Records of queues whose names lie beyond `after` and up to `upto` (empty: no bound).
+    """Records that the receiver may lack, or have older.
 
-    They are sorted by name. Where an answer is `wanted`, the records are all that the sender
-    has between the bounds, and the receiver tells what it has newer or beside them.
+    Bulk, though it has no bodies: whole maps may be sent, and probes are not to wait for them.
     """
 
     records: Annotated[tuple[QueueRecord, ...], Size(0, RECORDS_MAX)]
-    after: ShortText = ""
-    upto: ShortText = ""
-    wanted: bool = False
 
 
 @packet(71)
 class QueueDigest(Packet):
-    """A digest of all records that the sender has: where it differs, records are exchanged."""
+    """A digest of all records that the sender has: where it differs, `QueueBuckets` answers."""
 
     digest: Id
+
+
+@packet(72)
+class QueueBuckets(Packet):
+    """The digest of each of the sender's 256 buckets, 8 bytes each.
+
+    The receiver sends its records in those that differ; and its own buckets as they were, if
+    this is no `answer`, so that the sender does the same.
+    """
+
+    digests: Annotated[bytes, Size(8 * BUCKETS, 8 * BUCKETS)]
+    answer: bool = False
