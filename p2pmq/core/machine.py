@@ -60,6 +60,7 @@ class Machine:
         owner_of = self._ownership.owner_of
         self.owner = Owner(own.node_id, self._clock, owner_of)
         self.owner.name_of = self.swim.name_of
+        self.owner.copies_of = self._ownership.copies_of
         self.outbox = Outbox(
             session, owner_of, config.limits, config.timing, config.outbox, self._clock
         )

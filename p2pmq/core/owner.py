@@ -86,6 +86,7 @@ class Owner:
         self.clock = clock
         self._owner_of = owner_of
         self.name_of: Callable[[NodeId], str | None] = lambda _node_id: None
+        self.copies_of: Callable[[str], tuple[int, int]] = lambda _queue: (0, 0)
         """The name of a member: a mailbox is read by its own node only."""
         self.partitions: dict[PartitionKey, Partition] = {}
         self.deliveries: dict[PartitionKey, PartitionDelivery] = {}
@@ -423,20 +424,28 @@ class Owner:
     def stats(self, queue: str) -> list[QueueStats]:
         """The depth of each partition owned here, or of one queue's."""
         return [
-            QueueStats(
-                key.queue,
-                key.number,
-                ready=partition.pending.count - delivery.leases.count - delivery.delays.count,
-                in_flight=delivery.leases.count,
-                delayed=delivery.delays.count,
-                size=partition.size,
-                consumers=len(delivery.consumers),
-            )
+            self._stats(key, partition, delivery)
             for key, partition in self.partitions.items()
             if (delivery := self.deliveries.get(key)) is not None
             and self.owns(key)
             and queue in ("", key.queue)
         ]
+
+    def _stats(
+        self, key: PartitionKey, partition: Partition, delivery: PartitionDelivery
+    ) -> QueueStats:
+        replicas, min_copies = self.copies_of(key.queue)
+        return QueueStats(
+            key.queue,
+            key.number,
+            ready=partition.pending.count - delivery.leases.count - delivery.delays.count,
+            in_flight=delivery.leases.count,
+            delayed=delivery.delays.count,
+            size=partition.size,
+            consumers=len(delivery.consumers),
+            replicas=replicas,
+            min_copies=min_copies,
+        )
 
     def drop(self, key: PartitionKey) -> None:
         """Forget a partition that has been handed over."""

@@ -144,9 +144,14 @@ def overflow_of(notice: Overflowed) -> Overflow:
 def depth_of(
     queue: str, stats: QueueStats | None, owner: str | None, copies: tuple[int, int]
 ) -> QueueDepth:
-    """A partition's statistics (None: its owner holds nothing) as the user sees them."""
+    """A partition's statistics (None: its owner holds nothing) as the user sees them.
+
+    `copies` are R and W as this node knows them, for where the owner does not say.
+    """
     if stats is None:
         return QueueDepth(queue, 0, 0, 0, 0, 0, owner, *copies)
+    if stats.replicas:
+        copies = (stats.replicas, stats.min_copies)
     return QueueDepth(
         stats.queue,
         stats.ready,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from p2pmq import NotCommittedError
+from p2pmq import Config, NotCommittedError, Replication
 from p2pmq.sim import seeds
 
 if TYPE_CHECKING:
@@ -58,6 +58,17 @@ async def test_who_was_away_learns_it_and_the_latest_of_two_sides_holds(mesh: Me
     mesh.heal()
     await mesh.settle()
     assert known(nodes, "orders") == [(5, 2)] * 5
+
+
+async def test_how_many_copies_a_queue_has_is_its_owners_to_say(mesh: Mesh) -> None:
+    """A passing node has not heard of every declaration, and may have other defaults."""
+    nodes = await mesh.start("a", "b", "c", config=Config(replication=Replication(replicas=2)))
+    (passing,) = await mesh.start(
+        "passing", leaf=True, config=Config(replication=Replication(replicas=1))
+    )
+    await nodes[0].publish("orders", 1)
+    assert [(d.replicas, d.min_copies) for d in await passing.queues()] == [(2, 2)]
+    assert (await passing.depth("orders")).replicas == 2
 
 
 @seeds(5)

@@ -173,7 +173,10 @@ class StatsRequest(Packet):
 
 @struct
 class QueueStats(Struct):
-    """One partition as its owner sees it. Counts of messages; `size` in bytes."""
+    """One partition as its owner sees it. Counts of messages; `size` in bytes.
+
+    `replicas` and `min_copies` are the settings in force there; 0 from an owner that says none.
+    """
 
     queue: NameText
     partition: U16
@@ -182,6 +185,8 @@ class QueueStats(Struct):
     delayed: U64
     size: U64
     consumers: U32
+    replicas: U8 = 0
+    min_copies: U8 = 0
 
 
 @packet(51)
