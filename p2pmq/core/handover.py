@@ -110,12 +110,13 @@ class Handovers:
         answer that is still on its way from before then must not delete the copy.
         """
         key = key_of(packet)
+        leaving = not self._ownership.is_alive(self._own_id)
         giving = self._giving.get(key)
-        if giving is not None and giving.to == peer and packet.number:
+        if giving is not None and giving.to == peer and packet.number and not leaving:
             del self._giving[key]
             self._timers.set(key, now + STRAY_MS)
         if packet.hint:
-            if self._ownership.is_alive(self._own_id):  # else this node is leaving
+            if not leaving:
                 self._giving.pop(key, None)
                 self._timers.set(key, self.standing.begin(key, peer, now))
         elif self.standing.end(key, peer):
