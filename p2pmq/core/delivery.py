@@ -112,7 +112,7 @@ class PartitionDelivery:
 
     def remember(self, former: PartitionDelivery) -> None:
         """This node owned the partition before: what it pushed then, it pushes again as such."""
-        for run in self._partition.pending.runs():
+        for run in self._partition.unacked.runs():
             pushed = [(part, lease.attempt) for part, lease in former.leases.overlap(run)]
             for part, attempt in (*pushed, *former.attempts.overlap(run)):
                 for known in self.attempts.missing(part):

@@ -4,8 +4,9 @@ What is stored is the batch as it came; acks change a small record beside it,
 and a batch that is wholly acked is deleted. A dot is seen only when its body
 is durable, never before: until then it is `appending`.
 
-Invariant: pending ⊆ seen; appending and seen are disjoint; a batch is in
-`batches` exactly while some dot of it is pending or appending.
+Invariant: pending ⊆ seen, and `unacked` are its dots; appending and seen are
+disjoint; a batch is in `batches` exactly while some dot of it is pending or
+appending.
 """
 
 from __future__ import annotations
@@ -75,6 +76,9 @@ class Partition:
         self.seen = DotSet()
         self.appending = DotSet()
         self.pending: RunMap[int] = RunMap()
+        """Which batch each dot lies in …"""
+        self.unacked = DotSet()
+        """… and the same dots without that: one run where there are many batches."""
         self.batches: dict[int, Stored] = {}
         self.size = 0
         self.expiring: list[tuple[int, int]] = []
@@ -112,6 +116,7 @@ class Partition:
                 self._expire_at(stored, self._clock.now + left_ms)
             for low, high in found.alive:
                 self.pending.put(Run(batch.session, low, high), found.number)
+                self.unacked.add(Run(batch.session, low, high))
                 stored.alive += high - low + 1
             self.batches[found.number] = stored
             self.size += batch.size
@@ -203,6 +208,7 @@ class Partition:
         self.taken_back.pop(number, None)
         self.seen.add(stored.run)
         self.pending.put(stored.run, number)
+        self.unacked.add(stored.run)
         self.size += stored.size
         return stored
 
@@ -244,6 +250,7 @@ class Partition:
         for run in runs:
             for part, number in self.pending.take(run):
                 removed.append(part)
+                self.unacked.remove(part)
                 stored = touched[number] = self.batches[number]
                 stored.alive -= part.length
             for new in self.seen.missing(run):
@@ -267,6 +274,7 @@ class Partition:
         for part, number in self.pending.take(run):
             lost.append(part)
             self.seen.remove(part)
+            self.unacked.remove(part)
             stored = touched[number] = self.batches[number]
             stored.alive -= part.length
             stored.unseen = (*stored.unseen, (part.first, part.last))
@@ -313,7 +321,4 @@ class Partition:
 
     def acked(self) -> DotSet:
         """All dots that are known to be acked: seen, and not pending."""
-        acked = self.seen.copy()
-        for run in self.pending.runs():
-            acked.remove(run)
-        return acked
+        return self.seen.difference(self.unacked)
