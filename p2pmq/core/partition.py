@@ -94,10 +94,11 @@ class Partition:
                 self.seen.add(Run(record.session, low, high))
         for found in batches:
             batch = found.batch
-            proven = DotSet([batch.run])
-            for low, high in found.unseen:
-                proven.remove(Run(batch.session, low, high))
-            for run in proven.runs():
+            proven = [batch.run]
+            if found.unseen:
+                damaged = DotSet(Run(batch.session, low, high) for low, high in found.unseen)
+                proven = damaged.missing(batch.run)
+            for run in proven:
                 self.seen.add(run)
             self._clock.observe(batch.stamp)
             stored = Stored(
