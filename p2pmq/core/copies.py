@@ -96,7 +96,7 @@ class Home:
         self.number = number
         self.asked_at = now
         self.again = False
-        self.asked_with = (partition.seen.copy(), DotSet(partition.pending.runs()))
+        self.asked_with = (partition.seen.copy(), partition.unacked.copy())
         self.parts, self.last_part = {}, None
         self.leases = ()
         self.seen, self.pending = DotSet(), DotSet()
@@ -234,5 +234,5 @@ def leases_of(leases: Iterable[LeaseField], runs: Iterable[Run]) -> list[LeaseFi
 def digest_of(partition: Partition) -> bytes:
     """8 bytes that two replicas share if and only if (but for chance) their states are equal."""
     seen = [tuple(run) for run in partition.seen.runs()]
-    pending = [tuple(run) for run in DotSet(partition.pending.runs()).runs()]
+    pending = [tuple(run) for run in partition.unacked.runs()]
     return hashlib.blake2b(repr((seen, pending)).encode(), digest_size=8).digest()

@@ -106,13 +106,12 @@ class PartitionDelivery:
         self._ready_max = self._due_max = HEAP_SLACK
         self._ask_at = 0
         self._turn: deque[Bearer] = deque()
-        for run, number in partition.pending.items():
-            self._make_ready(run, partition.batches[number].stamp)
+        self._rebuild_ready()
         self._quiet_until = quiet_until if partition.pending else 0
 
     def remember(self, former: PartitionDelivery) -> None:
         """This node owned the partition before: what it pushed then, it pushes again as such."""
-        for run in self._partition.pending.runs():
+        for run in self._partition.unacked.runs():
             pushed = [(part, lease.attempt) for part, lease in former.leases.overlap(run)]
             for part, attempt in (*pushed, *former.attempts.overlap(run)):
                 for known in self.attempts.missing(part):
@@ -330,7 +329,8 @@ class PartitionDelivery:
             for part in self._deliverable(run)
         ]
         heapq.heapify(self._ready)
-        self._ready_max = 2 * len(self._ready) + HEAP_SLACK
+        # The next time after as many new ones as this one walked: else it is n² of them.
+        self._ready_max = len(self._ready) + len(batches) + HEAP_SLACK
 
     def _stamp_of(self, run: Run) -> int:
         parts = self._partition.pending.overlap(run)

@@ -258,12 +258,15 @@ class Owner:
         partition = self.partition(key)
         confirms: list[Effect] = []
         delivery = self._delivery(key)
+        firsts: dict[Session, int] = {}
         for run, copies in proven:
+            firsts[run.session] = min(run.first, firsts.get(run.session, run.first))
             for part, number in partition.pending.overlap(run):
                 publisher = partition.batches[number].publisher
                 if publisher is not None:
                     confirms.append(self._confirm(publisher, key, part, copies))
-            self._add_onwards(delivery, partition, run)
+        for session, first in firsts.items():  # once: from each run on, it would be n² of them
+            self._add_onwards(delivery, partition, Run(session, first, first))
         # Deliveries first: a consumer waits longer than a publisher.
         return [*self._pump(key, now), *confirms]
 
@@ -312,7 +315,7 @@ class Owner:
         delivery = self.deliveries.get(key) or self._former.get(key)
         if delivery is None:
             return []
-        return delivery.lease_fields(runs or self.partition(key).pending.runs(), now)
+        return delivery.lease_fields(runs or self.partition(key).unacked.runs(), now)
 
     def on_settle_durable(self, event: SettleDurable) -> list[Effect]:
         """The acks are on disk here; if that is enough, say so."""

@@ -4,8 +4,9 @@ What is stored is the batch as it came; acks change a small record beside it,
 and a batch that is wholly acked is deleted. A dot is seen only when its body
 is durable, never before: until then it is `appending`.
 
-Invariant: pending ⊆ seen; appending and seen are disjoint; a batch is in
-`batches` exactly while some dot of it is pending or appending.
+Invariant: pending ⊆ seen, and `unacked` are its dots; appending and seen are
+disjoint; a batch is in `batches` exactly while some dot of it is pending or
+appending.
 """
 
 from __future__ import annotations
@@ -75,6 +76,9 @@ class Partition:
         self.seen = DotSet()
         self.appending = DotSet()
         self.pending: RunMap[int] = RunMap()
+        """Which batch each dot lies in …"""
+        self.unacked = DotSet()
+        """… and the same dots without that: one run where there are many batches."""
         self.batches: dict[int, Stored] = {}
         self.size = 0
         self.expiring: list[tuple[int, int]] = []
@@ -90,10 +94,11 @@ class Partition:
                 self.seen.add(Run(record.session, low, high))
         for found in batches:
             batch = found.batch
-            proven = DotSet([batch.run])
-            for low, high in found.unseen:
-                proven.remove(Run(batch.session, low, high))
-            for run in proven.runs():
+            proven = [batch.run]
+            if found.unseen:
+                damaged = DotSet(Run(batch.session, low, high) for low, high in found.unseen)
+                proven = damaged.missing(batch.run)
+            for run in proven:
                 self.seen.add(run)
             self._clock.observe(batch.stamp)
             stored = Stored(
@@ -112,6 +117,7 @@ class Partition:
                 self._expire_at(stored, self._clock.now + left_ms)
             for low, high in found.alive:
                 self.pending.put(Run(batch.session, low, high), found.number)
+                self.unacked.add(Run(batch.session, low, high))
                 stored.alive += high - low + 1
             self.batches[found.number] = stored
             self.size += batch.size
@@ -203,6 +209,7 @@ class Partition:
         self.taken_back.pop(number, None)
         self.seen.add(stored.run)
         self.pending.put(stored.run, number)
+        self.unacked.add(stored.run)
         self.size += stored.size
         return stored
 
@@ -244,6 +251,7 @@ class Partition:
         for run in runs:
             for part, number in self.pending.take(run):
                 removed.append(part)
+                self.unacked.remove(part)
                 stored = touched[number] = self.batches[number]
                 stored.alive -= part.length
             for new in self.seen.missing(run):
@@ -267,6 +275,7 @@ class Partition:
         for part, number in self.pending.take(run):
             lost.append(part)
             self.seen.remove(part)
+            self.unacked.remove(part)
             stored = touched[number] = self.batches[number]
             stored.alive -= part.length
             stored.unseen = (*stored.unseen, (part.first, part.last))
@@ -313,7 +322,4 @@ class Partition:
 
     def acked(self) -> DotSet:
         """All dots that are known to be acked: seen, and not pending."""
-        acked = self.seen.copy()
-        for run in self.pending.runs():
-            acked.remove(run)
-        return acked
+        return self.seen.difference(self.unacked)

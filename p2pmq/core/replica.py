@@ -114,7 +114,7 @@ class Replica:
             equal = Compared(key.queue, key.number, packet.number, equal=True, leases=leases)
             return [Send(peer, equal)]
         seen = [RunField(*run) for run in partition.seen.runs()]
-        pending = [RunField(*run) for run in DotSet(partition.pending.runs()).runs()]
+        pending = [RunField(*run) for run in partition.unacked.runs()]
         pieces = _pieces(seen, pending)
         return [
             Send(
@@ -139,9 +139,8 @@ class Replica:
         key = key_of(packet)
         partition = self._owner.partition(key)
         asked = DotSet(Run(run.session, run.first, run.last) for run in packet.runs)
-        pending = DotSet(partition.pending.runs())
-        acked = asked.intersection(partition.seen).difference(pending)
-        queue = deque(asked.intersection(pending).runs())
+        acked = asked.intersection(partition.seen).difference(partition.unacked)
+        queue = deque(asked.intersection(partition.unacked).runs())
         effects: list[Effect] = []
         gone = tuple(RunField(*run) for run in acked.runs())
         while queue or gone:
@@ -170,9 +169,12 @@ def cut(partition: Partition, runs: deque[Run]) -> tuple[Batch, ...]:
     size = 0
     while runs and len(batches) < BATCHES_MAX and size < FRAME_BYTES_MAX:
         run = runs.popleft()
-        for part, number in partition.pending.overlap(run):
+        room = BATCHES_MAX - len(batches)
+        parts = partition.pending.overlap(run, room + 1)
+        for part, number in parts:
             batch = partition.batch(part, number)
-            if batches and size + batch.size > FRAME_BYTES_MAX:
+            too_much = batches and size + batch.size > FRAME_BYTES_MAX
+            if too_much or len(batches) == BATCHES_MAX:
                 runs.appendleft(Run(run.session, part.first, run.last))
                 return tuple(batches)
             batches.append(batch)

@@ -80,7 +80,7 @@ class Replication:
         self.made += 1
         copies = self._copies[key] = Copies(self._own_id, homes, wanted)
         if wanted > 1:
-            for run in self._owner.partition(key).pending.runs():
+            for run in self._owner.partition(key).unacked.runs():
                 copies.unproven.put(run, (self._own_id,))
         return copies, self.reach_out(key, copies, now)
 
@@ -419,7 +419,7 @@ class Replication:
             for part in copies.note(held, home.node_id)
         ]
         effects += self._owner.on_proven(key, proven, now)
-        lacks = DotSet(partition.pending.runs()).difference(home.seen).difference(home.on_its_way())
+        lacks = partition.unacked.difference(home.seen).difference(home.on_its_way())
         home.to_push.extend(lacks.runs())
         home.late = partition.appending.difference(home.seen).difference(home.on_its_way())
         home.acks_to_push.extend(partition.acked().difference(acked_there).runs())

@@ -3,7 +3,8 @@
 What is pending, leased or delayed is thousands of dots but few runs; every
 operation takes a run, and cuts an entry where the run's edge falls into it.
 
-Invariant: the entries of a session are disjoint and sorted.
+Invariant: the entries of a session are disjoint and sorted; neighbours of equal
+value are one entry.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import Session
 
 Value = TypeVar("Value")
+
+ALL = 2**63
+"""More parts than a run can have."""
 
 
 class _Entries(Generic[Value]):
@@ -49,10 +53,20 @@ class RunMap(Generic[Value]):
         elif entries.highs and entries.highs[-1] >= run.first:
             self.take(run)
             entries = self._sessions.setdefault(run.session, entries)
-        at = bisect_left(entries.lows, run.first)
-        entries.lows.insert(at, run.first)
-        entries.highs.insert(at, run.last)
-        entries.values.insert(at, value)
+        lows, highs, values = entries.lows, entries.highs, entries.values
+        at = bisect_left(lows, run.first)
+        joins_left = at > 0 and highs[at - 1] + 1 == run.first and values[at - 1] == value
+        joins_right = at < len(lows) and run.last + 1 == lows[at] and values[at] == value
+        if joins_left:
+            highs[at - 1] = highs[at] if joins_right else run.last
+            if joins_right:
+                del lows[at], highs[at], values[at]
+        elif joins_right:
+            lows[at] = run.first
+        else:
+            lows.insert(at, run.first)
+            highs.insert(at, run.last)
+            values.insert(at, value)
         self._count += run.last - run.first + 1
 
     def take(self, run: Run) -> list[tuple[Run, Value]]:
@@ -83,15 +97,18 @@ class RunMap(Generic[Value]):
         self._count -= sum(part.last - part.first + 1 for part, _ in taken)
         return taken
 
-    def overlap(self, run: Run) -> list[tuple[Run, Value]]:
-        """The parts of the run that are in, with their values, in order."""
+    def overlap(self, run: Run, most: int = ALL) -> list[tuple[Run, Value]]:
+        """The parts of the run that are in, with their values, in order; the first `most` of them.
+
+        It costs no more than what it gives back, however long the run is.
+        """
         session, first, last = run
         entries = self._sessions.get(session)
         if entries is None:
             return []
         lows, highs, values = entries.lows, entries.highs, entries.values
         start = bisect_left(highs, first)
-        end = bisect_right(lows, last)
+        end = min(bisect_right(lows, last), start + most)
         return [
             (Run(session, max(first, lows[i]), min(last, highs[i])), values[i])
             for i in range(start, end)

@@ -477,6 +477,7 @@ class World:
             partition = home.partition
             memory = (dots_of(partition.seen.runs()), dots_of(partition.pending.runs()))
             disk = home.on_disk()
+            assert dots_of(partition.unacked.runs()) == memory[1]
             for seen, pending in (memory, disk):
                 assert pending <= seen
                 assert seen - pending <= self.acked, "seen, not here, and never acked"

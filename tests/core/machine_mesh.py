@@ -560,6 +560,7 @@ class MachineMesh:
             assert node.machine is not None
             for key, partition in node.machine.owner.partitions.items():
                 pending = dots_of(partition.pending.runs())
+                assert pending == dots_of(partition.unacked.runs())
                 assert pending <= dots_of(partition.seen.runs())
                 assert not dots_of(partition.appending.runs()) & dots_of(partition.seen.runs())
                 delivery = node.machine.owner.deliveries.get(key)

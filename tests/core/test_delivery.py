@@ -394,3 +394,22 @@ def test_every_message_is_in_exactly_one_place_whatever_happens() -> None:
     run_state_machine_as_test(
         DeliveryMachine, settings=settings(max_examples=120, stateful_step_count=50)
     )
+
+
+def test_taking_up_many_batches_looks_at_each_only_a_few_times() -> None:
+    """Of none it is known that it is on enough disks yet: once, that cost n² looks."""
+    partition = Partition(KEY, HybridClock())
+    looks = []
+
+    def committed(run: Run) -> list[Run]:
+        looks.append(run)
+        return []
+
+    for seq in range(1, 5_001):
+        partition.append(batch_of(S1, seq, 1), 1_000, C)
+        partition.on_durable(seq)
+    delivery = PartitionDelivery(partition, 0, committed)
+    assert len(looks) == 5_000
+    for part, number in list(partition.pending.items()):
+        delivery.add(part, partition.batches[number].stamp)
+    assert len(looks) <= 10_000

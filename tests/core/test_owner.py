@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from p2pmq.core.delivery import PartitionDelivery
 from p2pmq.core.effects import Counted, Effect, Notify, Persist, Send
 from p2pmq.core.events import BatchDurable, SettleDurable
 from p2pmq.core.ids import NodeId, PartitionKey, Run
@@ -334,3 +337,15 @@ def test_what_comes_before_the_merge_waits_once_and_in_order_and_is_no_gap() -> 
 def written_in(effects: list[Effect]) -> list[Batch]:
     records = [record for write in writes(effects) for record in write.records]
     return [record.batch for record in records if isinstance(record, BatchStored)]
+
+
+def test_what_is_proven_at_once_is_made_ready_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, each proven batch brought all that followed it along: n², at every takeover."""
+    rig = Rig()
+    for seq in range(1, 201):
+        rig.write(rig.publish(seq))
+    added = []
+    monkeypatch.setattr(PartitionDelivery, "add", lambda _self, run, _stamp: added.append(run))
+    proven = [(Run(S1, seq, seq), 2) for seq in range(1, 201)]
+    rig.owner.on_proven(KEY, proven, rig.now)
+    assert len(added) == 200

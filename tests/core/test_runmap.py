@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,3 +73,19 @@ def test_items_may_be_changed_while_they_are_walked(history: list[tuple[bool, Ru
         assert found.take(run) == [(run, value)]
     assert not found
     assert found.count == 0
+
+
+@given(steps)
+def test_neighbours_of_equal_value_are_one_entry(history: list[tuple[bool, Run, int]]) -> None:
+    items = list(built(history)[0].items())
+    for (left, left_value), (right, right_value) in pairwise(items):
+        adjoin = left.session == right.session and left.last + 1 == right.first
+        assert not (adjoin and left_value == right_value)
+
+
+@given(steps, runs, st.integers(0, 5))
+def test_the_first_parts_can_be_had_alone(
+    history: list[tuple[bool, Run, int]], asked: Run, most: int
+) -> None:
+    found, _ = built(history)
+    assert found.overlap(asked, most) == found.overlap(asked)[:most]

@@ -84,6 +84,12 @@ class Service:
         return self._process is not None and self._process.returncode is None
 
     @property
+    def pid(self) -> int:
+        """The process id of the latest run."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def address(self) -> str:
         """Where it listens, whenever it runs."""
         address: str = self._settings["listen"]
@@ -225,6 +231,12 @@ class Mesh:
             for other in self.services:
                 if other != service.name:
                     await service.event("member", name=other, state="alive")
+
+    @property
+    def name(self) -> str:
+        """The name of the mesh itself."""
+        name: str = self._settings["mesh"]
+        return name
 
     @property
     def books(self) -> Books:

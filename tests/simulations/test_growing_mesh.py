@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,6 +55,26 @@ async def test_what_a_lone_node_confirmed_is_copied_to_the_second_and_the_third(
     bodies = [m.body async for m in mesh.node("c").drain("orders")]
     assert bodies == list(range(50))
     mesh.check(duplicates_max=0, stuck_max=0)
+
+
+async def test_thousands_of_batches_of_one_message_are_copied_too(mesh: Mesh) -> None:
+    """A packet holds 4,096 batches at most: once, more than that in a row were never copied."""
+    (a,) = await mesh.start("a")
+    for number in range(5_000):
+        await a.publish("orders", number, confirm="none")
+        await asyncio.sleep(0)
+    await a.flush()
+    machine = mesh.host("a").machine
+    assert machine is not None
+    assert len(machine.owner.partitions[KEY].batches) == 5_000
+    await mesh.start("b")
+    await mesh.settle()
+    assert copies_of(mesh, "a", "b") == [5_000, 5_000]
+    mesh.crash("a")
+    mesh.wipe("a")
+    await mesh.restart("a")
+    await mesh.settle()
+    assert copies_of(mesh, "a", "b") == [5_000, 5_000]
 
 
 async def test_with_two_nodes_neither_may_be_away_and_the_log_says_so_once(
