@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from p2pmq.core.intervals import Interval
     from p2pmq.core.records import Record, RecoveredBatch
 
+STALE_MAX = 1_024
+"""So many batches that are gone, and as many as there are, stay among those that expire."""
+
 
 @dataclass(slots=True)
 class Stored:
@@ -184,6 +187,9 @@ class Partition:
 
     def _expire_at(self, stored: Stored, at: int) -> None:
         stored.expires_at = at
+        if len(self.expiring) > 2 * len(self.batches) + STALE_MAX:
+            self.expiring = [entry for entry in self.expiring if entry[1] in self.batches]
+            heapq.heapify(self.expiring)
         heapq.heappush(self.expiring, (at, stored.number))
 
     def expired(self, now: int) -> list[Stored]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from p2pmq.core.effects import Persist
 from p2pmq.core.events import BatchDurable
 from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import Run
-from p2pmq.core.partition import Partition
+from p2pmq.core.partition import STALE_MAX, Partition
 from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
@@ -202,3 +204,15 @@ def test_what_is_not_pending_cannot_be_unseen(partition: Partition, disk: Disk) 
     partition.remove([Run(S1, 1, 1)])
     assert partition.unsee(Run(S1, 1, 1)) == ([], [])
     assert partition.unsee(Run(S1, 9, 9)) == ([], [])
+
+
+def test_what_was_acked_long_before_its_time_to_live_ends_is_not_kept_in_mind(
+    partition: Partition, disk: Disk
+) -> None:
+    store(partition, disk, 1, 1)
+    for seq in range(2, 4 * STALE_MAX):
+        _, record = partition.stage(replace(batch_of(S1, seq, 1), ttl_ms=7 * 86_400_000), 1_000)
+        partition.on_durable(record.number)
+        partition.remove([Run(S1, seq, seq)])
+        assert len(partition.expiring) <= STALE_MAX + 4
+    assert partition.expired(7 * 86_400_000 - 1) == []
