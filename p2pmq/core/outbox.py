@@ -55,6 +55,7 @@ _GONE = {
     OUTBOX_AGE: "not sent within the outbox's age_max_ms",
 }
 EXPIRED = "its time to live is over"
+EXPIRED_SENT = f"{EXPIRED} (an owner was sent it, and may have delivered it before)"
 RESEND_MAX_MS = 15_000
 REFUSED_RETRY_MS = 1_000
 """How long after an owner refused a batch (its disk is full) it is tried again."""
@@ -484,10 +485,11 @@ class Outbox:
             if part.durable or part.writing:
                 removed = BatchRemoved(Space.OUTBOX, stream.key, part.number)
                 effects.append(Persist((removed,)))
+            reason = EXPIRED_SENT if part.tried else EXPIRED
             self._forget(stream, part, sent=place < stream.sent)
             if part.token is not None:
                 outcome = self._outcome(stream, part, copies=0, timed_out=True)
-                told = replace(outcome, stored=False, reason=EXPIRED, gone="dropped")
+                told = replace(outcome, stored=False, reason=reason, gone="dropped")
                 effects.append(Resolve(part.token, told))
                 self._stop_waiting(part)
         effects += self._pump(stream, now)

@@ -86,8 +86,9 @@ class Owner:
         self.clock = clock
         self._owner_of = owner_of
         self.name_of: Callable[[NodeId], str | None] = lambda _node_id: None
-        self.copies_of: Callable[[str], tuple[int, int]] = lambda _queue: (0, 0)
         """The name of a member: a mailbox is read by its own node only."""
+        self.copies_of: Callable[[str], tuple[int, int]] = lambda _queue: (0, 0)
+        """R and W of a queue, for its statistics."""
         self.partitions: dict[PartitionKey, Partition] = {}
         self.deliveries: dict[PartitionKey, PartitionDelivery] = {}
         self._timers: Timers[PartitionKey] = Timers()

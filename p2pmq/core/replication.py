@@ -316,7 +316,8 @@ class Replication:
             if not self._owner.owns(key):
                 del self._copies[key]
                 self._timers.clear(key)
-        for key in list(self._owner.partitions):
+        # A copy that was offered is looked after before anything of its partition is here.
+        for key in {**self._owner.partitions, **self._copies}:
             if self._owner.owns(key):
                 copies, begun = self.copies(key, now)
                 before = copies.wanted

@@ -66,6 +66,17 @@ def test_what_is_over_leaves_the_outbox_and_its_disk_and_its_waiter_hears_why() 
     assert place.outbox.messages == 1
 
 
+def test_the_waiter_hears_that_an_owner_may_have_delivered_what_was_sent() -> None:
+    place = Place(A)
+    place.publish(60_000, now=1_000)
+    effects = place.outbox.on_timeout(61_000)
+    assert expired(effects) == [Run(SESSION, 1, 1)]
+    (outcome,) = [e.outcome for e in effects if isinstance(e, Resolve)]
+    assert isinstance(outcome, Published)
+    assert outcome.gone == "dropped"
+    assert "may have delivered it" in outcome.reason
+
+
 def test_what_comes_after_an_expired_batch_is_sent_without_asking_for_it() -> None:
     place = Place(None)
     place.publish(60_000, now=0)
