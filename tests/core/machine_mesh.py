@@ -512,7 +512,7 @@ class MachineMesh:
 
     def drain(self, within_ms: int = 120_000) -> None:
         end = self.now + within_ms
-        while self.now < end and self.left():
+        while self.now < end and (self.left() or self.unsettled()):
             self.run(1_000)
         self.run(2_000)
 
