@@ -100,12 +100,18 @@ class Host:
 
     def feed(self, event: events.Event) -> None:
         """Give the machine one event; what it sends is checked, and waits in `sent`."""
+        refused: list[effects.Persist] = []
         for effect in self.machine.handle(event, self.now):
             match effect:
                 case effects.Send(peer, packet):
                     self._send(peer, packet)
                 case effects.Persist(records):
-                    self.store.write(resolved_records(records, self.store), lambda _error: None)
+                    try:
+                        at_hand = resolved_records(records, self.store)
+                    except KeyError:  # as the driver does: a false confirm let go of the bodies
+                        refused.append(effect)
+                        continue
+                    self.store.write(at_hand, lambda _error: None)
                     self.writing.append(effect)
                 case effects.Deliver(_, _, segments):
                     self.delivered += resolved_segments(segments, self.store)
@@ -113,6 +119,8 @@ class Host:
                     self.outcomes[token] = outcome
                 case _:
                     pass
+        for persist in refused:
+            self.feed(events.WriteRefused(persist.then, persist.records))
 
     def _send(self, peer: bytes, packet: Packet) -> None:
         try:
@@ -160,7 +168,14 @@ class Host:
 class Malice:
     """Draws valid packets; fields of one name have values that mean something somewhere."""
 
-    def __init__(self, rng: Random, ids: list[bytes], queues: list[str]) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        ids: list[bytes],
+        queues: list[str],
+        names: tuple[str, ...] = ("node8", "node9", "", "x\ny"),
+    ) -> None:
+        """`names` are nobody's here: who bears a node's name may take its place."""
         self._rng = rng
         self._ids = ids
         self._classes = [cls for number, cls in PACKETS.items() if number not in LINK_PACKETS]
@@ -172,7 +187,7 @@ class Malice:
             "partition": lambda: pick((0, 0, 0, 0, 1, 2**16 - 1)),
             "first": self._seq,
             "last": self._seq,
-            "name": lambda: pick(("node1", "node2", "node9", "", "x\ny")),
+            "name": lambda: pick(names),
             "addresses": lambda: pick(((), ("127.0.0.1:1",), ("nowhere",) * 16)),
         }
 
