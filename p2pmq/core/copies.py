@@ -79,6 +79,12 @@ class Home:
     unanswered_bytes: int = 0
     sent_at: int = 0
     """When those were sent, or the oldest of them became the oldest."""
+    intact: bool = True
+    """Whether its copy counts, as it said."""
+    level_at: int | None = None
+    """The number of a packet: with the answers up to it, it has all that was merged here …"""
+    filled_by: int = 0
+    """… and that of the packet which tells it so; 0: none is under way."""
 
     def lose(self) -> None:
         """It is out of reach: what it knows is found out anew when it is back."""
@@ -90,6 +96,7 @@ class Home:
         self.acks_to_push.clear()
         self.unanswered.clear()
         self.unanswered_bytes = 0
+        self.level_at, self.filled_by = None, 0
 
     def begin(self, number: int, partition: Partition, now: int) -> None:
         """A comparison with the partition as it is now begins."""
@@ -115,6 +122,16 @@ class Home:
         for run in packet.pending:
             self.pending.add(Run(run.session, run.first, run.last))
         return self.last_part is not None and len(self.parts) > self.last_part
+
+    def is_level(self, number: int) -> bool:
+        """Whether it has all that was merged here at some time; `number` is the last packet's."""
+        if self.contact is not Contact.MERGED or self.number or self.again:
+            return False
+        if self.level_at is None:
+            if self.to_push or self.acks_to_push or self.late:
+                return False
+            self.level_at = number
+        return next(iter(self.unanswered), number + 1) > self.level_at
 
     def on_its_way(self) -> DotSet:
         """The messages that it was sent, and has not answered for."""
@@ -183,16 +200,41 @@ class Copies:
         """Who can be sent to: of the other homes and of the stand-ins."""
         return [holder for holder in self.holders() if holder.contact is not Contact.AWAY]
 
-    @property
-    def active(self) -> bool:
-        """Whether the owner may confirm and deliver: enough homes, and each in reach merged."""
-        merged = 0
+    def active(self, *, intact: bool = True) -> bool:
+        """Whether the owner may confirm and deliver: each home in reach merged, enough that count.
+
+        `intact` is whether the owner's own copy counts. If all homes there are have been merged,
+        there is nobody else to ask: they count, whatever became of their disks.
+        """
+        counting = int(intact)
         for home in self.homes.values():
             if home.contact is Contact.MERGED:
-                merged += 1
+                counting += home.intact
             elif home.contact is not Contact.AWAY:
                 return False
-        return self.is_home and merged + 1 >= self.wanted
+        return self.is_home and (counting >= self.wanted or self.has_merged_all())
+
+    def has_merged_all(self) -> bool:
+        """Whether each of the homes has been merged."""
+        return all(home.contact is Contact.MERGED for home in self.homes.values())
+
+    def knows_enough(self, *, intact: bool) -> bool:
+        """Whether the owner has merged from R - W + 1 intact homes, so from one of any W.
+
+        Whoever has all that it has is intact.
+        """
+        merged = (home for home in self.homes.values() if home.contact is Contact.MERGED)
+        counting = int(intact) + sum(home.intact for home in merged)
+        return counting > len(self.homes) + 1 - self.wanted or self.has_merged_all()
+
+    def is_stuck(self, *, intact: bool) -> bool:
+        """Whether it takes more homes in reach before anything can be committed."""
+        in_reach = self.in_reach()
+        if len(in_reach) + 1 < self.wanted or not self.is_home:
+            return True
+        if any(home.contact is not Contact.MERGED for home in in_reach):
+            return False
+        return not (self.active(intact=intact) or self.knows_enough(intact=intact))
 
     def in_reach(self) -> list[Home]:
         """The other homes that can be sent to: these count."""

@@ -228,6 +228,7 @@ class Handovers:
         self._giving.pop(key, None)
         self._timers.clear(key)
         self._owner.drop(key)
+        self._copies.replica.on_dropped(key)
         notice = Notify(Counted("handed-over", text=f"queue {key.queue!r} handed over"))
         return [Persist((PartitionRemoved(key),)), notice]
 

@@ -19,6 +19,7 @@ from p2pmq.core.effects import Counted, Done, MemberNotice, Notify, Resolve, Sen
 from p2pmq.core.handover import Handovers
 from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import PartitionKey, key_of
+from p2pmq.core.intact import Intactness
 from p2pmq.core.membership import MemberState
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
@@ -27,6 +28,7 @@ from p2pmq.core.packets import delivering, membership, publishing, registering, 
 from p2pmq.core.pair import Pair
 from p2pmq.core.placement import seat_of
 from p2pmq.core.records import Space
+from p2pmq.core.refill import Refill
 from p2pmq.core.registry import Registry
 from p2pmq.core.replication import Replication
 from p2pmq.core.requests import Requests
@@ -65,7 +67,10 @@ class Machine:
             session, owner_of, config.limits, config.timing, config.outbox, self._clock
         )
         self.consuming = Consuming(owner_of, config.timing)
-        self.replication = Replication(own.node_id, own.boot, self.owner, self._ownership)
+        self.intact = Intactness()
+        self.replication = Replication(
+            own.node_id, own.boot, self.owner, self._ownership, self.intact
+        )
         self.owner.use(self.replication)
         self.handovers = Handovers(
             own.node_id, own.boot, self.owner, self._ownership, self.replication
@@ -76,6 +81,14 @@ class Machine:
             self.replication,
             self.swim.away_since,
             config.replication.replace_after_ms,
+        )
+        self.refill = Refill(
+            own.node_id,
+            own.boot,
+            self.intact,
+            self._ownership,
+            self.replication.replica,
+            self.swim.full_members,
         )
         self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
         self._pair = Pair(config.replication)
@@ -89,9 +102,11 @@ class Machine:
             self.handovers,
             self.requests,
             self._pair,
+            self.refill,
         )
         self._boots: dict[NodeId, int] = {}
         self._placed_versions = (-1, -1)
+        self._namesakes_faced = 0
         self._on_event = self._event_table()
         self._on_packet = self._packet_table()
 
@@ -208,6 +223,8 @@ class Machine:
             replicating.Fetch: lambda peer, p, _now: self.replication.replica.on_fetch(peer, p),
             replicating.Supply: self.replication.on_supply,
             replicating.Offer: self.replication.on_offer,
+            replicating.HoldingsRequest: lambda peer, p, _now: self.refill.on_request(peer, p),
+            replicating.Holdings: self.refill.on_holdings,
             delivering.Handover: self.handovers.on_handover,
             delivering.HandoverTaken: self.handovers.on_taken,
         }
@@ -223,6 +240,9 @@ class Machine:
             of_space[found.space].append(found)
         self.registry.recover(recovered.queues, now)
         self.owner.recover(recovered, of_space[Space.PARTITION], now)
+        self.intact.recover(recovered.filled, refilling=recovered.refilling)
+        self.intact.unsure = not recovered.members
+        self.refill.begin(now)
         effects = self.swim.start(recovered.members, recovered.incarnation, now)
         effects += self._replace(now)
         return effects + self.outbox.recover(of_space[Space.OUTBOX], now)
@@ -361,6 +381,11 @@ class Machine:
         self._pair.on_roster(len(places), now)
         changed = self._ownership.refresh(places, self.swim.is_alive)
         effects: list[Effect] = []
+        self.intact.unsure = self.intact.unsure and self.swim.is_fresh
+        if self.swim.namesakes_faced != self._namesakes_faced:
+            self._namesakes_faced = self.swim.namesakes_faced
+            effects += self.intact.begin()
+            self.refill.begin(now)
         for key in changed:
             effects += self.outbox.on_owner_changed(key, now)
         effects += self.replication.on_placement_changed(now)

@@ -131,6 +131,20 @@ class IncarnationSaved:
     incarnation: int
 
 
+@dataclass(frozen=True, slots=True)
+class RefillingChanged:
+    """Whether this node is refilling; either way no partition is marked as filled after it."""
+
+    refilling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionFilled:
+    """This refilling node has all that there is of the partition; PartitionRemoved ends that."""
+
+    key: PartitionKey
+
+
 Record = (
     BatchStored
     | BatchTrimmed
@@ -141,6 +155,8 @@ Record = (
     | MemberRemoved
     | QueueSaved
     | IncarnationSaved
+    | RefillingChanged
+    | PartitionFilled
 )
 
 
@@ -173,3 +189,5 @@ class Recovered:
     seen: tuple[SeenChanged, ...] = ()
     members: tuple[Rumour, ...] = ()
     queues: tuple[QueueRecord, ...] = ()
+    refilling: bool = False
+    filled: tuple[PartitionKey, ...] = ()

@@ -10,6 +10,7 @@ Invariant: a replica answers for a packet only after everything in it is durable
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.copies import digest_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from p2pmq.core.effects import Effect
     from p2pmq.core.events import SupplyDurable
     from p2pmq.core.ids import NodeId
+    from p2pmq.core.intact import Intactness
     from p2pmq.core.owner import Owner
     from p2pmq.core.ownership import Ownership
     from p2pmq.core.packets.publishing import Batch
@@ -42,7 +44,10 @@ BATCHES_MAX = 64
 class Replica:
     """All partitions of which this node holds copies for another."""
 
-    def __init__(self, own_id: NodeId, owner: Owner, ownership: Ownership) -> None:
+    def __init__(
+        self, own_id: NodeId, owner: Owner, ownership: Ownership, intact: Intactness
+    ) -> None:
+        self._intact = intact
         self._own_id = own_id
         self._owner = owner
         self._ownership = ownership
@@ -56,7 +61,7 @@ class Replica:
             return []
         self._timers.set(key, now + OFFER_AGAIN_MS)
         digest = digest_of(self._owner.partition(key))
-        return [Send(owner, Offer(key.queue, key.number, digest))]
+        return [Send(owner, Offer(key.queue, key.number, digest, not self._intact.holds(key)))]
 
     def on_replicate(self, peer: NodeId, packet: Replicate, now: int) -> list[Effect]:
         """Store what an owner sends, and answer once it is durable."""
@@ -67,6 +72,8 @@ class Replica:
             return []  # being written just now: the repeat comes after that
         numbers, records = self.take_in(key, acked, packet.batches, now)
         known = tuple(run for batch in packet.batches for run in partition.acked_of(batch.run))
+        if packet.filled:
+            records += self._intact.fill(key)
         then = ReplicaDurable(key, peer, packet.number, tuple(numbers), known)
         self._timers.set_if_earlier(key, now + OFFER_AGAIN_MS)
         return [Persist(tuple(records), then=then)]
@@ -110,8 +117,11 @@ class Replica:
         key = key_of(packet)
         partition = self._owner.partition(key)
         leases = tuple(self._owner.leases_for_successor(key, now))
+        refilling = not self._intact.holds(key)
         if packet.digest == digest_of(partition):
-            equal = Compared(key.queue, key.number, packet.number, equal=True, leases=leases)
+            equal = Compared(
+                key.queue, key.number, packet.number, equal=True, leases=leases, refilling=refilling
+            )
             return [Send(peer, equal)]
         seen = [RunField(*run) for run in partition.seen.runs()]
         pending = [RunField(*run) for run in partition.unacked.runs()]
@@ -129,6 +139,7 @@ class Replica:
                     leases=leases if at == len(pieces) - 1 else (),
                     more=at < len(pieces) - 1,
                     part=at,
+                    refilling=refilling,
                 ),
             )
             for at, (seen_part, pending_part) in enumerate(pieces)
@@ -149,6 +160,18 @@ class Replica:
             effects.append(Send(peer, supply))
             gone = ()
         return effects
+
+    def held(self) -> list[PartitionKey]:
+        """The partitions of which this node has stored or learned anything."""
+        return [key for key, partition in self._owner.partitions.items() if partition.seen]
+
+    def on_dropped(self, key: PartitionKey) -> None:
+        """The partition has been handed over."""
+        self._intact.on_dropped(key)
+
+    def offer_all(self, now: int) -> list[Effect]:
+        """Tell every owner anew what is here: more of it counts than did."""
+        return [effect for key in list(self._owner.partitions) for effect in self.offer(key, now)]
 
     def next_deadline(self) -> int | None:
         """When something is to be offered again."""
@@ -180,6 +203,24 @@ def cut(partition: Partition, runs: deque[Run]) -> tuple[Batch, ...]:
             batches.append(batch)
             size += batch.size
     return tuple(batches)
+
+
+def up_to_date(packet: Replicate, partition: Partition) -> Replicate:
+    """The packet as it would be made now: what is acked by now as acks, the rest from the store.
+
+    What is neither here nor acked was damaged, and is not to be had from here.
+    """
+    acked: list[RunField] = []
+    batches: list[Batch] = []
+    for batch in packet.batches:
+        run = batch.run
+        for seen in partition.seen.overlap(run):
+            acked += [RunField(*done) for done in partition.pending.missing(seen)]
+        batches += [
+            partition.batch(part, number) for part, number in partition.pending.overlap(run)
+        ]
+        batches += [batch.part(new.first, new.last) for new in partition.appending.overlap(run)]
+    return replace(packet, acked=(*packet.acked, *acked), batches=tuple(batches))
 
 
 def _pieces(

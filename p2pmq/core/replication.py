@@ -11,7 +11,6 @@ Invariant: what an owner takes for durable elsewhere, its holder has said to be 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.copies import (
@@ -27,10 +26,12 @@ from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable, SettleDurable, SupplyDurable
 from p2pmq.core.ids import PartitionKey, Run, key_of
+from p2pmq.core.intact import Intactness
+from p2pmq.core.looked_after import LookedAfter
 from p2pmq.core.packets.delivering import HandoverTaken
 from p2pmq.core.packets.publishing import RunField
 from p2pmq.core.packets.replicating import Compare, Fetch, Replicate
-from p2pmq.core.replica import BATCHES_MAX, RUNS_MAX, Replica, cut
+from p2pmq.core.replica import BATCHES_MAX, RUNS_MAX, Replica, cut, up_to_date
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from p2pmq.core.ownership import Ownership
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.replicating import Compared, Offer, Replicated, Supply
-    from p2pmq.core.partition import Partition, Stored
+    from p2pmq.core.partition import Stored
 
 Settled = SettleDurable | HandoverDurable
 """Acks that somebody waits to see on enough disks."""
@@ -55,18 +56,24 @@ ASK_AGAIN_MS = 5_000
 """… and is asked again after this."""
 
 
-class Replication:
+class Replication(LookedAfter):
     """All partitions of this node that have copies elsewhere."""
 
-    def __init__(self, own_id: NodeId, boot: int, owner: Owner, ownership: Ownership) -> None:
+    def __init__(
+        self,
+        own_id: NodeId,
+        boot: int,
+        owner: Owner,
+        ownership: Ownership,
+        intact: Intactness | None = None,
+    ) -> None:
+        super().__init__(ownership, intact or Intactness())
         self._own_id = own_id
         self._owner = owner
-        self._ownership = ownership
-        self._copies: dict[PartitionKey, Copies] = {}
         self._timers: Timers[PartitionKey] = Timers()
         self.made = 0
         """How many partitions this node has ever begun to look after."""
-        self.replica = Replica(own_id, owner, ownership)
+        self.replica = Replica(own_id, owner, ownership, self._intact)
         self._next_number = (boot << 32) + 1
 
     # -- the owner: while it owns --
@@ -83,50 +90,6 @@ class Replication:
             for run in self._owner.partition(key).unacked.runs():
                 copies.unproven.put(run, (self._own_id,))
         return copies, self.reach_out(key, copies, now)
-
-    def looked_after(self) -> dict[PartitionKey, Copies]:
-        """The copies of every partition that this node owns."""
-        return self._copies
-
-    def keeps(self, key: PartitionKey, node_id: NodeId) -> bool:
-        """Whether this owner wants a copy kept there."""
-        copies = self._copies.get(key)
-        return copies is not None and copies.holder(node_id) is not None
-
-    def may_delete(self, event: HandoverDurable) -> bool:
-        """Whether the giver's copy is needed no more: enough others are there, and it is no home.
-
-        It may have become one since it gave.
-        """
-        proven = not any(self.unproven(event.key, run) for run in event.runs)
-        return proven and not self.keeps(event.key, event.peer)
-
-    def is_active(self, key: PartitionKey) -> bool:
-        """Whether the owner may deliver from the partition."""
-        copies = self._copies.get(key)
-        return copies is not None and copies.active
-
-    def is_alone(self, key: PartitionKey) -> bool:
-        """Whether too few homes are in reach for anything to be committed."""
-        copies = self._copies.get(key)
-        return copies is None or len(copies.in_reach()) + 1 < copies.wanted or not copies.is_home
-
-    def has_no_other(self, key: PartitionKey) -> bool:
-        """Whether the partition belongs on this node alone."""
-        return len(self._ownership.homes_of(key)[0]) <= 1
-
-    def unproven(self, key: PartitionKey, run: Run) -> list[Run]:
-        """The parts of the run that are not on enough disks yet."""
-        copies = self._copies.get(key)
-        return [] if copies is None else [part for part, _ in copies.unproven.overlap(run)]
-
-    def deliverable(self, key: PartitionKey, run: Run) -> list[Run]:
-        """What of the run is on enough disks, with all that its publisher sent before it."""
-        copies = self._copies.get(key)
-        low = copies.unproven.lowest(run.session) if copies is not None else None
-        if low is None or low > run.last:
-            return [run]
-        return [Run(run.session, run.first, low - 1)] if low > run.first else []
 
     def on_appended(self, key: PartitionKey, batches: list[Batch], now: int) -> list[Effect]:
         """New batches are being written here: send them to every home in reach meanwhile."""
@@ -158,10 +121,6 @@ class Replication:
                     home.to_push.append(stored.run)
                     effects += self._push(key, home, now)
         return effects
-
-    def wanted(self, key: PartitionKey) -> int:
-        """How many copies commit a message."""
-        return self._ownership.homes_of(key)[1]
 
     def on_durable(self, key: PartitionKey, stored: Stored, now: int) -> list[Effect]:
         """A batch is on the own disk: perhaps that is enough; homes that came late get it."""
@@ -290,7 +249,26 @@ class Replication:
         event = copies.acking.get(packet.number)
         if event is not None and self._settled_at(copies, event, peer):
             effects += self._answer(event)
-        return effects + self._push(key, home, now)
+        effects += self._push(key, home, now)
+        if packet.number == home.filled_by:
+            home.intact, home.filled_by = True, 0
+        return effects + self._fill(key, copies, now)
+
+    def _fill(self, key: PartitionKey, copies: Copies, now: int) -> list[Effect]:
+        """Let those homes count again, this one too, that have all that is needed for it."""
+        here = self._intact.holds(key)
+        lacking = [home for home in copies.homes.values() if not home.intact]
+        if (here and not lacking) or not copies.knows_enough(intact=here):
+            return []
+        effects: list[Effect] = []
+        if not here and (marks := self._intact.fill(key)):
+            effects.append(Persist((*self._owner.take_owed(key), *marks)))
+        for home in lacking:
+            if not home.filled_by and home.is_level(self._next_number):
+                home.filled_by = self._take_number()
+                packet = Replicate(key.queue, key.number, home.filled_by, filled=True)
+                effects += self._send_to(key, home, packet, now)
+        return effects + self._owner.on_active(key, now)
 
     def _takes_for_new(self, key: PartitionKey, acked: DotSet) -> bool:
         """Whether some of what is acked elsewhere is pending here, or about to be."""
@@ -325,7 +303,7 @@ class Replication:
                 effects += begun + self._owner.on_proven(key, proven, now)
                 if copies.wanted > before:
                     effects += self._doubt(key, copies, now)
-                effects += self.reach_out(key, copies, now)
+                effects += self.reach_out(key, copies, now) + self._fill(key, copies, now)
             else:
                 effects += self.replica.offer(key, now)
         return effects
@@ -376,7 +354,12 @@ class Replication:
             return []
         copies, effects = self.copies(key, now)
         home = copies.holder(peer)
-        if home is None or home.number or home.unanswered or home.to_push:
+        if home is None or home.number:
+            return effects
+        if packet.refilling is home.intact:
+            home.intact = False  # if it counts now, it says so when it is compared
+            return effects + self.ask(key, home, now)
+        if home.unanswered or home.to_push:
             return effects
         if packet.digest != digest_of(self._owner.partition(key)):
             effects += self.ask(key, home, now)
@@ -392,6 +375,7 @@ class Replication:
         if not home.take_in(packet):
             return []  # more is to come
         home.asked = home.number = 0
+        home.intact = not packet.refilling
         acked_there = home.seen.difference(home.pending)
         if acked_there.intersection(self._owner.partition(key).appending):
             self._timers.set_if_earlier(key, now + RESEND_MS // 10)
@@ -430,13 +414,13 @@ class Replication:
                 other.acks_to_push.extend(news)
                 effects += self._push(key, other, now)
         home.fetching = home.pending.difference(partition.seen).difference(partition.appending)
-        return effects + self._fetch_next(key, home, now)
+        return effects + self._fetch_next(key, copies, home, now)
 
-    def _fetch_next(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
+    def _fetch_next(self, key: PartitionKey, copies: Copies, home: Home, now: int) -> list[Effect]:
         """Ask for the next of what only that home has; merged when there is no more."""
         if not home.fetching:
             home.contact = Contact.MERGED
-            return self._owner.on_active(key, now)
+            return self._fill(key, copies, now) + self._owner.on_active(key, now)
         if home.contact is not Contact.MERGED:
             home.contact = Contact.FETCHING
         home.number = self._take_number()
@@ -487,7 +471,7 @@ class Replication:
             home.fetching.remove(part)
         if not home.requested:
             home.number = 0
-            effects += self._fetch_next(key, home, now)
+            effects += self._fetch_next(key, copies, home, now)
         return effects
 
     def _push(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
@@ -554,7 +538,7 @@ class Replication:
         partition = self._owner.partition(key)
         for number, packet in home.unanswered.items():
             if packet.batches:
-                home.unanswered[number] = _up_to_date(packet, partition)
+                home.unanswered[number] = up_to_date(packet, partition)
         home.unanswered_bytes = sum(sent.size for sent in home.unanswered.values())
         return [Send(home.node_id, packet) for packet in home.unanswered.values()]
 
@@ -574,21 +558,3 @@ class Replication:
     def _take_number(self) -> int:
         self._next_number += 1
         return self._next_number
-
-
-def _up_to_date(packet: Replicate, partition: Partition) -> Replicate:
-    """The packet as it would be made now: what is acked by now as acks, the rest from the store.
-
-    What is neither here nor acked was damaged, and is not to be had from here.
-    """
-    acked: list[RunField] = []
-    batches: list[Batch] = []
-    for batch in packet.batches:
-        run = batch.run
-        for seen in partition.seen.overlap(run):
-            acked += [RunField(*done) for done in partition.pending.missing(seen)]
-        batches += [
-            partition.batch(part, number) for part, number in partition.pending.overlap(run)
-        ]
-        batches += [batch.part(new.first, new.last) for new in partition.appending.overlap(run)]
-    return replace(packet, acked=(*packet.acked, *acked), batches=tuple(batches))

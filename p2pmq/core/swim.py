@@ -106,6 +106,11 @@ class Swim:
         return self._roster.version
 
     @property
+    def is_fresh(self) -> bool:
+        """Whether nobody has told it yet who is on the roster; the version rises when one has."""
+        return self._fresh
+
+    @property
     def local_health(self) -> int:
         """Lifeguard's local health multiplier: 0 is healthy."""
         return self._awareness.score
@@ -137,6 +142,10 @@ class Swim:
     def placed(self) -> list[Member]:
         """The members that may own, without those whose name, and so whose place, another has."""
         return placed(member for member in self.roster() if member.weight)
+
+    def full_members(self) -> list[NodeId]:
+        """All of the roster that may own, there or not, with a place or without."""
+        return [member.node_id for member in self.roster() if member.weight]
 
     @property
     def namesakes_faced(self) -> int:
@@ -371,7 +380,9 @@ class Swim:
         )
         incarnation, disbelieved = self._own.incarnation, self._hearsay.disbelieved
         self._hearsay.hear(packet.rumours, teller, now, out)
-        self._fresh = self._fresh and self._roster.alive_count <= 1
+        if self._fresh and self._roster.alive_count > 1:
+            self._fresh = False
+            self._roster.version += 1
         if not packet.reply:
             self._exchange(peer, now, out, reply=True)
         elif self._own.incarnation != incarnation:

@@ -64,6 +64,8 @@ class Contents:
     seen: dict[tuple[PartitionKey, Session], tuple[Interval, ...]] = field(default_factory=dict)
     members: dict[bytes, Rumour] = field(default_factory=dict)
     queues: dict[str, QueueRecord] = field(default_factory=dict)
+    refilling: bool = False
+    filled: dict[PartitionKey, None] = field(default_factory=dict)
 
     def copy(self) -> Contents:
         """A snapshot: entries are never changed in place."""
@@ -73,6 +75,7 @@ class Contents:
             seen=dict(self.seen),
             members=dict(self.members),
             queues=dict(self.queues),
+            filled=dict(self.filled),
         )
 
     def apply(self, record: Record) -> None:  # noqa: C901 - one case for each record
@@ -101,12 +104,18 @@ class Contents:
                 self.queues[saved.queue] = saved
             case rec.IncarnationSaved(incarnation):
                 self.incarnation = incarnation
+            case rec.RefillingChanged(refilling):
+                self.refilling = refilling
+                self.filled.clear()
+            case rec.PartitionFilled(key):
+                self.filled[key] = None
 
     def _remove_partition(self, key: PartitionKey) -> None:
         for name in [n for n in self.batches if n.key == key and n.space is Space.PARTITION]:
             del self.batches[name]
         for seen_key in [s for s in self.seen if s[0] == key]:
             del self.seen[seen_key]
+        self.filled.pop(key, None)
 
 
 class SimDisk:
@@ -195,6 +204,8 @@ class SimDisk:
             seen,
             members,
             tuple(contents.queues[queue] for queue in sorted(contents.queues)),
+            contents.refilling,
+            tuple(sorted(contents.filled)),
         )
 
     def apply(self, records: Sequence[Record]) -> None:

@@ -99,6 +99,8 @@ class Story:
         self._ended = False
         self._numbers = 0
         self._paused: list[str] = []
+        self._wiped: dict[str, bytes] = {}
+        """Hosts whose disk was wiped, and the node ids that were on them."""
         self._restarts: list[asyncio.Task[Node]] = []
 
     async def run(self) -> None:
@@ -209,6 +211,7 @@ class Story:
             "one_way": lambda name: self._mesh.one_way(name, self._other(name)),
             "flap": lambda name: self._mesh.flap(name, self._other(name), every=3),
             "isolate": self._mesh.isolate,
+            "wipe": self._wipe,
             "clock": lambda name: self._mesh.clock_jump(name, self._rng.uniform(-900, 900)),
             "drift": lambda name: self._mesh.clock_drift(name, self._rng.choice((-0.1, 0.01, 0.5))),
             "full_disk": self._mesh.disk_full,
@@ -245,6 +248,23 @@ class Story:
         names = list(self._mesh.names)
         self._rng.shuffle(names)
         self._mesh.partition(names[: self._rng.randint(1, len(names) - 1)])
+
+    def _wipe(self, name: str) -> None:
+        """An empty disk, unless that of another is not filled again: promises bear one at a time.
+
+        What lay on two of three disks is lost with both.
+        """
+        if not any(map(self._lacks, self._wiped)):
+            self._wiped[name] = self._mesh.host(name).disk.contents.node_id
+            self._mesh.crash(name)
+            self._mesh.wipe(name)
+
+    def _lacks(self, name: str) -> bool:
+        """Whether the disk was wiped, and is not known to have been filled again."""
+        contents = self._mesh.host(name).disk.contents
+        own = contents.members.get(contents.node_id)
+        met = own is not None and own.predecessor == self._wiped[name]
+        return not met or contents.refilling
 
     def _pause(self, name: str) -> None:
         self._mesh.pause(name)

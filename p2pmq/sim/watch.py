@@ -26,7 +26,7 @@ from p2pmq.core.effects import (
 from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.machine import Machine
 from p2pmq.core.packets.delivering import Delivery, Settled
-from p2pmq.core.records import BatchStored, Space, StoredBodies
+from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
 from p2pmq.errors import StoreCorruptError
 from p2pmq.sim.history import (
     AckConfirmed,
@@ -82,6 +82,7 @@ class Witness:
         self._next_seq: dict[PartitionKey, int] = {}
         self._waiting: dict[int, Publication] = {}
         self._settle_number: dict[ConsumerId, int] = {}
+        self._being_taken: dict[events.BatchDurable, Run] = {}
         self._unconfirmed: dict[tuple[ConsumerId, int], tuple[PartitionKey, tuple[Run, ...]]] = {}
 
     # -- the publisher's part --
@@ -190,11 +191,19 @@ class Witness:
                 self._history.add(Taken(self.now_s, self.process, found.key, found.batch.run))
 
     def on_persist(self, effect: Persist) -> None:
-        """The owner takes messages from their publisher."""
+        """The owner is about to take messages from their publisher."""
         if isinstance(effect.then, events.BatchDurable):
             for record in effect.records:
                 if isinstance(record, BatchStored):
-                    self._history.add(Taken(self.now_s, self.process, record.key, record.batch.run))
+                    self._being_taken[effect.then] = record.batch.run
+
+    def on_batch_durable(self, event: events.BatchDurable, effects: list[Effect]) -> None:
+        """It has taken them; or takes them back, as a full disk refused those before."""
+        run = self._being_taken.pop(event, None)
+        removed = BatchRemoved(Space.PARTITION, event.key, event.number)
+        taken_back = any(isinstance(e, Persist) and removed in e.records for e in effects)
+        if run is not None and not taken_back:
+            self._history.add(Taken(self.now_s, self.process, event.key, run))
 
     def on_push(self, packet: Delivery) -> None:
         """The owner pushes messages."""
@@ -242,6 +251,8 @@ class WatchedMachine(Machine):
         witness = self.witness
         witness.now_s = now / 1000
         effects = super().handle(event, now)
+        if isinstance(event, events.BatchDurable):
+            witness.on_batch_durable(event, effects)
         for effect in effects:
             if isinstance(effect, Send):
                 self.witness.on_sent(effect.packet)

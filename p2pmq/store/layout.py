@@ -34,6 +34,11 @@ S = TypeVar("S", bound="Struct")
 FORMAT = 1
 """Raised when an older p2pmq could not read what this one writes."""
 
+REFILLING = b"refilling"
+"""The key of a note: it is there while the node is refilling."""
+FILLED = b"filled/"
+"""… and what those begin with that say of which partitions it is not any more."""
+
 NUMBER_BYTES = 4
 _BATCH_KEY = struct.Struct(">IQ")
 _PARTITION_ID = struct.Struct(">I")
@@ -126,6 +131,16 @@ def unpack_partition(value: bytes) -> tuple[Space, PartitionKey]:
         return Space(space), PartitionKey(queue, number)
     except (struct.error, ValueError) as error:
         raise LayoutError(f"a partition's row cannot be read: {error}") from error
+
+
+def filled_key(key: PartitionKey) -> bytes:
+    """The key of the note that a partition is filled; by name, as its number may be used again."""
+    return FILLED + pack_partition(Space.PARTITION, key)
+
+
+def split_filled_key(key: bytes) -> PartitionKey:
+    """The partition of such a note. Raises LayoutError."""
+    return unpack_partition(key.removeprefix(FILLED))[1]
 
 
 def pack_intervals(intervals: Sequence[Interval]) -> bytes:

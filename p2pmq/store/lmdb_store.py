@@ -26,8 +26,10 @@ from p2pmq.core.records import (
     IncarnationSaved,
     MemberRemoved,
     MemberSaved,
+    PartitionFilled,
     PartitionRemoved,
     QueueSaved,
+    RefillingChanged,
     SeenChanged,
     Space,
     StoredBodies,
@@ -36,10 +38,21 @@ from p2pmq.errors import StoreCorruptError, StoreError, StoreFullError
 from p2pmq.store.cache import BodiesCache, part, whole
 from p2pmq.store.datafile import DataFile
 from p2pmq.store.directory import DirectoryLock, make_directory
-from p2pmq.store.layout import batch_key, id_key, meta_of, pack_partition, pack_queue, pack_rumour
+from p2pmq.store.layout import (
+    FILLED,
+    REFILLING,
+    batch_key,
+    filled_key,
+    id_key,
+    meta_of,
+    pack_partition,
+    pack_queue,
+    pack_rumour,
+)
 from p2pmq.store.recovery import incarnation_row
 from p2pmq.store.writes import (
     Delete,
+    DeleteAll,
     Forget,
     Group,
     Put,
@@ -182,7 +195,7 @@ class LmdbStore:
         self._thread.join()
         self._cache.clear()
 
-    def _encode(  # noqa: C901 - one case for each record
+    def _encode(  # noqa: C901, PLR0912 - one case for each record
         self, record: Record, write: Write
     ) -> None:
         """Add the operations of one record."""
@@ -212,6 +225,7 @@ class LmdbStore:
             case PartitionRemoved(key):
                 prefix = id_key(self._id_of(Space.PARTITION, key))
                 ops.append(Forget(prefix))
+                ops.append(Delete(self._file.tables.notes, filled_key(key)))
                 self._cache.drop_prefix(prefix)
             case MemberSaved(rumour):
                 ops.append(Put(self._file.tables.members, rumour.node_id, pack_rumour(rumour)))
@@ -222,6 +236,12 @@ class LmdbStore:
                 ops.append(Put(self._file.tables.queues, row, pack_queue(queue)))
             case IncarnationSaved(incarnation):
                 ops.append(Put(self._file.tables.identity, *incarnation_row(incarnation)))
+            case RefillingChanged(refilling):
+                notes = self._file.tables.notes
+                ops.append(DeleteAll(notes, FILLED))
+                ops.append(Put(notes, REFILLING, b"") if refilling else Delete(notes, REFILLING))
+            case PartitionFilled(key):
+                ops.append(Put(self._file.tables.notes, filled_key(key), b""))
             case _:
                 assert_never(record)
 

@@ -18,10 +18,13 @@ from p2pmq.core.packets.publishing import Batch
 from p2pmq.core.records import Recovered, RecoveredBatch, SeenChanged, Space, StoredBodies
 from p2pmq.errors import DataDirectoryError
 from p2pmq.store.layout import (
+    FILLED,
     FORMAT,
+    REFILLING,
     LayoutError,
     seal,
     split_batch_key,
+    split_filled_key,
     split_id_key,
     unpack_intervals,
     unpack_meta,
@@ -121,6 +124,7 @@ def recover(
         partitions[partition_id] = unpack_partition(unseal(key, row))
     batches = _batches(txn, tables, partitions)
     seen = _seen(txn, tables, partitions)
+    notes = {key: unseal(key, row) for key, row in _rows(txn, tables.notes)}
     recovered = Recovered(
         node_id=identity.node_id,
         store_id=identity.store_id,
@@ -130,6 +134,8 @@ def recover(
         seen=seen,
         members=_members(txn, tables),
         queues=_queues(txn, tables),
+        refilling=REFILLING in notes,
+        filled=tuple(sorted(split_filled_key(key) for key in notes if key.startswith(FILLED))),
     )
     return recovered, {where: partition_id for partition_id, where in partitions.items()}
 

@@ -51,6 +51,7 @@ class Tables(NamedTuple):
     seen: Table
     members: Table
     queues: Table
+    notes: Table
 
 
 @dataclass(slots=True)
@@ -102,6 +103,20 @@ class Delete:
     def apply(self, work: Work) -> None:
         """Make the change."""
         work.txn.delete(self.key, db=self.table)
+
+
+@dataclass(slots=True, eq=False)
+class DeleteAll:
+    """All rows go whose keys begin with the prefix."""
+
+    table: Table
+    prefix: bytes
+    skip: bool = False
+
+    def apply(self, work: Work) -> None:
+        """Make the change."""
+        for key in keys_from(work.txn, self.table, self.prefix):
+            work.txn.delete(key, db=self.table)
 
 
 @dataclass(slots=True, eq=False)
@@ -192,20 +207,21 @@ class Forget:
         """Make the change."""
         tables, txn = work.tables, work.txn
         for listed, others in ((tables.meta, (tables.bodies,)), (tables.seen, ())):
-            # Keys alone are listed: a value that is looked at is read from the disk.
-            for key in self._keys(txn, listed):
+            for key in keys_from(txn, listed, self.prefix):
                 for table in (listed, *others):
                     txn.delete(key, db=table)
 
-    def _keys(self, txn: lmdb.Transaction, table: Table) -> list[bytes]:
-        keys = []
-        with txn.cursor(db=table) as cursor:
-            if cursor.set_range(self.prefix):
-                for key in cursor.iternext(keys=True, values=False):
-                    if not bytes(key).startswith(self.prefix):
-                        break
-                    keys.append(bytes(key))
-        return keys
+
+def keys_from(txn: lmdb.Transaction, table: Table, prefix: bytes) -> list[bytes]:
+    """The keys that begin with the prefix; keys alone, as values would be read from the disk."""
+    keys = []
+    with txn.cursor(db=table) as cursor:
+        if cursor.set_range(prefix):
+            for key in cursor.iternext(keys=True, values=False):
+                if not bytes(key).startswith(prefix):
+                    break
+                keys.append(bytes(key))
+    return keys
 
 
 def worth_shrinking(meta: Meta) -> bool:

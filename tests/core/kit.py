@@ -137,12 +137,14 @@ class Disk:
     seen: dict[tuple[PartitionKey, bytes], tuple[Interval, ...]] = field(default_factory=dict)
     members: dict[bytes, Rumour] = field(default_factory=dict)
     queues: dict[str, QueueRecord] = field(default_factory=dict)
+    refilling: bool = False
+    filled: dict[PartitionKey, None] = field(default_factory=dict)
 
     def apply(self, records: Iterable[Record]) -> None:
         for record in records:
             self._apply(record)
 
-    def _apply(self, record: Record) -> None:
+    def _apply(self, record: Record) -> None:  # noqa: C901 - one case for each record
         match record:
             case rec.QueueSaved(saved):
                 self.queues[saved.queue] = saved
@@ -161,7 +163,13 @@ class Disk:
                 del self.batches[Name(space, key, number)]
             case rec.SeenChanged(key, session, seqs):
                 self.seen[key, session] = seqs
+            case rec.RefillingChanged(refilling):
+                self.refilling = refilling
+                self.filled.clear()
+            case rec.PartitionFilled(key):
+                self.filled[key] = None
             case rec.PartitionRemoved(key):
+                self.filled.pop(key, None)
                 for name in [n for n in self.batches if n[:2] == (Space.PARTITION, key)]:
                     del self.batches[name]
                 for seen in [s for s in self.seen if s[0] == key]:
@@ -209,6 +217,8 @@ class Disk:
             seen,
             members,
             tuple(self.queues[queue] for queue in sorted(self.queues)),
+            self.refilling,
+            tuple(sorted(self.filled)),
         )
 
     def of_space(self, space: Space) -> list[RecoveredBatch]:

@@ -90,17 +90,17 @@ def test_fewer_wanted_copies_prove_what_has_them() -> None:
 def test_it_is_active_when_enough_homes_are_merged_and_none_in_reach_is_not() -> None:
     copies = copies_of_three()
     b, c = copies.homes.values()
-    assert not copies.active
+    assert not copies.active()
     b.contact = Contact.MERGED
-    assert copies.active
+    assert copies.active()
     c.contact = Contact.COMPARING
-    assert not copies.active, "it may know of acks"
+    assert not copies.active(), "it may know of acks"
     c.lose()
-    assert copies.active
+    assert copies.active()
 
 
 def test_a_node_that_is_no_home_is_never_active() -> None:
-    assert not Copies(b"stranger", (A, B), 1).active
+    assert not Copies(b"stranger", (A, B), 1).active()
 
 
 def test_an_answer_in_parts_is_whole_when_each_has_come_in_whatever_order() -> None:

@@ -201,3 +201,15 @@ def test_a_claim_to_the_place_of_a_member_of_another_name_counts_for_nothing() -
     mesh.run(60_000)
     assert mesh.member(0, 2) is not None
     assert mesh.member(0, 9) is not None
+
+
+def test_one_that_two_members_claim_to_have_replaced_is_buried_once() -> None:
+    mesh = mesh_of(3)
+    mesh.crash(2)
+    mesh.run(60_000)
+    for number in (12, 13):
+        own = rumour_of(number, name="node2", predecessor=node_id_of(2))
+        mesh.add(number, seeds=(0,), disk=Disk(members={own.node_id: own}), name="node2")
+    mesh.run(60_000)
+    assert mesh.member(0, 2) is None
+    assert agreed_on(mesh, "node2") in (node_id_of(12), node_id_of(13))

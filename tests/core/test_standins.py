@@ -244,7 +244,7 @@ def test_copies_on_stand_ins_prove_nothing_and_make_no_owner_active() -> None:
     for stand_in in copies.stand_ins.values():
         assert copies.note(Run(S1, 1, 4), stand_in.node_id) == []
         stand_in.contact = Contact.MERGED
-    assert not copies.active
+    assert not copies.active()
     assert copies.in_reach() == []
 
 

@@ -173,7 +173,14 @@ class Host:
 class Malice:
     """Draws valid packets; fields of one name have values that mean something somewhere."""
 
-    def __init__(self, rng: Random, ids: list[bytes], queues: list[str]) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        ids: list[bytes],
+        queues: list[str],
+        names: tuple[str, ...] = ("node8", "node9", "", "x\ny"),
+    ) -> None:
+        """`names` are nobody's here: who bears a node's name may take its place."""
         self._rng = rng
         self._ids = ids
         self._classes = [cls for number, cls in PACKETS.items() if number not in LINK_PACKETS]
@@ -185,7 +192,7 @@ class Malice:
             "partition": lambda: pick((0, 0, 0, 0, 1, 2**16 - 1)),
             "first": self._seq,
             "last": self._seq,
-            "name": lambda: pick(("node1", "node2", "node9", "", "x\ny")),
+            "name": lambda: pick(names),
             "addresses": lambda: pick(((), ("127.0.0.1:1",), ("nowhere",) * 16)),
         }
 

@@ -33,6 +33,16 @@ LONG_AWAY = Plan(
 """Homes are away for longer than their copies are left alone: stand-ins come and go."""
 DECLARING = Plan(seconds=20, declared_every_s=4.0)
 """Queues get more and fewer copies while everything fails."""
+WIPED = Plan(
+    seconds=90,
+    replicas=(3, 3, 2),
+    consuming=0.5,
+    faults=(
+        *("wipe",) * 5, "crash", "power", "restart", "pause", "partition", "isolate", "flap",
+        "loss", "duplicate", "reorder", "slow_disk", "heal", "heal", "heal",
+    ),
+)  # fmt: skip
+"""Disks are lost, each when the one before is filled again."""
 GIVING_BACK = Plan(seconds=15, given_back=0.3)
 
 
@@ -79,3 +89,13 @@ async def test_nothing_is_lost_while_stand_ins_come_and_go_and_nothing_stays_wit
         ]
         assert not stray, name
         assert machine.stand_ins.next_deadline() is None, "it costs nothing when all are there"
+
+
+@sim.seeds(24, first=3_000)
+async def test_nothing_is_lost_while_disks_are_wiped_one_at_a_time_and_all_fill_up_again(
+    mesh: Mesh,
+) -> None:
+    await random_story(mesh, WIPED)
+    await mesh.run_for(minutes=1)
+    for name in mesh.names:
+        assert not mesh.host(name).disk.contents.refilling, name

@@ -21,10 +21,12 @@ from p2pmq.core.records import (
     IncarnationSaved,
     MemberRemoved,
     MemberSaved,
+    PartitionFilled,
     PartitionRemoved,
     QueueSaved,
     Record,
     Recovered,
+    RefillingChanged,
     SeenChanged,
     Space,
 )
@@ -63,8 +65,10 @@ class Model:
         self.members: dict[bytes, Rumour] = {}
         self.queues: dict[str, QueueRecord] = {}
         self.incarnation = 0
+        self.refilling = False
+        self.filled: set[PartitionKey] = set()
 
-    def apply(self, record: Record) -> None:  # noqa: C901 - one case for each record
+    def apply(self, record: Record) -> None:  # noqa: C901, PLR0912 - one case for each record
         """Do what the store should do."""
         match record:
             case BatchStored(space, key, number, batch):
@@ -80,6 +84,7 @@ class Model:
             case SeenChanged(key, session, seqs):
                 self.seen[key, session] = seqs
             case PartitionRemoved(gone):
+                self.filled.discard(gone)
                 for where in [where for where in self.batches if where[:2] == (0, gone)]:
                     del self.batches[where]
                     self.unseen.pop(where, None)
@@ -93,6 +98,10 @@ class Model:
                 self.queues[queue.queue] = queue
             case IncarnationSaved(incarnation):
                 self.incarnation = incarnation
+            case RefillingChanged(refilling):
+                self.refilling, self.filled = refilling, set()
+            case PartitionFilled(key):
+                self.filled.add(key)
 
 
 @st.composite
@@ -106,7 +115,7 @@ def histories(  # noqa: C901, PLR0912 - one case for each record
     for _ in range(draw(st.integers(1, 25))):
         records: list[Record] = []
         for _ in range(draw(st.integers(0, 3))):
-            kind = draw(st.sampled_from("ssssttrrenmdiq"))
+            kind = draw(st.sampled_from("ssssttrrenmdiqfw"))
             key = draw(st.sampled_from(KEYS))
             session = draw(st.sampled_from(SESSIONS))
             known = sorted(model.batches)
@@ -140,6 +149,10 @@ def histories(  # noqa: C901, PLR0912 - one case for each record
                 asked = QueueSettings(draw(st.integers(0, 9)), draw(st.integers(0, 9)))
                 stamp = draw(st.integers(0, 2**64 - 1))
                 record = QueueSaved(QueueRecord(key.queue, stamp, session, asked))
+            elif kind == "f":
+                record = PartitionFilled(key)
+            elif kind == "w":
+                record = RefillingChanged(refilling=draw(st.booleans()))
             elif kind == "d":
                 record = MemberRemoved(draw(st.sampled_from(MEMBERS)).node_id)
             else:
@@ -209,6 +222,7 @@ def test_any_history_is_found_again_as_a_simple_model_has_it(
     assert {one.node_id: one for one in recovered.members} == model.members
     assert {one.queue: one for one in recovered.queues} == model.queues
     assert recovered.incarnation == model.incarnation
+    assert (recovered.refilling, set(recovered.filled)) == (model.refilling, model.filled)
     assert (again.batches, again.seen, again.members) == (
         recovered.batches,
         recovered.seen,

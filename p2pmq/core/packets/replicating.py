@@ -14,7 +14,9 @@ from p2pmq.core.packets.registry import (
     NameText,
     Packet,
     Size,
+    Struct,
     packet,
+    struct,
 )
 
 Batches = Annotated[tuple[Batch, ...], Size(0, 4096)]
@@ -24,7 +26,9 @@ Batches = Annotated[tuple[Batch, ...], Size(0, 4096)]
 class Replicate(Packet):
     """From the owner: store the batches, and take the acked dots out of pending.
 
-    The context covers only what the packet carries: `batches`, and `acked`.
+    The context covers only what the packet carries: `batches`, and `acked`. `filled`:
+    with what was answered before, the receiver has all that the owner has merged, which
+    was enough for the receiver to count as intact.
     """
 
     queue: NameText
@@ -32,6 +36,7 @@ class Replicate(Packet):
     number: U64
     acked: Runs = ()
     batches: Batches = ()
+    filled: bool = False
 
     @property
     def size(self) -> int:
@@ -70,7 +75,7 @@ class Compared(Packet):
 
     `leases` is the in-flight table of a replica that owned the partition until
     now. An answer that is too long comes in several packets: `part` 0, 1, …, with
-    `more` in all but the last, which has the leases.
+    `more` in all but the last, which has the leases. `refilling`: this copy does not count.
     """
 
     queue: NameText
@@ -82,6 +87,7 @@ class Compared(Packet):
     leases: Annotated[tuple[LeaseField, ...], Size(0, ITEMS_MAX)] = ()
     more: bool = False
     part: U16 = 0
+    refilling: bool = False
 
 
 @packet(64)
@@ -107,8 +113,37 @@ class Supply(Packet):
 
 @packet(66)
 class Offer(Packet):
-    """From a home replica to whom it takes for the owner: I hold something of this partition."""
+    """From a home replica to whom it takes for the owner: I hold something of this partition.
+
+    `refilling`: this copy does not count.
+    """
 
     queue: NameText
     partition: U16
     digest: Id
+    refilling: bool = False
+
+
+@struct
+class PartitionField(Struct):
+    """A partition, as a field."""
+
+    queue: NameText
+    partition: U16
+
+
+@packet(67)
+class HoldingsRequest(Packet):
+    """From a refilling node: say of which partitions you hold something."""
+
+    number: U64
+
+
+@packet(68, bulk=True)
+class Holdings(Packet):
+    """The answer to HoldingsRequest `number`, in packets `part` 0, 1, …; `more` but in the last."""
+
+    number: U64
+    partitions: Annotated[tuple[PartitionField, ...], Size(0, ITEMS_MAX)] = ()
+    part: U16 = 0
+    more: bool = False
