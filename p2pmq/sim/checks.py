@@ -67,7 +67,7 @@ class Summary:
     acked: int
     lost: int
     duplicated: int
-    """Deliveries beyond a message's first."""
+    """Deliveries beyond a message's first; what was given back before anybody saw it is none."""
     unexpected: int
     recovered: int
     stuck: int
@@ -88,7 +88,7 @@ def summary(history: History) -> Summary:
         delivered=len(delivered),
         acked=len(acked),
         lost=len(promised - _accounted(history)),
-        duplicated=sum(d.run.length for d in history.deliveries) - len(delivered),
+        duplicated=_duplicated(history),
         unexpected=len(delivered - attempted),
         recovered=len(delivered & attempted - promised),
         stuck=len(_stuck(history)),
@@ -196,12 +196,18 @@ def _stuck(history: History) -> set[Dot]:
 
 def too_many_duplicates(history: History, duplicates_max: int | None) -> list[Violation]:
     """Deliveries beyond a message's first are at most so many; only where a bound was given."""
-    delivered = sum(delivery.run.length for delivery in history.deliveries)
-    duplicates = delivered - len(set(dots(history.deliveries)))
+    duplicates = _duplicated(history)
     if duplicates_max is None or duplicates <= duplicates_max:
         return []
     text = f"{duplicates} deliveries beyond the first, {duplicates_max} allowed"
     return [Violation("too_many_duplicates", text)]
+
+
+def _duplicated(history: History) -> int:
+    """How often messages were given to the user's code beyond the first time."""
+    counts = Counter(dots(history.deliveries))
+    counts.subtract(dots(history.returned))
+    return sum(count - 1 for count in counts.values() if count > 1)
 
 
 def duplicates_are_explained(history: History) -> list[Violation]:

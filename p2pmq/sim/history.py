@@ -154,6 +154,16 @@ class ProcessEnded(NamedTuple):
     process: Process
 
 
+class Returned(NamedTuple):
+    """What had come to a consumer, and was given back before the user's code had seen it."""
+
+    at_s: float
+    process: Process
+    consumer: ConsumerId
+    key: PartitionKey
+    run: Run
+
+
 class Unread(NamedTuple):
     """A node could not read bodies of its own, so that what it was about to send never left."""
 
@@ -228,6 +238,7 @@ Entry = (
     | AckConfirmed
     | ConsumerEnded
     | ProcessEnded
+    | Returned
     | Unread
     | Dropped
     | Excused
@@ -252,6 +263,7 @@ class History:
         self.confirmed_acks: list[AckConfirmed] = []
         self.ended: list[ConsumerEnded] = []
         self.process_ends: list[ProcessEnded] = []
+        self.returned: list[Returned] = []
         self.unread: list[Unread] = []
         self.dropped: list[Dropped] = []
         self.excused: list[Excused] = []
@@ -278,6 +290,7 @@ class History:
             AckConfirmed: self.confirmed_acks,
             ConsumerEnded: self.ended,
             ProcessEnded: self.process_ends,
+            Returned: self.returned,
             Unread: self.unread,
             Dropped: self.dropped,
             Excused: self.excused,
@@ -294,7 +307,7 @@ class History:
 
 
 _WithRun = (Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Unread) | (
-    Dropped | Excused | Held
+    Returned | Dropped | Excused | Held
 )
 
 

@@ -38,6 +38,7 @@ from p2pmq.sim.history import (
     Outcome,
     Publication,
     Pushed,
+    Returned,
     Subscription,
     Taken,
     Unread,
@@ -82,6 +83,7 @@ class Witness:
         self._next_seq: dict[PartitionKey, int] = {}
         self._waiting: dict[int, Publication] = {}
         self._settle_number: dict[ConsumerId, int] = {}
+        self._key_of: dict[ConsumerId, PartitionKey] = {}
         self._unconfirmed: dict[tuple[ConsumerId, int], tuple[PartitionKey, tuple[Run, ...]]] = {}
 
     # -- the publisher's part --
@@ -126,6 +128,7 @@ class Witness:
     def on_subscribe(self, event: events.SubscribeRequested) -> None:
         """A consumer begins."""
         self._settle_number[event.consumer] = 0
+        self._key_of[event.consumer] = event.key
         self._history.add(
             Subscription(
                 self.now_s,
@@ -139,7 +142,19 @@ class Witness:
 
     def on_unsubscribe(self, event: events.UnsubscribeRequested) -> None:
         """A consumer ends."""
+        self._return(event.consumer, event.unread)
         self._history.add(ConsumerEnded(self.now_s, event.consumer))
+
+    def on_drain(self, event: events.DrainRequested) -> None:
+        """A consumer takes no more."""
+        self._return(event.consumer, event.unread)
+        self._history.add(ConsumerEnded(self.now_s, event.consumer))
+
+    def _return(self, consumer: ConsumerId, unread: tuple[Run, ...]) -> None:
+        key = self._key_of.get(consumer)
+        if key is not None:
+            for run in unread:
+                self._history.add(Returned(self.now_s, self.process, consumer, key, run))
 
     def on_settle(self, event: events.SettleRequested) -> None:
         """The user's code has settled messages. Settles of a consumer count from 1."""
@@ -266,6 +281,7 @@ class WatchedMachine(Machine):
             events.PublishRequested: self.witness.on_publish,
             events.SubscribeRequested: self.witness.on_subscribe,
             events.UnsubscribeRequested: self.witness.on_unsubscribe,
+            events.DrainRequested: self.witness.on_drain,
             events.SettleRequested: self.witness.on_settle,
         }
         for kind, see in seen.items():

@@ -27,6 +27,7 @@ from p2pmq.sim.history import (
     ProcessEnded,
     Publication,
     Pushed,
+    Returned,
     Subscription,
     Taken,
     Unread,
@@ -276,6 +277,14 @@ def test_a_buffer_above_its_limit_breaks_a_promise() -> None:
     made.peaks = {("bank", "members"): (7, 7), ("shop", "outbox, bytes"): (11, 10)}
     (found,) = checks.broken_promises(made)
     assert found.text == "outbox, bytes of shop held 11, its limit is 10"
+
+
+def test_what_was_given_back_before_anybody_saw_it_is_no_duplicate() -> None:
+    made = history(published(1), delivered(1), delivered(1, at_s=4, consumer=OTHER))
+    assert checks.too_many_duplicates(made, 0)
+    made.add(Returned(3, DEPOT, CONSUMER, KEY, run(1)))
+    assert checks.too_many_duplicates(made, 0) == []
+    assert checks.summary(made).duplicated == 0
 
 
 def test_bounds_are_checked_where_they_are_given() -> None:

@@ -69,8 +69,9 @@ class Compared(Packet):
     """The answer to Compare `number`: equal, or what is seen and pending here.
 
     `leases` is the in-flight table of a replica that owned the partition until
-    now. An answer that is too long comes in several packets: `part` 0, 1, …, with
-    `more` in all but the last, which has the leases.
+    now; `handed_back`: until just now, and no more, so that what the table does not
+    name is in nobody's hands. An answer that is too long comes in several packets:
+    `part` 0, 1, …, with `more` in all but the last, which has both.
     """
 
     queue: NameText
@@ -82,6 +83,7 @@ class Compared(Packet):
     leases: Annotated[tuple[LeaseField, ...], Size(0, ITEMS_MAX)] = ()
     more: bool = False
     part: U16 = 0
+    handed_back: bool = False
 
 
 @packet(64)
