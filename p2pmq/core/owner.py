@@ -460,6 +460,7 @@ class Owner:
         if partition is not None:  # packets on their way out may still name its batches
             self._next_numbers[key] = partition.next_number
         self.deliveries.pop(key, None)
+        self._handed_back_at.pop(key, None)
         self._former.pop(key, None)
         self._held.pop(key, None)
         self._owed.pop(key, None)
