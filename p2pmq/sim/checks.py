@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from p2pmq.sim.history import Acked, Delivered, Nacked, Outcome, Pushed, Unread, dots
+from p2pmq.sim.history import Acked, Delivered, Nacked, Outcome, Pushed, Returned, Unread, dots
 from p2pmq.sim.refuse import SimulationError
 
 if TYPE_CHECKING:
@@ -246,10 +246,11 @@ class _Reasons:
         self._timeout_s = {s.consumer: s.visibility_timeout_s for s in history.subscriptions}
         self._ended = {end.consumer: end.at_s for end in history.ended}
         self._nacks: dict[tuple[ConsumerId, Dot], list[float]] = {}
-        for nack in history.nacks:
-            for dot in dots([nack]):
+        given_back: list[Nacked | Returned] = [*history.nacks, *history.returned]
+        for back in given_back:
+            for dot in dots([back]):
                 if dot in again:
-                    self._nacks.setdefault((nack.consumer, dot), []).append(nack.at_s)
+                    self._nacks.setdefault((back.consumer, dot), []).append(back.at_s)
         self._pushes: dict[Dot, list[float]] = {}
         for push in history.pushes:
             for dot in dots([push]):
@@ -307,6 +308,11 @@ def order_is_kept(history: History) -> list[Violation]:
     for taken in history.taken:
         name = (taken.owner, taken.key, taken.run.session)
         own.setdefault(name, set()).update(range(taken.run.first, taken.run.last + 1))
+    for fetched in history.fetched:  # a full disk had refused it, but not another home's
+        name = (fetched.owner, fetched.key, fetched.run.session)
+        own.setdefault(name, set()).difference_update(
+            range(fetched.run.first, fetched.run.last + 1)
+        )
     pushed: set[Dot] = set()
     highest: dict[tuple[Process, PartitionKey, Session], int] = {}
     found: list[Violation] = []

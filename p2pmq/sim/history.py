@@ -110,6 +110,15 @@ class Taken(NamedTuple):
     run: Run
 
 
+class Fetched(NamedTuple):
+    """An owner stores messages that it has from another disk than its publisher's."""
+
+    at_s: float
+    owner: Process
+    key: PartitionKey
+    run: Run
+
+
 class Acked(NamedTuple):
     """A consumer's code acked messages."""
 
@@ -233,6 +242,7 @@ Entry = (
     | Delivered
     | Pushed
     | Taken
+    | Fetched
     | Acked
     | Nacked
     | AckConfirmed
@@ -258,6 +268,7 @@ class History:
         self.deliveries: list[Delivered] = []
         self.pushes: list[Pushed] = []
         self.taken: list[Taken] = []
+        self.fetched: list[Fetched] = []
         self.acks: list[Acked] = []
         self.nacks: list[Nacked] = []
         self.confirmed_acks: list[AckConfirmed] = []
@@ -285,6 +296,7 @@ class History:
             Delivered: self.deliveries,
             Pushed: self.pushes,
             Taken: self.taken,
+            Fetched: self.fetched,
             Acked: self.acks,
             Nacked: self.nacks,
             AckConfirmed: self.confirmed_acks,
@@ -307,7 +319,7 @@ class History:
 
 
 _WithRun = (Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Unread) | (
-    Returned | Dropped | Excused | Held
+    Returned | Fetched | Dropped | Excused | Held
 )
 
 

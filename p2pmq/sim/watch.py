@@ -34,6 +34,7 @@ from p2pmq.sim.history import (
     ConsumerEnded,
     Delivered,
     Dropped,
+    Fetched,
     Nacked,
     Outcome,
     Publication,
@@ -148,7 +149,6 @@ class Witness:
     def on_drain(self, event: events.DrainRequested) -> None:
         """A consumer takes no more."""
         self._return(event.consumer, event.unread)
-        self._history.add(ConsumerEnded(self.now_s, event.consumer))
 
     def _return(self, consumer: ConsumerId, unread: tuple[Run, ...]) -> None:
         key = self._key_of.get(consumer)
@@ -205,11 +205,16 @@ class Witness:
                 self._history.add(Taken(self.now_s, self.process, found.key, found.batch.run))
 
     def on_persist(self, effect: Persist) -> None:
-        """The owner takes messages from their publisher."""
+        """The owner takes messages: from their publisher, or from a disk where they lie."""
         if isinstance(effect.then, events.BatchDurable):
-            for record in effect.records:
-                if isinstance(record, BatchStored):
-                    self._history.add(Taken(self.now_s, self.process, record.key, record.batch.run))
+            kind: type[Taken | Fetched] = Taken
+        elif isinstance(effect.then, events.SupplyDurable | events.HandoverDurable):
+            kind = Fetched
+        else:
+            return
+        for record in effect.records:
+            if isinstance(record, BatchStored):
+                self._history.add(kind(self.now_s, self.process, record.key, record.batch.run))
 
     def on_push(self, packet: Delivery) -> None:
         """The owner pushes messages."""

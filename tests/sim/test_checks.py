@@ -18,6 +18,7 @@ from p2pmq.sim.history import (
     Entry,
     Excused,
     Fault,
+    Fetched,
     Heal,
     Held,
     History,
@@ -205,6 +206,10 @@ GOOD: dict[str, tuple[Check, History]] = {
         checks.duplicates_are_explained,
         history(delivered(1), Nacked(3, DEPOT, CONSUMER, KEY, run(1)), delivered(1, at_s=4)),
     ),
+    "repeated since nobody had seen it": (
+        checks.duplicates_are_explained,
+        history(delivered(1), Returned(3, DEPOT, CONSUMER, KEY, run(1)), delivered(1, at_s=4)),
+    ),
     "repeated since its consumer ended": (
         checks.duplicates_are_explained,
         history(subscribed(), delivered(1), ConsumerEnded(3, CONSUMER), delivered(1, at_s=4)),
@@ -226,6 +231,15 @@ GOOD: dict[str, tuple[Check, History]] = {
     "pushed late, for it was handed over": (
         checks.order_is_kept,
         history(Taken(1, BANK, KEY, run(2)), pushed(2), pushed(1, at_s=3)),
+    ),
+    "pushed late, for its disk was full, and it was had from another": (
+        checks.order_is_kept,
+        history(
+            Taken(1, BANK, KEY, run(1, 2)),
+            pushed(2),
+            Fetched(3, BANK, KEY, run(1)),
+            pushed(1, at_s=4),
+        ),
     ),
     "pushed in one instant, to several consumers": (
         checks.order_is_kept,
