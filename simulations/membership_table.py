@@ -1,14 +1,17 @@
 """Print the table of docs/membership.md, "Measured": how membership fares as meshes grow.
 
-    python simulations/membership_table.py [members ...]
+    python simulations/membership_table.py [members ...] [--loss 0.1] [--trials 1] [--short]
 
 The membership machines are the real ones, without the rest of a node: see
 p2pmq/sim/field.py. All follows from fixed seeds, so the same code prints the
-same table. Ten and 30 members take a minute, 100 some five, 1,000 half an hour.
+same table. Ten and 30 members take a minute, 100 some five, 1,000 an hour and more.
+`--short` leaves out slow members and splits of a day, for very large meshes.
 """
 
 from __future__ import annotations
 
+import argparse
+import gc
 import math
 import random
 import statistics
@@ -52,18 +55,19 @@ class Row:
     heal_after_a_day_s: str = "–"
 
 
-def measure(members: int, loss: float) -> Row:
+def measure(members: int, loss: float, *, count: int = TRIALS, short: bool = False) -> Row:
     """Run all experiments of one size and loss."""
     row = Row(members, loss)
     mesh, form_ms = formed(members, seed=members, loss=loss)
     row.form_s = form_ms / 1000
     mesh.run(QUIET_MS)
     steady(mesh, row)
-    trials(mesh, row)
+    trials(mesh, row, count)
+    del mesh  # the largest take gigabytes
     for lifeguard in (True, False):
-        row.slow.append(slow_members(members, loss, lifeguard=lifeguard))
+        row.slow.append("–" if short else slow_members(members, loss, lifeguard=lifeguard))
     row.heal_s = split(members, loss, 10 * MINUTE_MS, LAN.probe_interval_ms)
-    if members <= DAY_UP_TO:
+    if members <= DAY_UP_TO and not short:
         row.heal_after_a_day_s = split(members, loss, 24 * HOUR_MS, RARE_PROBES_MS)
     return row
 
@@ -79,10 +83,10 @@ def steady(mesh: Field, row: Row) -> None:
     row.false_deaths = len(mesh.deaths)
 
 
-def trials(mesh: Field, row: Row) -> None:
-    """By turns crash a member, and let a new one join."""
+def trials(mesh: Field, row: Row, count: int) -> None:
+    """By turns crash a member, and let a new one join, so many times."""
     chance = random.Random("trials")
-    for _ in range(TRIALS):
+    for _ in range(count):
         victim = chance.choice(mesh.up[1:])
         began = mesh.now
         mesh.crash(victim)
@@ -155,17 +159,23 @@ def shown(row: Row) -> str:
 
 def main() -> None:
     """Print the table, a row at a time."""
-    sizes = tuple(map(int, sys.argv[1:])) or SIZES
+    parser = argparse.ArgumentParser(description="Print the table of docs/membership.md.")
+    parser.add_argument("members", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--loss", type=float, nargs="*", default=LOSSES)
+    parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--short", action="store_true")
+    asked = parser.parse_args()
+    gc.disable()  # nothing here is cyclic, and each collection walks millions of objects
     head = (
         "members", "loss", "forms, s", "first, s", "all, s", "suspicion by formula, s",
         "join known to all, s", "packets", "bytes", "false", "false, slow members",
         "… without Lifeguard", "heals in, s", "… after a day",
     )  # fmt: skip
     print(f"| {' | '.join(head)} |\n|{' ---: |' * len(head)}")
-    for members in sizes:
-        for loss in LOSSES:
+    for members in asked.members:
+        for loss in asked.loss:
             began = time.monotonic()
-            print(shown(measure(members, loss)), flush=True)
+            print(shown(measure(members, loss, count=asked.trials, short=asked.short)), flush=True)
             print(f"{members}, {loss}: {time.monotonic() - began:.0f} s", file=sys.stderr)
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from p2pmq.config import Timing
     from p2pmq.core.effects import Effect
-    from p2pmq.core.events import SettleRequested, SubscribeRequested
+    from p2pmq.core.events import DrainRequested, SettleRequested, SubscribeRequested
     from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey
     from p2pmq.core.packets.delivering import Attached, Delivery, Settled
 
@@ -47,6 +47,7 @@ class Subscription:
         "attachment",
         "closing",
         "consumer",
+        "draining",
         "expected",
         "given_up",
         "holding",
@@ -87,6 +88,7 @@ class Subscription:
         self.settles: deque[Settle] = deque()
         self.settles_sent_at = 0
         self.settling: RunMap[None] = RunMap()
+        self.draining = False
         self.closing = False
 
 
@@ -120,6 +122,19 @@ class Consuming:
             self._timers.set_if_earlier(consumer, now + self._timing.settle_resend_ms)
         return effects
 
+    def on_drain(self, request: DrainRequested, now: int) -> list[Effect]:
+        """Take no more: attach anew without any credit, naming what is in hand and no more.
+
+        The owner frees what is not named, and what is on its way counts as never sent.
+        """
+        subscription = self._subscriptions.get(request.consumer)
+        if subscription is None or subscription.closing:
+            return []
+        subscription.draining = True
+        for run in request.unread:
+            subscription.holding.take(run)
+        return self._attach(subscription, now)
+
     def on_settle(self, request: SettleRequested, now: int) -> list[Effect]:
         """Pass on acks, nacks and extensions, and keep them until they are confirmed."""
         subscription = self._subscriptions.get(request.consumer)
@@ -139,6 +154,8 @@ class Consuming:
             for part, attempt in subscription.holding.overlap(run)
         )
         subscription.limit += sum(nack.last - nack.first + 1 for nack in nacks)
+        if subscription.draining:
+            subscription.limit = 0
         subscription.settle_number += 1
         packet = Settle(
             subscription.key.queue,
@@ -326,7 +343,8 @@ class Consuming:
         subscription.missed = None
         subscription.attachment += 1
         subscription.expected = 1
-        subscription.limit = max(0, subscription.prefetch - subscription.holding.count)
+        free = subscription.prefetch - subscription.holding.count
+        subscription.limit = 0 if subscription.draining else max(0, free)
         return self._send_attach(subscription, owner, now)
 
     def _send_attach(self, subscription: Subscription, owner: NodeId, now: int) -> list[Effect]:

@@ -66,6 +66,8 @@ class Home:
     pending: DotSet = field(default_factory=DotSet)
     leases: tuple[LeaseField, ...] = ()
     """Who holds what, as it knows: for what is fetched this holds, too, once it is here."""
+    handed_back: bool = False
+    """It owned until just now: what its leases do not name, nobody holds."""
     fetching: DotSet = field(default_factory=DotSet)
     """What it alone has, and is to be fetched."""
     requested: DotSet = field(default_factory=DotSet)
@@ -105,7 +107,7 @@ class Home:
         self.again = False
         self.asked_with = (partition.seen.copy(), partition.unacked.copy())
         self.parts, self.last_part = {}, None
-        self.leases = ()
+        self.leases, self.handed_back = (), False
         self.seen, self.pending = DotSet(), DotSet()
         self.fetching, self.requested = DotSet(), DotSet()
 
@@ -114,7 +116,7 @@ class Home:
         self.parts[packet.part] = None
         if not packet.more:
             self.last_part = packet.part
-            self.leases = packet.leases
+            self.leases, self.handed_back = packet.leases, packet.handed_back
         if packet.equal:
             self.seen, self.pending = self.asked_with
         for run in packet.seen:

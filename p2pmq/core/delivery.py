@@ -100,6 +100,7 @@ class PartitionDelivery:
         self.delays: RunMap[Delay] = RunMap()
         self.attempts: RunMap[int] = RunMap()
         self._given = DotSet()
+        self._has_pushed = False
         """Pending dots that were pushed from here; `leases` may come from a former owner."""
         self._ready: list[tuple[int, int, Session, int, int]] = []
         self._due: list[tuple[int, Session, int, int]] = []
@@ -249,6 +250,14 @@ class PartitionDelivery:
         if self._due:
             times.append(self._due[0][0])
         return min(times, default=None)
+
+    def knows_holders(self, now: int) -> bool:
+        """Whether it has delivered, and so every consumer has said what it holds of before."""
+        return now >= self._quiet_until and self._has_pushed
+
+    def end_quiet(self) -> None:
+        """There is nobody left who could say that he holds something."""
+        self._quiet_until = 0
 
     def silent(self, now: int) -> list[Consumer]:
         """The consumers to be asked whether they are there still: at most once in SILENCE_MS."""
@@ -429,6 +438,7 @@ class PartitionDelivery:
         due = now + consumer.visibility_timeout_ms
         consumer.pushed += piece.length
         self._given.add(piece)
+        self._has_pushed = True
         for attempt, run in self._by_attempt(piece):
             self._lease(run, Lease(consumer.bearer, attempt, due))
             for part, number in self._partition.pending.overlap(run):

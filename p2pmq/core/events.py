@@ -106,9 +106,18 @@ class SubscribeRequested:
 
 @dataclass(frozen=True, slots=True)
 class UnsubscribeRequested:
-    """A consumer ends: what it holds unsettled goes back."""
+    """A consumer ends: what it holds unsettled goes back. Nobody has looked at `unread`."""
 
     consumer: ConsumerId
+    unread: tuple[Run, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """A consumer takes no more, and goes on with what is in hand; `unread` goes back at once."""
+
+    consumer: ConsumerId
+    unread: tuple[Run, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +311,7 @@ Event = (
     | PublishRequested
     | SubscribeRequested
     | UnsubscribeRequested
+    | DrainRequested
     | SettleRequested
     | StatsRequested
     | FlushRequested

@@ -164,6 +164,7 @@ class Machine:
             events.UnsubscribeRequested: lambda e, now: self.consuming.on_unsubscribe(
                 e.consumer, now
             ),
+            events.DrainRequested: self.consuming.on_drain,
             events.SettleRequested: self.consuming.on_settle,
             events.StatsRequested: self._on_stats_requested,
             events.FlushRequested: self.requests.on_flush,

@@ -62,6 +62,8 @@ HELD_MAX = 256
 """Batches that wait until an owner has merged: each is at most a frame."""
 EXPIRE_AGAIN_MS = 1_000
 """A message that a consumer holds when its time ends is looked at again after this."""
+HANDED_BACK_MS = 5_000
+"""Whoever owned so recently knows who holds what: in that time its successor has asked it."""
 REATTACH_GRACE_MS = 1_000
 """After a restart consumers first say what they hold of the old messages; then those go out."""
 
@@ -98,6 +100,7 @@ class Owner:
         self._takeovers: dict[PartitionKey, int] = {}
         self._held: dict[PartitionKey, dict[tuple[Session, int], tuple[NodeId, Publish]]] = {}
         self._former: dict[PartitionKey, PartitionDelivery] = {}
+        self._handed_back_at: dict[PartitionKey, int] = {}
         """Who held what when this node owned the partition: its successor asks for that."""
         self._copies: Replication
 
@@ -318,6 +321,16 @@ class Owner:
             return []
         return delivery.lease_fields(runs or self.partition(key).unacked.runs(), now)
 
+    def owned_just_now(self, key: PartitionKey, now: int) -> bool:
+        """Whether this node has delivered from the partition until now, and does no more."""
+        at = self._handed_back_at.get(key)
+        return at is not None and now - at <= HANDED_BACK_MS
+
+    def on_handed_back(self, key: PartitionKey) -> None:
+        """Who owned until now has said who holds what: nobody else need be waited for."""
+        if key in self.deliveries:
+            self.deliveries[key].end_quiet()
+
     def on_settle_durable(self, event: SettleDurable) -> list[Effect]:
         """The acks are on disk here; if that is enough, say so."""
         return self.settled(event) if self._copies.on_settle_durable(event) else []
@@ -385,6 +398,7 @@ class Owner:
             if self.owns(key):
                 if key not in self.deliveries:
                     self._takeovers[key] = now + TAKEOVER_GRACE_MS
+                    self._handed_back_at.pop(key, None)
                     former = self._former.pop(key, None)
                     self._delivery(key)
                     if former is not None:
@@ -393,6 +407,8 @@ class Owner:
             elif key in self.deliveries:
                 self._held.pop(key, None)  # their publishers turn to the new owner
                 delivery = self._former[key] = self.deliveries.pop(key)
+                if delivery.knows_holders(now):
+                    self._handed_back_at[key] = now
                 told = {bearer.node_id: None for bearer in delivery.consumers}
                 effects += [self._moved(node_id, key) for node_id in told]
         return effects
@@ -457,6 +473,7 @@ class Owner:
         if partition is not None:  # packets on their way out may still name its batches
             self._next_numbers[key] = partition.next_number
         self.deliveries.pop(key, None)
+        self._handed_back_at.pop(key, None)
         self._former.pop(key, None)
         self._held.pop(key, None)
         self._owed.pop(key, None)

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 OFFER_AGAIN_MS = 30_000
 """How often a replica offers what it holds: the round of anti-entropy."""
+LOOK_AGAIN_MS = 10
+"""How soon what came during a write is looked at again. Its owner's repeat comes after a second,
+and for so long nothing that the same publisher sent later would be delivered."""
+EARLY_MAX = 256
 RUNS_MAX = 4_096
 BATCHES_MAX = 64
 
@@ -52,6 +56,9 @@ class Replica:
         self._owner = owner
         self._ownership = ownership
         self._timers: Timers[PartitionKey] = Timers()
+        self._early: deque[tuple[NodeId, Replicate]] = deque(maxlen=EARLY_MAX)
+        """What came while another owner's packet with the same messages was being written …"""
+        self._look_again_at: int | None = None
 
     def offer(self, key: PartitionKey, now: int) -> list[Effect]:
         """Tell the owner that something of its partition is here."""
@@ -69,7 +76,9 @@ class Replica:
         partition = self._owner.partition(key)
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):
-            return []  # being written just now: the repeat comes after that
+            self._early.append((peer, packet))  # being written just now, for a former owner
+            self._look_again_at = self._look_again_at or now + LOOK_AGAIN_MS
+            return []
         numbers, records = self.take_in(key, acked, packet.batches, now)
         known = tuple(run for batch in packet.batches for run in partition.acked_of(batch.run))
         if packet.filled:
@@ -118,11 +127,10 @@ class Replica:
         partition = self._owner.partition(key)
         leases = tuple(self._owner.leases_for_successor(key, now))
         refilling = not self._intact.holds(key)
+        handed_back = self._owner.owned_just_now(key, now)
         if packet.digest == digest_of(partition):
-            equal = Compared(
-                key.queue, key.number, packet.number, equal=True, leases=leases, refilling=refilling
-            )
-            return [Send(peer, equal)]
+            answer = Compared(key.queue, key.number, packet.number, equal=True, leases=leases)
+            return [Send(peer, replace(answer, refilling=refilling, handed_back=handed_back))]
         seen = [RunField(*run) for run in partition.seen.runs()]
         pending = [RunField(*run) for run in partition.unacked.runs()]
         pieces = _pieces(seen, pending)
@@ -140,6 +148,7 @@ class Replica:
                     more=at < len(pieces) - 1,
                     part=at,
                     refilling=refilling,
+                    handed_back=handed_back and at == len(pieces) - 1,
                 ),
             )
             for at, (seen_part, pending_part) in enumerate(pieces)
@@ -174,12 +183,19 @@ class Replica:
         return [effect for key in list(self._owner.partitions) for effect in self.offer(key, now)]
 
     def next_deadline(self) -> int | None:
-        """When something is to be offered again."""
-        return self._timers.next_deadline()
+        """When something is to be offered, or looked at, again."""
+        offers = self._timers.next_deadline()
+        times = [at for at in (offers, self._look_again_at) if at is not None]
+        return min(times, default=None)
 
     def on_timeout(self, now: int) -> list[Effect]:
-        """Offer again what is owned elsewhere."""
+        """Take what came too early; offer again what is owned elsewhere."""
         effects: list[Effect] = []
+        if self._look_again_at is not None and now >= self._look_again_at:
+            early, self._look_again_at = list(self._early), None
+            self._early.clear()
+            for peer, packet in early:
+                effects += self.on_replicate(peer, packet, now)
         while (key := self._timers.pop_due(now)) is not None:
             if key in self._owner.partitions and not self._owner.owns(key):
                 effects += self.offer(key, now)

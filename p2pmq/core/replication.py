@@ -420,6 +420,8 @@ class Replication(LookedAfter):
         """Ask for the next of what only that home has; merged when there is no more."""
         if not home.fetching:
             home.contact = Contact.MERGED
+            if home.handed_back:
+                self._owner.on_handed_back(key)
             return self._fill(key, copies, now) + self._owner.on_active(key, now)
         if home.contact is not Contact.MERGED:
             home.contact = Contact.FETCHING

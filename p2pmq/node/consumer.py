@@ -3,6 +3,9 @@
 Settles gather while the loop runs through ready work and leave together, at
 the end of the loop's round: one packet for many acks.
 
+When the node is about to close, a consumer takes no more, gives back what the
+user has not seen, and waits for what he has in hand.
+
 Invariant: a message is given to the user at most once for each delivery.
 """
 
@@ -47,6 +50,14 @@ class Consumer:
         self._flushing = False
         self._error: BaseException | None = None
         self._ended = False
+        self._taker: asyncio.Task[object] | None = None
+        """Who took the last messages …"""
+        self._reading: tuple[Segment, int] | None = None
+        """… of which those from this position on were not given out yet …"""
+        self._in_hand = 0
+        """… and how many that were are not settled."""
+        self._done: asyncio.Future[None] | None = None
+        self._draining = False
         self.closed = False
 
     @property
@@ -66,11 +77,13 @@ class Consumer:
         if not self._ended:
             self._error = error
             self._wake()
+            self._settled(self._in_hand)
 
     def end(self) -> None:
         """The node has closed in good order: the iteration is over."""
         self._ended = True
         self._wake()
+        self._settled(self._in_hand)
 
     # -- to the user --
 
@@ -81,9 +94,13 @@ class Consumer:
                 for position in range(segment.batch.count):
                     if self._error is not None:
                         raise self._error
-                    if self.closed:
-                        return  # the rest has been given back
+                    if self.closed or self._draining:  # the rest has been given back
+                        await self._finished()
+                        return
+                    self._reading = segment, position + 1
+                    self._in_hand += 1
                     yield Message(self, segment, position)
+                self._reading = None
         finally:
             self.close()
 
@@ -91,6 +108,7 @@ class Consumer:
         """Batches as they were delivered, for ever."""
         try:
             while (segment := await self._next()) is not None:
+                self._in_hand += segment.batch.count
                 yield MessageBatch(self, segment)
         finally:
             self.close()
@@ -100,8 +118,10 @@ class Consumer:
         while True:
             if self._error is not None:
                 raise self._error
-            if self._ended:
+            if self._ended or self._draining:
+                await self._finished()
                 return None
+            self._taker = asyncio.current_task()
             if self._segments:
                 return self._segments.popleft()
             self._waiter = self._loop.create_future()
@@ -116,8 +136,47 @@ class Consumer:
             return
         self.closed = True
         self._flush()
+        self._feed(events.UnsubscribeRequested(self.consumer_id, self._unread()))
+
+    def drain(self, closer: asyncio.Task[object] | None) -> asyncio.Future[None] | None:
+        """Take no more, and give back what nobody has seen; what to await for the rest, if any.
+
+        Nobody waits for a handler that is the one who closes, or that is gone: it will not settle.
+        """
+        if self.closed or self._draining:
+            return None
+        taker = self._taker
+        self._draining = True
+        self._feed(events.DrainRequested(self.consumer_id, self._unread()))
+        self._wake()
+        if not self._in_hand:
+            return None
+        self._done = self._loop.create_future()
+        return None if taker is None or taker is closer or taker.done() else self._done
+
+    async def _finished(self) -> None:
+        """Wait for handlers beside the loop of who takes: when that ends, the rest goes back."""
+        if self._done is not None and not self._done.done():
+            await asyncio.wait((self._done,))
+
+    def _unread(self) -> tuple[Run, ...]:
+        """Take back what has come and was not given out."""
+        runs: list[Run] = []
+        if self._reading is not None:
+            segment, position = self._reading
+            session, first, last = segment.batch.run
+            if first + position <= last:
+                runs.append(Run(session, first + position, last))
+            self._reading = None
+        runs += [segment.batch.run for segment in self._segments]
         self._segments.clear()
-        self._feed(events.UnsubscribeRequested(self.consumer_id))
+        return tuple(runs)
+
+    def _settled(self, count: int) -> None:
+        """So many of those in hand are settled."""
+        self._in_hand -= count
+        if self._in_hand <= 0 and self._done is not None and not self._done.done():
+            self._done.set_result(None)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -128,6 +187,7 @@ class Consumer:
     def settle_ack(self, session: Session, seq: int) -> None:
         """Ack one message; consecutive ones become one run."""
         self._check_open()
+        self._settled(1)
         acks = self._acks
         if acks:
             last_session, first, last = acks[-1]
@@ -140,6 +200,7 @@ class Consumer:
     def settle_ack_run(self, run: Run) -> None:
         """Ack a run of messages."""
         self._check_open()
+        self._settled(run.length)
         self._acks.append(run)
         self._schedule()
 
@@ -151,6 +212,7 @@ class Consumer:
         """Give a run of messages back after `delay` seconds; at the consumer's end it was."""
         delay_ms = to_ms(delay)
         if not self.closed:
+            self._settled(run.length)
             self._nacks.append((run, delay_ms))
             self._schedule()
 

@@ -27,7 +27,7 @@ from p2pmq.errors import (
 )
 from p2pmq.node.arguments import check_name, to_ms
 from p2pmq.node.consumer import Consumer
-from p2pmq.node.farewell import tell_what_is_left
+from p2pmq.node.farewell import let_handlers_finish, tell_what_is_left
 from p2pmq.node.publisher import Publisher
 from p2pmq.node.receipts import overflow_of
 from p2pmq.observe.counters import CalmLog, Counters
@@ -97,6 +97,8 @@ class Engine:
         self._on_overflow = on_overflow
         self._codec = self._world.codec()
         self._state = "not started"
+        self._draining = False
+        """Handlers may finish; nobody begins to consume."""
         self._error: BaseException | None = None
         self.counters = Counters()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -131,6 +133,7 @@ class Engine:
         if self._state != "not started":
             raise ClosedNodeError(self.settings.name, self._state)
         self._state = "starting"
+        self._draining = False
         self._error = self._refusal = self._version_refusal = None
         self._met.clear()
         self._loop = self._world.loop()
@@ -245,14 +248,24 @@ class Engine:
         await future
 
     async def close(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  the drain's
-        """Drain and stop; what the outbox still holds then is stored, and said in the log."""
-        if self._state != "running":
+        """Drain and stop; what the outbox still holds then is stored, and said in the log.
+
+        Consumers get no more messages; handlers have until `timeout` (seconds) to settle those that
+        they are at, and may publish meanwhile. What was not given to them goes to others at once.
+        """
+        if self._state != "running" or self._draining:
             return
-        self._state = "closing"
-        for consumer in list(self._consumers.values()):
-            consumer.close()
-            consumer.end()
+        self._draining = True
+        if timeout is None:
+            timeout = self.settings.config.timing.drain_timeout_ms / 1000
+        deadline = self._loop.time() + timeout
         try:
+            await let_handlers_finish(list(self._consumers.values()), timeout)
+            timeout = max(0.0, deadline - self._loop.time())
+            self._state = "closing"
+            for consumer in list(self._consumers.values()):
+                consumer.close()
+                consumer.end()
             with contextlib.suppress(P2PMQError):  # it fails just now: on_failed has said so
                 if self._error is None:
                     tell_what_is_left(await self._flushed(timeout), self.settings)

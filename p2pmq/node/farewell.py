@@ -1,15 +1,28 @@
-"""What a node says in the log of the messages that are left in its outbox when it closes."""
+"""What a node does and says before it closes: handlers end, and what is left is told."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from p2pmq.config import NodeSettings
     from p2pmq.core.effects import Flushed
+    from p2pmq.node.consumer import Consumer
 
 log = logging.getLogger("p2pmq")
+
+
+async def let_handlers_finish(consumers: Iterable[Consumer], seconds: float) -> None:
+    """Take no more messages, and wait so long for those that handlers are at."""
+    closer = asyncio.current_task()
+    waits = [consumer.drain(closer) for consumer in consumers]
+    under_way = [done for done in waits if done is not None]
+    if under_way:
+        await asyncio.wait(under_way, timeout=seconds)
 
 
 def tell_what_is_left(flushed: Flushed, settings: NodeSettings) -> None:

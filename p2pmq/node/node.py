@@ -10,6 +10,7 @@ from p2pmq.core.ids import ID_BYTES, PartitionKey
 from p2pmq.core.names import check_queue_name
 from p2pmq.core.packets.registering import QueueSettings
 from p2pmq.errors import (
+    ClosedNodeError,
     NotDeclaredError,
     RequestTimeoutError,
     UsageError,
@@ -205,6 +206,8 @@ class Node(Engine):
         self, key: PartitionKey, prefetch: int, visibility_timeout: float | None
     ) -> Consumer:
         self._check_running()
+        if self._draining:
+            raise ClosedNodeError(self.settings.name, "closing")
         check_prefetch(prefetch)
         visibility_ms = self.settings.config.timing.visibility_timeout_ms
         if visibility_timeout is not None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from p2pmq.sim.history import Acked, Delivered, Nacked, Outcome, Pushed, Unread, dots
+from p2pmq.sim.history import Acked, Delivered, Nacked, Outcome, Pushed, Returned, Unread, dots
 from p2pmq.sim.refuse import SimulationError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Summary:
     acked: int
     lost: int
     duplicated: int
-    """Deliveries beyond a message's first."""
+    """Deliveries beyond a message's first; what was given back before anybody saw it is none."""
     unexpected: int
     recovered: int
     stuck: int
@@ -88,7 +88,7 @@ def summary(history: History) -> Summary:
         delivered=len(delivered),
         acked=len(acked),
         lost=len(promised - _accounted(history)),
-        duplicated=sum(d.run.length for d in history.deliveries) - len(delivered),
+        duplicated=_duplicated(history),
         unexpected=len(delivered - attempted),
         recovered=len(delivered & attempted - promised),
         stuck=len(_stuck(history)),
@@ -196,12 +196,18 @@ def _stuck(history: History) -> set[Dot]:
 
 def too_many_duplicates(history: History, duplicates_max: int | None) -> list[Violation]:
     """Deliveries beyond a message's first are at most so many; only where a bound was given."""
-    delivered = sum(delivery.run.length for delivery in history.deliveries)
-    duplicates = delivered - len(set(dots(history.deliveries)))
+    duplicates = _duplicated(history)
     if duplicates_max is None or duplicates <= duplicates_max:
         return []
     text = f"{duplicates} deliveries beyond the first, {duplicates_max} allowed"
     return [Violation("too_many_duplicates", text)]
+
+
+def _duplicated(history: History) -> int:
+    """How often messages were given to the user's code beyond the first time."""
+    counts = Counter(dots(history.deliveries))
+    counts.subtract(dots(history.returned))
+    return sum(count - 1 for count in counts.values() if count > 1)
 
 
 def duplicates_are_explained(history: History) -> list[Violation]:
@@ -240,10 +246,11 @@ class _Reasons:
         self._timeout_s = {s.consumer: s.visibility_timeout_s for s in history.subscriptions}
         self._ended = {end.consumer: end.at_s for end in history.ended}
         self._nacks: dict[tuple[ConsumerId, Dot], list[float]] = {}
-        for nack in history.nacks:
-            for dot in dots([nack]):
+        given_back: list[Nacked | Returned] = [*history.nacks, *history.returned]
+        for back in given_back:
+            for dot in dots([back]):
                 if dot in again:
-                    self._nacks.setdefault((nack.consumer, dot), []).append(nack.at_s)
+                    self._nacks.setdefault((back.consumer, dot), []).append(back.at_s)
         self._pushes: dict[Dot, list[float]] = {}
         for push in history.pushes:
             for dot in dots([push]):
@@ -301,6 +308,11 @@ def order_is_kept(history: History) -> list[Violation]:
     for taken in history.taken:
         name = (taken.owner, taken.key, taken.run.session)
         own.setdefault(name, set()).update(range(taken.run.first, taken.run.last + 1))
+    for fetched in history.fetched:  # a full disk had refused it, but not another home's
+        name = (fetched.owner, fetched.key, fetched.run.session)
+        own.setdefault(name, set()).difference_update(
+            range(fetched.run.first, fetched.run.last + 1)
+        )
     pushed: set[Dot] = set()
     highest: dict[tuple[Process, PartitionKey, Session], int] = {}
     found: list[Violation] = []

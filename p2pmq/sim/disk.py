@@ -391,4 +391,5 @@ def _damaged(batch: Batch) -> Iterator[Interval]:
 
 
 def _set(waiter: object) -> None:
-    waiter.set_result(None)  # type: ignore[attr-defined]  # it is the future made above
+    if not waiter.done():  # type: ignore[attr-defined]  # it is the future made above
+        waiter.set_result(None)  # type: ignore[attr-defined]  # as above

@@ -110,6 +110,15 @@ class Taken(NamedTuple):
     run: Run
 
 
+class Fetched(NamedTuple):
+    """An owner stores messages that it has from another disk than its publisher's."""
+
+    at_s: float
+    owner: Process
+    key: PartitionKey
+    run: Run
+
+
 class Acked(NamedTuple):
     """A consumer's code acked messages."""
 
@@ -152,6 +161,16 @@ class ProcessEnded(NamedTuple):
 
     at_s: float
     process: Process
+
+
+class Returned(NamedTuple):
+    """What had come to a consumer, and was given back before the user's code had seen it."""
+
+    at_s: float
+    process: Process
+    consumer: ConsumerId
+    key: PartitionKey
+    run: Run
 
 
 class Unread(NamedTuple):
@@ -223,11 +242,13 @@ Entry = (
     | Delivered
     | Pushed
     | Taken
+    | Fetched
     | Acked
     | Nacked
     | AckConfirmed
     | ConsumerEnded
     | ProcessEnded
+    | Returned
     | Unread
     | Dropped
     | Excused
@@ -247,11 +268,13 @@ class History:
         self.deliveries: list[Delivered] = []
         self.pushes: list[Pushed] = []
         self.taken: list[Taken] = []
+        self.fetched: list[Fetched] = []
         self.acks: list[Acked] = []
         self.nacks: list[Nacked] = []
         self.confirmed_acks: list[AckConfirmed] = []
         self.ended: list[ConsumerEnded] = []
         self.process_ends: list[ProcessEnded] = []
+        self.returned: list[Returned] = []
         self.unread: list[Unread] = []
         self.dropped: list[Dropped] = []
         self.excused: list[Excused] = []
@@ -273,11 +296,13 @@ class History:
             Delivered: self.deliveries,
             Pushed: self.pushes,
             Taken: self.taken,
+            Fetched: self.fetched,
             Acked: self.acks,
             Nacked: self.nacks,
             AckConfirmed: self.confirmed_acks,
             ConsumerEnded: self.ended,
             ProcessEnded: self.process_ends,
+            Returned: self.returned,
             Unread: self.unread,
             Dropped: self.dropped,
             Excused: self.excused,
@@ -294,7 +319,7 @@ class History:
 
 
 _WithRun = (Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Unread) | (
-    Dropped | Excused | Held
+    Returned | Fetched | Dropped | Excused | Held
 )
 
 

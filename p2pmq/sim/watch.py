@@ -34,10 +34,12 @@ from p2pmq.sim.history import (
     ConsumerEnded,
     Delivered,
     Dropped,
+    Fetched,
     Nacked,
     Outcome,
     Publication,
     Pushed,
+    Returned,
     Subscription,
     Taken,
     Unread,
@@ -83,6 +85,7 @@ class Witness:
         self._waiting: dict[int, Publication] = {}
         self._settle_number: dict[ConsumerId, int] = {}
         self._being_taken: dict[events.BatchDurable, Run] = {}
+        self._key_of: dict[ConsumerId, PartitionKey] = {}
         self._unconfirmed: dict[tuple[ConsumerId, int], tuple[PartitionKey, tuple[Run, ...]]] = {}
 
     # -- the publisher's part --
@@ -127,6 +130,7 @@ class Witness:
     def on_subscribe(self, event: events.SubscribeRequested) -> None:
         """A consumer begins."""
         self._settle_number[event.consumer] = 0
+        self._key_of[event.consumer] = event.key
         self._history.add(
             Subscription(
                 self.now_s,
@@ -140,7 +144,18 @@ class Witness:
 
     def on_unsubscribe(self, event: events.UnsubscribeRequested) -> None:
         """A consumer ends."""
+        self._return(event.consumer, event.unread)
         self._history.add(ConsumerEnded(self.now_s, event.consumer))
+
+    def on_drain(self, event: events.DrainRequested) -> None:
+        """A consumer takes no more."""
+        self._return(event.consumer, event.unread)
+
+    def _return(self, consumer: ConsumerId, unread: tuple[Run, ...]) -> None:
+        key = self._key_of.get(consumer)
+        if key is not None:
+            for run in unread:
+                self._history.add(Returned(self.now_s, self.process, consumer, key, run))
 
     def on_settle(self, event: events.SettleRequested) -> None:
         """The user's code has settled messages. Settles of a consumer count from 1."""
@@ -191,11 +206,15 @@ class Witness:
                 self._history.add(Taken(self.now_s, self.process, found.key, found.batch.run))
 
     def on_persist(self, effect: Persist) -> None:
-        """The owner is about to take messages from their publisher."""
-        if isinstance(effect.then, events.BatchDurable):
-            for record in effect.records:
-                if isinstance(record, BatchStored):
-                    self._being_taken[effect.then] = record.batch.run
+        """An owner stores messages: from their publisher, or from a disk where they lie."""
+        for record in effect.records:
+            if not isinstance(record, BatchStored):
+                continue
+            run = record.batch.run
+            if isinstance(effect.then, events.BatchDurable):
+                self._being_taken[effect.then] = run
+            elif isinstance(effect.then, events.SupplyDurable | events.HandoverDurable):
+                self._history.add(Fetched(self.now_s, self.process, record.key, run))
 
     def on_batch_durable(self, event: events.BatchDurable, effects: list[Effect]) -> None:
         """It has taken them; or takes them back, as a full disk refused those before."""
@@ -277,6 +296,7 @@ class WatchedMachine(Machine):
             events.PublishRequested: self.witness.on_publish,
             events.SubscribeRequested: self.witness.on_subscribe,
             events.UnsubscribeRequested: self.witness.on_unsubscribe,
+            events.DrainRequested: self.witness.on_drain,
             events.SettleRequested: self.witness.on_settle,
         }
         for kind, see in seen.items():

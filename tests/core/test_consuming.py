@@ -19,6 +19,7 @@ from p2pmq.core.consuming import ATTACH_RETRY_MS, RENEW_MS, Consuming
 from p2pmq.core.effects import Deliver, Effect, Notify, Persist, Send
 from p2pmq.core.events import (
     BatchDurable,
+    DrainRequested,
     SettleDurable,
     SettleRequested,
     SubscribeRequested,
@@ -82,6 +83,21 @@ def ack(consuming: Consuming, now: int, *runs: Run) -> list[Effect]:
 
 
 # ------------------------------------------------------------------------------ one rule a test
+
+
+def test_a_drained_consumer_names_what_is_in_hand_and_asks_for_nothing_more() -> None:
+    consuming = Consuming(lambda _: A, TIMING)
+    subscribe(consuming, 0)
+    assert given(consuming.on_delivery(A, delivery(1, 1, first=1, count=4), 0))
+    (attach,) = packets(consuming.on_drain(DrainRequested(ME, (Run(S1, 3, 4),)), 10))
+    assert isinstance(attach, Attach)
+    assert (attach.attachment, attach.limit) == (2, 0)
+    assert attach.holding == (RunField(S1, 1, 2),)
+    (settle,) = packets(ack(consuming, 20, Run(S1, 1, 1)))
+    assert isinstance(settle, Settle)
+    assert settle.limit == 0
+    assert given(consuming.on_delivery(A, delivery(1, 2, first=5, count=1), 30)) == set()
+    assert consuming.on_drain(DrainRequested(b"stranger", ()), 40) == []
 
 
 def test_a_consumer_attaches_and_is_given_what_comes() -> None:

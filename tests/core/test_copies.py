@@ -12,6 +12,7 @@ from p2pmq.core.events import HandoverDurable
 from p2pmq.core.handover import Handovers
 from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import Run
+from p2pmq.core.owner import REATTACH_GRACE_MS, Owner
 from p2pmq.core.packets.delivering import Handover, HandoverTaken, LeaseField
 from p2pmq.core.packets.publishing import Publish, PublishRefused, RunField
 from p2pmq.core.packets.replicating import (
@@ -24,6 +25,7 @@ from p2pmq.core.packets.replicating import (
     Supply,
 )
 from p2pmq.core.partition import Partition
+from p2pmq.core.replica import LOOK_AGAIN_MS
 from p2pmq.core.replication import ASKS_MAX, RESEND_MS
 from tests.core.copies_world import World
 from tests.core.kit import KEY, S1, S2, A, B, C, batch_of, dots_of, packets
@@ -437,3 +439,58 @@ def test_what_is_fetched_stays_with_the_consumer_that_holds_it() -> None:
     w.pass_time(31_000)
     w.drain()
     assert (S2, 1) in w.delivered, "its lease is over"
+
+
+def test_what_comes_while_it_is_written_for_a_former_owner_is_answered_soon() -> None:
+    """It waited for the owner's repeat once, and every later message of its publisher with it."""
+    w = world()
+    owner, other, former = w.ids
+    home = w.homes[other]
+    batches = (batch_of(S2, 1, 1),)
+    w.take(home, home.receive(former, Replicate(*KEY, 99, (), batches), w.now))
+    w.take(home, home.receive(owner, Replicate(*KEY, 100, (), batches), w.now))
+    w.write(other)
+    assert [(to, p.number) for _, to, p in w.way if isinstance(p, Replicated)] == [(former, 99)]
+    w.way.clear()
+    w.pass_time(LOOK_AGAIN_MS)
+    w.write(other)
+    assert [(to, p.number) for _, to, p in w.way if isinstance(p, Replicated)] == [(owner, 100)]
+
+
+@pytest.mark.parametrize("says_so", [True, False])
+def test_who_gets_its_partition_back_from_a_living_owner_need_not_wait_for_consumers(
+    monkeypatch: pytest.MonkeyPatch, says_so: bool
+) -> None:
+    w = world()
+    first, second, third = w.ids
+    for home in (second, third):
+        w.look(home, first, alive=False)
+    w.drain()
+    w.attach(second, 100)
+    w.publish(S1, 1, second)
+    w.drain()
+    w.pass_time(REATTACH_GRACE_MS)
+    w.drain()
+    assert (S1, 2) in w.delivered
+    if not says_so:
+        monkeypatch.setattr(Owner, "owned_just_now", lambda *_: False)
+    w.crash(first)
+    for home in (second, third):
+        w.look(home, first, alive=True)
+    w.attach(first, 100)
+    w.publish(S1, 1, first)
+    w.drain()
+    assert ((S1, 3) in w.delivered) is says_so
+    w.pass_time(REATTACH_GRACE_MS)
+    w.drain()
+    assert (S1, 3) in w.delivered
+
+
+def test_only_who_has_delivered_until_just_now_can_say_so() -> None:
+    w = world()
+    first, second, _ = w.ids
+    home = w.homes[second]
+    assert w.homes[first].owner.owned_just_now(KEY, w.now) is False, "it owns"
+    w.look(second, first, alive=False)
+    w.look(second, first, alive=True)
+    assert home.owner.owned_just_now(KEY, w.now) is False, "it never delivered"

@@ -1,11 +1,12 @@
 """A consumer: each message once a delivery, settles in batches, and an end in order."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from p2pmq import ClosedNodeError, Message, MessageBatch, StaleReceiptError
-from p2pmq.core.events import Event, SettleRequested, UnsubscribeRequested
+from p2pmq.core.events import DrainRequested, Event, SettleRequested, UnsubscribeRequested
 from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.core.packets.delivering import Segment
 from p2pmq.core.packets.publishing import Batch
@@ -114,7 +115,7 @@ async def test_the_end_settles_what_was_settled_and_gives_the_rest_back(stand: S
     settle, end = stand.events
     assert isinstance(settle, SettleRequested)
     assert settle.acks == (Run(S, 1, 1),)
-    assert end == UnsubscribeRequested(b"consumer")
+    assert end == UnsubscribeRequested(b"consumer", unread=(Run(S, 2, 3),))
     stand.consumer.close()
     assert len(stand.events) == 2
 
@@ -159,6 +160,82 @@ async def test_a_node_that_closes_ends_the_iteration_even_amid_a_delivery(stand:
     stand.consumer.end()
     stand.consumer.fail(ClosedNodeError("n", "closed"))
     assert [message async for message in messages] == []
+
+
+async def test_a_drain_gives_back_what_nobody_saw_and_waits_for_what_is_in_hand(
+    stand: Stand,
+) -> None:
+    stand.deliver(segment(1, 3), segment(4, 5))
+    may_finish = asyncio.Event()
+    seen: list[bytes] = []
+
+    async def handle() -> None:
+        async for message in stand.consumer.messages():
+            async with message:
+                seen.append(message.body)
+                await may_finish.wait()
+
+    handling = asyncio.ensure_future(handle())
+    await asyncio.sleep(0)
+    done = stand.consumer.drain(asyncio.current_task())
+    assert stand.events == [DrainRequested(b"consumer", (Run(S, 2, 3), Run(S, 4, 8)))]
+    assert done is not None
+    assert not done.done()
+    may_finish.set()
+    await done
+    await handling
+    assert seen == [b"1"], "the iteration is over, and nothing of what was given back came"
+    assert stand.consumer.drain(None) is None
+
+
+async def test_a_drain_waits_for_handlers_that_run_beside_the_loop(stand: Stand) -> None:
+    stand.deliver(segment(1, 2))
+    handlers: list[Message] = []
+
+    async def hand_out() -> None:
+        async for message in stand.consumer.messages():
+            handlers.append(message)  # noqa: PERF401  it goes on without waiting for them
+
+    task = asyncio.ensure_future(hand_out())
+    await asyncio.sleep(0)
+    done = stand.consumer.drain(None)
+    assert done is not None
+    await asyncio.sleep(0)
+    assert not task.done(), "its end would give back what is in hand"
+    assert len(handlers) == 2
+    for message in handlers:
+        assert not done.done()
+        message.ack()
+    await task
+    assert done.done()
+
+
+async def test_a_drain_does_not_wait_for_whoever_closes_or_has_gone(stand: Stand) -> None:
+    stand.deliver(segment(1, 3))
+    await stand.take(1)
+    assert stand.consumer.drain(asyncio.current_task()) is None
+    gone = Stand()
+    gone.deliver(segment(1, 3))
+    await asyncio.ensure_future(gone.take(1))
+    assert gone.consumer.drain(None) is None
+
+
+async def test_a_drain_ends_when_the_node_fails(stand: Stand) -> None:
+    stand.deliver(segment(1, 3))
+    batches = stand.consumer.batches()
+    task = asyncio.ensure_future(hold(batches))
+    await asyncio.sleep(0)
+    done = stand.consumer.drain(None)
+    assert done is not None
+    stand.consumer.fail(ClosedNodeError("n", "stopped"))
+    assert done.done()
+    task.cancel()
+
+
+async def hold(batches: AsyncIterator[MessageBatch]) -> None:
+    """A handler that never settles."""
+    await anext(batches)
+    await asyncio.Event().wait()
 
 
 async def test_whoever_waits_is_woken_by_a_delivery_and_by_the_end(stand: Stand) -> None:

@@ -18,6 +18,7 @@ from p2pmq.sim.history import (
     Entry,
     Excused,
     Fault,
+    Fetched,
     Heal,
     Held,
     History,
@@ -27,6 +28,7 @@ from p2pmq.sim.history import (
     ProcessEnded,
     Publication,
     Pushed,
+    Returned,
     Subscription,
     Taken,
     Unread,
@@ -204,6 +206,10 @@ GOOD: dict[str, tuple[Check, History]] = {
         checks.duplicates_are_explained,
         history(delivered(1), Nacked(3, DEPOT, CONSUMER, KEY, run(1)), delivered(1, at_s=4)),
     ),
+    "repeated since nobody had seen it": (
+        checks.duplicates_are_explained,
+        history(delivered(1), Returned(3, DEPOT, CONSUMER, KEY, run(1)), delivered(1, at_s=4)),
+    ),
     "repeated since its consumer ended": (
         checks.duplicates_are_explained,
         history(subscribed(), delivered(1), ConsumerEnded(3, CONSUMER), delivered(1, at_s=4)),
@@ -225,6 +231,15 @@ GOOD: dict[str, tuple[Check, History]] = {
     "pushed late, for it was handed over": (
         checks.order_is_kept,
         history(Taken(1, BANK, KEY, run(2)), pushed(2), pushed(1, at_s=3)),
+    ),
+    "pushed late, for its disk was full, and it was had from another": (
+        checks.order_is_kept,
+        history(
+            Taken(1, BANK, KEY, run(1, 2)),
+            pushed(2),
+            Fetched(3, BANK, KEY, run(1)),
+            pushed(1, at_s=4),
+        ),
     ),
     "pushed in one instant, to several consumers": (
         checks.order_is_kept,
@@ -276,6 +291,14 @@ def test_a_buffer_above_its_limit_breaks_a_promise() -> None:
     made.peaks = {("bank", "members"): (7, 7), ("shop", "outbox, bytes"): (11, 10)}
     (found,) = checks.broken_promises(made)
     assert found.text == "outbox, bytes of shop held 11, its limit is 10"
+
+
+def test_what_was_given_back_before_anybody_saw_it_is_no_duplicate() -> None:
+    made = history(published(1), delivered(1), delivered(1, at_s=4, consumer=OTHER))
+    assert checks.too_many_duplicates(made, 0)
+    made.add(Returned(3, DEPOT, CONSUMER, KEY, run(1)))
+    assert checks.too_many_duplicates(made, 0) == []
+    assert checks.summary(made).duplicated == 0
 
 
 def test_bounds_are_checked_where_they_are_given() -> None:

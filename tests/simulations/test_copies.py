@@ -193,24 +193,3 @@ async def test_after_the_owners_death_the_next_delivery_comes_soon_and_nothing_t
     twice = [given for given in tally.given.values() if len(given) > 1]
     assert all(owner in [name for _, name in given] for given in twice), "only what it held"
     mesh.check()
-
-
-@seeds(4)
-async def test_nodes_restarted_one_by_one_lose_nothing_and_deliver_nothing_twice(
-    mesh: Mesh,
-) -> None:
-    names = ("a", "b", "c", "d", "e")
-    await started(mesh, *names)
-    tally = Tally()
-    for name in names:
-        tally.serve(mesh, name)
-        tally.publish(mesh, name, every=0.1)
-    await mesh.run_for(seconds=2)
-    for name in names:
-        await mesh.restart(name)
-        await mesh.run_for(seconds=5)
-    tally.ended = True
-    await mesh.settle()
-    assert not tally.lost()
-    assert tally.duplicates() <= tally.cut_off, "only what a consumer had no time to ack"
-    mesh.check()

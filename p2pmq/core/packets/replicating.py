@@ -74,8 +74,10 @@ class Compared(Packet):
     """The answer to Compare `number`: equal, or what is seen and pending here.
 
     `leases` is the in-flight table of a replica that owned the partition until
-    now. An answer that is too long comes in several packets: `part` 0, 1, …, with
-    `more` in all but the last, which has the leases. `refilling`: this copy does not count.
+    now; `handed_back`: until just now, and no more, so that what the table does not
+    name is in nobody's hands. `refilling`: this copy does not count. An answer that is
+    too long comes in several packets: `part` 0, 1, …, with `more` in all but the last,
+    which has the leases and `handed_back`.
     """
 
     queue: NameText
@@ -88,6 +90,7 @@ class Compared(Packet):
     more: bool = False
     part: U16 = 0
     refilling: bool = False
+    handed_back: bool = False
 
 
 @packet(64)
