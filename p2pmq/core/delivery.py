@@ -100,8 +100,8 @@ class PartitionDelivery:
         self.delays: RunMap[Delay] = RunMap()
         self.attempts: RunMap[int] = RunMap()
         self._given = DotSet()
-        self._has_pushed = False
         """Pending dots that were pushed from here; `leases` may come from a former owner."""
+        self._has_pushed = False
         self._ready: list[tuple[int, int, Session, int, int]] = []
         self._due: list[tuple[int, Session, int, int]] = []
         self._ready_max = self._due_max = HEAP_SLACK
@@ -201,12 +201,14 @@ class PartitionDelivery:
             self._turn.remove(bearer)
         self._release([r for r, lease in self.leases.items() if lease.bearer == bearer])
 
-    def detach_node(self, node_id: NodeId) -> None:
+    def detach_node(self, node_id: NodeId) -> list[Consumer]:
         """Drop every consumer of a node that is gone; if it is not, it finds out by a renewal."""
+        gone = [c for bearer, c in self.consumers.items() if bearer.node_id == node_id]
         bearers = dict.fromkeys(self.consumers)
         bearers.update((lease.bearer, None) for lease in self.leases.values())
         for bearer in [b for b in bearers if b.node_id == node_id]:
             self.detach(bearer)
+        return gone
 
     # -- what consumers say about messages --
 

@@ -19,6 +19,7 @@ from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Expired, Notify, Persist, Send
 from p2pmq.core.events import SettleDurable
 from p2pmq.core.ids import PartitionKey, Run, key_of, total
+from p2pmq.core.letgo import LetGo
 from p2pmq.core.names import is_mailbox_of_another
 from p2pmq.core.packets.delivering import Attached, Settled
 from p2pmq.core.packets.publishing import (
@@ -102,6 +103,7 @@ class Owner:
         self._former: dict[PartitionKey, PartitionDelivery] = {}
         self._handed_back_at: dict[PartitionKey, int] = {}
         """Who held what when this node owned the partition: its successor asks for that."""
+        self._let_go = LetGo()
         self._copies: Replication
 
     def use(self, replication: Replication) -> None:
@@ -199,7 +201,9 @@ class Owner:
             return [Notify(Counted("attach_to_mailbox_refused", text=text, alarming=True))]
         delivery = self._delivery(key)
         bearer = Bearer(peer, packet.consumer)
-        if packet.renewal and not delivery.is_attached(bearer, packet.attachment):
+        attached = delivery.is_attached(bearer, packet.attachment)
+        ended = packet.renewal or self._let_go.covers(key, bearer, packet.attachment)
+        if ended and not attached:
             return [self._moved(peer, key)]
         if not delivery.attach(peer, packet, now):
             return []
@@ -407,6 +411,8 @@ class Owner:
             elif key in self.deliveries:
                 self._held.pop(key, None)  # their publishers turn to the new owner
                 delivery = self._former[key] = self.deliveries.pop(key)
+                for consumer in delivery.consumers.values():
+                    self._let_go.note(key, consumer)
                 if delivery.knows_holders(now):
                     self._handed_back_at[key] = now
                 told = {bearer.node_id: None for bearer in delivery.consumers}
@@ -417,7 +423,8 @@ class Owner:
         """A node died, left or restarted: what its consumers held is free again."""
         effects: list[Effect] = []
         for key, delivery in self.deliveries.items():
-            delivery.detach_node(node_id)
+            for consumer in delivery.detach_node(node_id):
+                self._let_go.note(key, consumer)
             effects += self._pump(key, now)
         return effects
 
