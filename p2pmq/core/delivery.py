@@ -1,9 +1,9 @@
 """Delivery of one partition: who gets which message, for how long, and for the how-manieth time.
 
-A pending dot is ready, leased to a consumer, or delayed. `ready` is a heap of
-candidate runs in the partition's order; whether a candidate may still go out
-is looked up when it comes up, so that acks and re-attachments need not search
-the heap. Leases and delays share one heap of deadlines, lazily too.
+A pending dot is ready, leased to a consumer, or delayed. `ready` is the line of
+candidate runs; whether a candidate may still go out is looked up when it comes
+up, so that acks and re-attachments need not search the line. Leases and delays
+share one heap of deadlines, lazily too.
 
 Invariant: a dot is leased to at most one consumer, and no dot is both leased
 and delayed.
@@ -21,6 +21,7 @@ from p2pmq.core.effects import Send
 from p2pmq.core.ids import Run
 from p2pmq.core.packets.delivering import Delivery, LeaseField, Segment
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX
+from p2pmq.core.ready import ReadyLine
 from p2pmq.core.runmap import RunMap
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.delivering import Attach, Extend, Nack
     from p2pmq.core.partition import Partition
 
-PRIORITY_DEFAULT = 0
 SEGMENTS_MAX = 256
 ATTEMPT_MAX = 2**32 - 1
 """A peer may claim any number of deliveries: this is the most that a packet can say."""
@@ -102,7 +102,7 @@ class PartitionDelivery:
         self._given = DotSet()
         """Pending dots that were pushed from here; `leases` may come from a former owner."""
         self._has_pushed = False
-        self._ready: list[tuple[int, int, Session, int, int]] = []
+        self._ready = ReadyLine()
         self._due: list[tuple[int, Session, int, int]] = []
         self._ready_max = self._due_max = HEAP_SLACK
         self._ask_at = 0
@@ -298,12 +298,11 @@ class PartitionDelivery:
             open_consumers = sum(1 for c in self.consumers.values() if c.credit > 0)
             if not open_consumers:
                 break
-            priority, stamp, session, first, last = heapq.heappop(self._ready)
-            for part in self._deliverable(Run(session, first, last)):
+            run, stamp = self._ready.pop()
+            for part in self._deliverable(run):
                 rest = self._push_part(part, open_consumers, now, effects)
                 if rest is not None:
-                    entry = (priority, stamp, session, rest.first, rest.last)
-                    heapq.heappush(self._ready, entry)
+                    self._ready.push(rest, stamp)
         effects += [self._flush(c) for c in self.consumers.values() if c.segments]
         return effects
 
@@ -326,20 +325,17 @@ class PartitionDelivery:
     # -- within --
 
     def _make_ready(self, run: Run, stamp: int) -> None:
-        entry = (PRIORITY_DEFAULT, stamp, run.session, run.first, run.last)
-        heapq.heappush(self._ready, entry)
+        self._ready.push(run, stamp)
         if len(self._ready) > self._ready_max:
             self._rebuild_ready()
 
     def _rebuild_ready(self) -> None:
         """Drop the candidates that are none any more: they gather while nobody has credit."""
         batches = self._partition.batches
-        self._ready = [
-            (PRIORITY_DEFAULT, batches[number].stamp, part.session, part.first, part.last)
-            for run, number in self._partition.pending.items()
-            for part in self._deliverable(run)
-        ]
-        heapq.heapify(self._ready)
+        self._ready = ReadyLine()
+        for run, number in self._partition.pending.items():
+            for part in self._deliverable(run):
+                self._ready.push(part, batches[number].stamp)
         # The next time after as many new ones as this one walked: else it is n² of them.
         self._ready_max = len(self._ready) + len(batches) + HEAP_SLACK
 

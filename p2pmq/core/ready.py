@@ -1,0 +1,66 @@
+"""Ready: the runs that wait for a consumer with credit, in the order they go out.
+
+A publisher's messages go in the order of their seqs, whatever their stamps: two
+owners of a split stamp by clocks that may differ by minutes, and after a merge a
+later message may bear the smaller stamp. Between publishers the stamp of the
+first that waits decides, so that the order is that of arrival.
+
+Each publisher has a lane, a heap by seq; a heap of all lanes' heads says whose
+turn it is. An entry of a head that is none any more is left in there and passed
+over.
+
+Invariant: every lane that is not empty has an entry for its head.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING, NamedTuple
+
+from p2pmq.core.ids import Run
+
+if TYPE_CHECKING:
+    from p2pmq.core.ids import Session
+
+
+class Waiting(NamedTuple):
+    """A run of one lane; it may overlap another, and its messages may be gone."""
+
+    first: int
+    last: int
+    stamp: int
+
+
+class ReadyLine:
+    """Runs in order. `len()` counts the runs, not their messages."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[Session, list[Waiting]] = {}
+        self._heads: list[tuple[int, Session, int]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def push(self, run: Run, stamp: int) -> None:
+        """A run waits."""
+        lane = self._lanes.setdefault(run.session, [])
+        heapq.heappush(lane, Waiting(run.first, run.last, stamp))
+        self._count += 1
+        if lane[0].first == run.first:
+            heapq.heappush(self._heads, (lane[0].stamp, run.session, run.first))
+
+    def pop(self) -> tuple[Run, int]:
+        """The next run and its stamp. Raises IndexError if none waits."""
+        while True:
+            stamp, session, first = heapq.heappop(self._heads)
+            lane = self._lanes.get(session)
+            if lane is not None and lane[0].first == first and lane[0].stamp == stamp:
+                break
+        _, last, _ = heapq.heappop(lane)
+        self._count -= 1
+        if lane:
+            heapq.heappush(self._heads, (lane[0].stamp, session, lane[0].first))
+        else:
+            del self._lanes[session]
+        return Run(session, first, last), stamp
