@@ -11,12 +11,12 @@ and, as far as the owner knows, durable on fewer than `wanted` homes.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from p2pmq.core.antientropy import ALL, digest_of, do_tile, span_of, within
 from p2pmq.core.dots import DotSet
 from p2pmq.core.ids import Run
 from p2pmq.core.runmap import RunMap
@@ -24,10 +24,11 @@ from p2pmq.core.runmap import RunMap
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from p2pmq.core.antientropy import Span
     from p2pmq.core.events import HandoverDurable, SettleDurable
     from p2pmq.core.ids import NodeId
     from p2pmq.core.packets.delivering import LeaseField
-    from p2pmq.core.packets.replicating import Compared, Replicate
+    from p2pmq.core.packets.replicating import Compared, RangeField, Replicate
     from p2pmq.core.partition import Partition
 
 UNANSWERED_BYTES_MAX = 32 * 1024 * 1024
@@ -58,12 +59,23 @@ class Home:
     asked_at: int = 0
     again: bool = False
     """Whether it is to be asked once more, when what is being written here is."""
-    asked_with: tuple[DotSet, DotSet] = field(default_factory=lambda: (DotSet(), DotSet()))
-    """What was seen and pending here when it was asked: an equal state is equal to this."""
+    if_equal: tuple[Run, ...] = ()
+    """What was unproven and seen here when it was asked: it has that if its state is equal."""
+    asked_for: list[Span] = field(default_factory=list)
+    """The spans that it was asked for in the round under way."""
+    rounds: int = 0
+    """How often it was asked for narrower ones."""
     parts: dict[int, None] = field(default_factory=dict)
     last_part: int | None = None
+    pieces: list[RangeField] = field(default_factory=list)
+    """What it said of its state in the round under way."""
+    told: list[Span] = field(default_factory=list)
+    """Where its state may differ from ours: there it has told all. Elsewhere they are equal."""
     seen: DotSet = field(default_factory=DotSet)
+    """What it has seen, and what of that is pending, in the spans that it has told."""
     pending: DotSet = field(default_factory=DotSet)
+    holding: DotSet = field(default_factory=DotSet)
+    """What was unproven and lies where it is equal: it is durable there."""
     leases: tuple[LeaseField, ...] = ()
     """Who holds what, as it knows: for what is fetched this holds, too, once it is here."""
     handed_back: bool = False
@@ -100,16 +112,24 @@ class Home:
         self.unanswered_bytes = 0
         self.level_at, self.filled_by = None, 0
 
-    def begin(self, number: int, partition: Partition, now: int) -> None:
+    def begin(self, number: int, partition: Partition, if_equal: tuple[Run, ...], now: int) -> None:
         """A comparison with the partition as it is now begins."""
-        self.number = number
-        self.asked_at = now
         self.again = False
-        self.asked_with = (partition.seen.copy(), partition.unacked.copy())
-        self.parts, self.last_part = {}, None
-        self.leases, self.handed_back = (), False
-        self.seen, self.pending = DotSet(), DotSet()
+        self.rounds = 0
+        self.if_equal = if_equal
+        self.told, self.seen, self.pending, self.holding = [], DotSet(), DotSet(), DotSet()
         self.fetching, self.requested = DotSet(), DotSet()
+        # What is being written just now it is sent by nobody: not as new, nor as a difference.
+        self.late = partition.appending.difference(self.on_its_way())
+        self.begin_round(number, [ALL], now)
+
+    def begin_round(self, number: int, spans: list[Span], now: int) -> None:
+        """It is asked: for all, and then for narrower spans."""
+        self.number = number
+        self.asked_for = spans
+        self.asked_at = now
+        self.parts, self.last_part, self.pieces = {}, None, []
+        self.leases, self.handed_back = (), False
 
     def take_in(self, packet: Compared) -> bool:
         """Take a part of its state in, which may come in any order; whether that is all of it."""
@@ -118,12 +138,35 @@ class Home:
             self.last_part = packet.part
             self.leases, self.handed_back = packet.leases, packet.handed_back
         if packet.equal:
-            self.seen, self.pending = self.asked_with
+            self.asked_for = []
+            for held in self.if_equal:
+                self.holding.add(held)
+        self.pieces += packet.ranges
         for run in packet.seen:
             self.seen.add(Run(run.session, run.first, run.last))
         for run in packet.pending:
             self.pending.add(Run(run.session, run.first, run.last))
         return self.last_part is not None and len(self.parts) > self.last_part
+
+    def narrow(self, partition: Partition, unproven: Iterable[Run]) -> list[Span] | None:
+        """Look at the pieces that it has said: the spans to ask for, since they differ.
+
+        None if they are not what was asked for.
+        """
+        if not do_tile([span_of(piece) for piece in self.pieces], self.asked_for):
+            return None
+        differing: list[Span] = []
+        here = DotSet(unproven).intersection(partition.seen)
+        for piece in self.pieces:
+            span = span_of(piece)
+            if not any(piece.digest):
+                self.told.append(span)
+            elif piece.digest != digest_of(partition, span):
+                differing.append(span)
+            else:
+                for run in within(here, [span]).runs():
+                    self.holding.add(run)
+        return differing
 
     def is_level(self, number: int) -> bool:
         """Whether it has all that was merged here at some time; `number` is the last packet's."""
@@ -273,10 +316,3 @@ def leases_of(leases: Iterable[LeaseField], runs: Iterable[Run]) -> list[LeaseFi
         for lease in leases
         for part in named.overlap(Run(lease.session, lease.first, lease.last))
     ]
-
-
-def digest_of(partition: Partition) -> bytes:
-    """8 bytes that two replicas share if and only if (but for chance) their states are equal."""
-    seen = [tuple(run) for run in partition.seen.runs()]
-    pending = [tuple(run) for run in partition.unacked.runs()]
-    return hashlib.blake2b(repr((seen, pending)).encode(), digest_size=8).digest()

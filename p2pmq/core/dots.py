@@ -9,41 +9,49 @@ Invariant: pending is a subset of seen.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
-from p2pmq.core.ids import Run
+from p2pmq.core.ids import SEQ_MAX, Run
 from p2pmq.core.intervals import IntervalSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from p2pmq.core.ids import Session
+    from p2pmq.core.ids import Dot, Session
 
 
 class DotSet:
     """A mutable set of dots, kept as intervals of seqs for each session."""
 
-    __slots__ = ("_sessions",)
+    __slots__ = ("_in_order", "_sessions", "changes")
 
     def __init__(self, runs: Iterable[Run] = ()) -> None:
         self._sessions: dict[Session, IntervalSet] = {}
+        self._in_order: list[Session] | None = None
+        self.changes = 0
+        """Grows with every change, so that what was worked out from the set can be kept."""
         for run in runs:
             self.add(run)
 
     def add(self, run: Run) -> None:
         """Put every dot of the run in."""
+        self.changes += 1
         seqs = self._sessions.get(run.session)
         if seqs is None:
             seqs = self._sessions[run.session] = IntervalSet()
+            self._in_order = None
         seqs.add(run.first, run.last)
 
     def remove(self, run: Run) -> None:
         """Take every dot of the run out."""
+        self.changes += 1
         seqs = self._sessions.get(run.session)
         if seqs is not None:
             seqs.remove(run.first, run.last)
             if not seqs:
                 del self._sessions[run.session]
+                self._in_order = None
 
     def has(self, session: Session, seq: int) -> bool:
         """Whether the dot is in."""
@@ -100,9 +108,27 @@ class DotSet:
 
     def runs(self) -> Iterator[Run]:
         """Every run, sessions in the order of their bytes, seqs ascending."""
-        for session in sorted(self._sessions):
+        for session in self._ordered():
             for low, high in self._sessions[session]:
                 yield Run(session, low, high)
+
+    def between(self, low: Dot, high: Dot) -> Iterator[tuple[Session, IntervalSet]]:
+        """The seqs of each session from one dot to another, both included; not to be changed."""
+        ordered = self._ordered()
+        start, end = bisect_left(ordered, low.session), bisect_right(ordered, high.session)
+        for session in ordered[start:end]:
+            seqs = self._sessions[session]
+            if session in (low.session, high.session):
+                first = low.seq if session == low.session else 0
+                last = high.seq if session == high.session else SEQ_MAX
+                seqs = seqs.within(first, last)
+            if seqs:
+                yield session, seqs
+
+    def _ordered(self) -> list[Session]:
+        if self._in_order is None:
+            self._in_order = sorted(self._sessions)
+        return self._in_order
 
     @property
     def count(self) -> int:

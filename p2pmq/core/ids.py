@@ -19,6 +19,7 @@ ConsumerId = bytes
 """8 random bytes, drawn for each `consume()`."""
 
 ID_BYTES = 8
+SEQ_MAX = 2**63 - 1
 
 
 class PartitionKey(NamedTuple):
@@ -45,6 +46,13 @@ class AboutPartition(Protocol):
 def key_of(packet: AboutPartition) -> PartitionKey:
     """The partition that a packet is about."""
     return PartitionKey(packet.queue, packet.partition)
+
+
+class Dot(NamedTuple):
+    """The name of one message; dots are in order by session, then by seq."""
+
+    session: Session
+    seq: int
 
 
 class Run(NamedTuple):

@@ -9,7 +9,7 @@ Invariant: `lows[i] <= highs[i] < lows[i + 1] - 1` for every i.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -108,9 +108,26 @@ class IntervalSet:
                 both.add(*interval)
         return both
 
-    def copy(self) -> Self:
+    def copy(self) -> IntervalSet:
         """An independent copy."""
-        return type(self)(self.pairs())
+        twin = IntervalSet()
+        twin._lows, twin._highs = self._lows.copy(), self._highs.copy()
+        return twin
+
+    def within(self, low: int, high: int) -> IntervalSet:
+        """What of low … high is in, as a set of its own."""
+        start = bisect_left(self._highs, low)
+        end = bisect_right(self._lows, high)
+        part = IntervalSet()
+        if start < end:
+            part._lows, part._highs = self._lows[start:end], self._highs[start:end]
+            part._lows[0] = max(low, part._lows[0])
+            part._highs[-1] = min(high, part._highs[-1])
+        return part
+
+    def bounds(self) -> tuple[list[int], list[int]]:
+        """The lows and the highs of the intervals: not to be changed."""
+        return self._lows, self._highs
 
     @property
     def count(self) -> int:

@@ -18,7 +18,7 @@ from p2pmq.core.delivery import Bearer, PartitionDelivery
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Expired, Notify, Persist, Send
 from p2pmq.core.events import SettleDurable
-from p2pmq.core.ids import PartitionKey, Run, key_of, total
+from p2pmq.core.ids import SEQ_MAX, PartitionKey, Run, key_of, total
 from p2pmq.core.letgo import LetGo
 from p2pmq.core.names import is_mailbox_of_another
 from p2pmq.core.packets.delivering import Attached, Settled
@@ -58,7 +58,6 @@ Their nodes hear of the former owner's death within one round of gossip or two (
 each; 274 ms at most in 15 simulated failovers of five nodes); 500 ms is what a
 failover may cost beyond its detection.
 """
-SEQ_MAX = 2**63 - 1
 HELD_MAX = 256
 """Batches that wait until an owner has merged: each is at most a frame."""
 EXPIRE_AGAIN_MS = 1_000

@@ -82,6 +82,8 @@ class Partition:
         """Which batch each dot lies in …"""
         self.unacked = DotSet()
         """… and the same dots without that: one run where there are many batches."""
+        self.known_digest = (-1, -1, b"")
+        """What `antientropy` worked out, and for which `changes` of `seen` and `unacked`."""
         self.batches: dict[int, Stored] = {}
         self.size = 0
         self.expiring: list[tuple[int, int]] = []
@@ -325,6 +327,10 @@ class Partition:
     def acked_of(self, run: Run) -> list[Run]:
         """The parts of the run that are known to be acked."""
         return [part for seen in self.seen.overlap(run) for part in self.pending.missing(seen)]
+
+    def not_acked(self, run: Run) -> list[Run]:
+        """The parts of the run that are not known to be acked."""
+        return sorted([*self.seen.missing(run), *self.unacked.overlap(run)])
 
     def acked(self) -> DotSet:
         """All dots that are known to be acked: seen, and not pending."""

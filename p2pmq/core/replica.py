@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from p2pmq.core.copies import digest_of
+from p2pmq.core.antientropy import ALL, digest_of, in_parts, span_of, tell
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Persist, Send
 from p2pmq.core.events import ReplicaDurable
@@ -128,12 +128,11 @@ class Replica:
         leases = tuple(self._owner.leases_for_successor(key, now))
         refilling = not self._intact.holds(key)
         handed_back = self._owner.owned_just_now(key, now)
-        if packet.digest == digest_of(partition):
+        if not packet.ranges and packet.digest == digest_of(partition):
             answer = Compared(key.queue, key.number, packet.number, equal=True, leases=leases)
             return [Send(peer, replace(answer, refilling=refilling, handed_back=handed_back))]
-        seen = [RunField(*run) for run in partition.seen.runs()]
-        pending = [RunField(*run) for run in partition.unacked.runs()]
-        pieces = _pieces(seen, pending)
+        told = tell(partition, [span_of(field) for field in packet.ranges] or [ALL])
+        pieces = in_parts(told, RUNS_MAX)
         return [
             Send(
                 peer,
@@ -142,16 +141,17 @@ class Replica:
                     key.number,
                     packet.number,
                     equal=False,
-                    seen=seen_part,
-                    pending=pending_part,
+                    seen=tuple(piece.seen),
+                    pending=tuple(piece.pending),
                     leases=leases if at == len(pieces) - 1 else (),
                     more=at < len(pieces) - 1,
                     part=at,
                     refilling=refilling,
                     handed_back=handed_back and at == len(pieces) - 1,
+                    ranges=tuple(piece.pieces),
                 ),
             )
-            for at, (seen_part, pending_part) in enumerate(pieces)
+            for at, piece in enumerate(pieces)
         ]
 
     def on_fetch(self, peer: NodeId, packet: Fetch) -> list[Effect]:
@@ -237,17 +237,3 @@ def up_to_date(packet: Replicate, partition: Partition) -> Replicate:
         ]
         batches += [batch.part(new.first, new.last) for new in partition.appending.overlap(run)]
     return replace(packet, acked=(*packet.acked, *acked), batches=tuple(batches))
-
-
-def _pieces(
-    seen: list[RunField], pending: list[RunField]
-) -> list[tuple[tuple[RunField, ...], tuple[RunField, ...]]]:
-    """What one packet after another says of a state; at least one."""
-    pieces = []
-    while True:
-        part, seen = seen[:RUNS_MAX], seen[RUNS_MAX:]
-        room = RUNS_MAX - len(part)
-        pending_part, pending = pending[:room], pending[room:]
-        pieces.append((tuple(part), tuple(pending_part)))
-        if not seen and not pending:
-            return pieces

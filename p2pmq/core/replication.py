@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from p2pmq.core.antientropy import ROUNDS_MAX, digest_of, field_of, within
 from p2pmq.core.copies import (
     UNANSWERED_BYTES_MAX,
     Contact,
     Copies,
     Home,
     Settling,
-    digest_of,
     leases_of,
 )
 from p2pmq.core.dots import DotSet
@@ -342,7 +342,9 @@ class Replication(LookedAfter):
         if home.contact is not Contact.MERGED:
             home.contact = Contact.COMPARING
         partition = self._owner.partition(key)
-        home.begin(self._take_number(), partition, now)
+        unproven = self._copies[key].unproven.runs() if key in self._copies else ()
+        if_equal = tuple(part for run in unproven for part in partition.seen.overlap(run))
+        home.begin(self._take_number(), partition, if_equal, now)
         self._timers.set_if_earlier(key, now + RESEND_MS)
         compare = Compare(key.queue, key.number, home.number, digest_of(partition), home.hint)
         return [Send(home.node_id, compare)]
@@ -374,10 +376,24 @@ class Replication(LookedAfter):
             return []
         if not home.take_in(packet):
             return []  # more is to come
-        home.asked = home.number = 0
+        home.asked = 0
         home.intact = not packet.refilling
+        partition = self._owner.partition(key)
+        differing = home.narrow(partition, copies.unproven.runs())
+        if differing is None or home.rounds > ROUNDS_MAX:
+            home.lose()
+            self._timers.set_if_earlier(key, now + ASK_AGAIN_MS)
+            return [Notify(Counted("comparison_absurd"))]
+        if differing:
+            home.rounds += 1
+            home.begin_round(self._take_number(), differing, now)
+            self._timers.set_if_earlier(key, now + RESEND_MS)
+            ranges = tuple(map(field_of, differing))
+            narrower = Compare(*key, home.number, bytes(8), home.hint, ranges)
+            return [Send(peer, narrower)]
+        home.number = 0
         acked_there = home.seen.difference(home.pending)
-        if acked_there.intersection(self._owner.partition(key).appending):
+        if acked_there.intersection(partition.appending):
             self._timers.set_if_earlier(key, now + RESEND_MS // 10)
             home.again = True
             return []  # just being written here: ask again when it is
@@ -392,22 +408,26 @@ class Replication(LookedAfter):
         now: int,
     ) -> list[Effect]:
         partition = self._owner.partition(key)
-        news = list(acked_there.difference(partition.acked()).runs())
+        news = [part for run in acked_there.runs() for part in partition.not_acked(run)]
         removed, records = partition.remove(news)
         effects: list[Effect] = [Persist(tuple(records))] if records else []
         effects += self._owner.on_acked_elsewhere(key, removed)
         self._owner.expect(key, home.leases, now)
-        proven = [
+        held = [
             part
             for run in copies.unproven.runs()
-            for held in home.seen.overlap(run)
-            for part in copies.note(held, home.node_id)
+            for part in (*home.seen.overlap(run), *home.holding.overlap(run))
         ]
+        proven = [part for run in held for part in copies.note(run, home.node_id)]
         effects += self._owner.on_proven(key, proven, now)
-        lacks = partition.unacked.difference(home.seen).difference(home.on_its_way())
-        home.to_push.extend(lacks.runs())
-        home.late = partition.appending.difference(home.seen).difference(home.on_its_way())
-        home.acks_to_push.extend(partition.acked().difference(acked_there).runs())
+        on_its_way = home.on_its_way()
+        here = within(partition.unacked, home.told)
+        lacks = here.difference(home.seen).difference(on_its_way)
+        home.to_push.extend(lacks.difference(DotSet(home.to_push)).runs())
+        home.late = partition.appending.difference(home.seen).difference(on_its_way)
+        acked_here = within(partition.seen, home.told).difference(here)
+        not_acked_there = acked_here.difference(acked_there)
+        home.acks_to_push.extend(not_acked_there.difference(DotSet(home.acks_to_push)).runs())
         effects += self._push(key, home, now)
         for other in copies.listening():
             if news and other is not home:

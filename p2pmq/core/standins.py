@@ -18,7 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from p2pmq.core.copies import Contact, digest_of
+from p2pmq.core.antientropy import digest_of
+from p2pmq.core.copies import Contact
 from p2pmq.core.effects import Counted, Notify, Send
 from p2pmq.core.packets.replicating import Compare
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from p2pmq.config import Replication as Copies
+from p2pmq.core import antientropy
 from p2pmq.core import records as rec
 from p2pmq.core.effects import Effect, Persist, Send
 from p2pmq.core.handover import Handovers
@@ -19,6 +20,8 @@ from p2pmq.core.replication import Replication
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import pytest
 
     from p2pmq.core.intervals import Interval
     from p2pmq.core.packets.membership import Rumour
@@ -70,6 +73,13 @@ def packets(effects: Iterable[Effect]) -> list[Packet]:
 
 def writes(effects: Iterable[Effect]) -> list[Persist]:
     return [effect for effect in effects if isinstance(effect, Persist)]
+
+
+def compare_by_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let states of some runs be large already for a comparison."""
+    monkeypatch.setattr(antientropy, "PIECES", 4)
+    monkeypatch.setattr(antientropy, "RUNS_TOLD", 2)
+    monkeypatch.setattr(antientropy, "RUNS_TOLD_AT_ONCE", 2)
 
 
 class View(Ownership):

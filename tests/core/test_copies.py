@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from p2pmq.core.copies import Contact, Copies, Home, digest_of
+from p2pmq.core.antientropy import PIECES, digest_of
+from p2pmq.core.copies import Contact, Copies, Home
 from p2pmq.core.dots import DotSet
 from p2pmq.core.events import HandoverDurable
 from p2pmq.core.handover import Handovers
@@ -20,6 +21,7 @@ from p2pmq.core.packets.replicating import (
     Compared,
     Fetch,
     Offer,
+    RangeField,
     Replicate,
     Replicated,
     Supply,
@@ -107,7 +109,7 @@ def test_a_node_that_is_no_home_is_never_active() -> None:
 
 def test_an_answer_in_parts_is_whole_when_each_has_come_in_whatever_order() -> None:
     home = Home(B)
-    home.begin(7, Partition(KEY, HybridClock()), 0)
+    home.begin(7, Partition(KEY, HybridClock()), (), 0)
     parts = [
         Compared(*KEY, 7, equal=False, seen=(RunField(S1, at, at),), more=at < 3, part=at - 1)
         for at in (1, 2, 3)
@@ -116,15 +118,16 @@ def test_an_answer_in_parts_is_whole_when_each_has_come_in_whatever_order() -> N
     assert home.seen == DotSet([Run(S1, 1, 3)])
 
 
-def test_an_equal_state_is_equal_to_what_was_asked_with_not_to_what_came_since() -> None:
-    """It was once: then a message counted as a copy there that had never reached it."""
+def test_an_equal_state_holds_what_was_asked_with_not_what_came_since() -> None:
+    """It did once: then a message counted as a copy there that had never reached it."""
     partition = Partition(KEY, HybridClock())
     home = Home(B)
-    home.begin(7, partition, 0)
-    partition.append(batch_of(S1, 1, 4), 1_000, A)
+    home.begin(7, partition, (Run(S1, 1, 4),), 0)
+    partition.append(batch_of(S1, 5, 4), 1_000, A)
     partition.on_durable(1)
     assert home.take_in(Compared(*KEY, 7, equal=True))
-    assert not home.seen
+    assert home.narrow(partition, [Run(S1, 1, 8)]) == []
+    assert home.holding == DotSet([Run(S1, 1, 4)])
 
 
 def test_a_digest_is_the_same_for_the_same_state_however_it_came_to_be() -> None:
@@ -280,14 +283,24 @@ def test_only_the_state_that_differs_is_told_and_an_equal_one_is_not() -> None:
     assert answer.seen == (RunField(S1, 1, 1),)
 
 
-def test_a_long_state_comes_in_parts() -> None:
+def test_a_long_state_is_told_as_digests_and_in_parts_where_it_is_asked_for() -> None:
     w = world()
     home = w.homes[w.ids[1]]
-    home.partition.remove([Run(S2, at, at) for at in range(1, 20_000, 2)])
-    compare = Compare(*KEY, 5, b"another!")
-    answers = packets(home.replica.on_compare(w.ids[0], compare, w.now))
-    parts = [(x.part, x.more) for x in answers if isinstance(x, Compared)]
-    assert parts == [(0, True), (1, True), (2, False)]
+    home.partition.remove([Run(S2, at, at) for at in range(1, 40_000, 2)])
+
+    def ask(*ranges: RangeField) -> list[Compared]:
+        compare = Compare(*KEY, 5, b"another!", ranges=ranges)
+        answers = packets(home.replica.on_compare(w.ids[0], compare, w.now))
+        return [answer for answer in answers if isinstance(answer, Compared)]
+
+    (pieces,) = ask()
+    assert len(pieces.ranges) > PIECES / 2
+    assert all(any(piece.digest) for piece in pieces.ranges)
+    assert not pieces.seen
+    narrower = [piece for one in ask(*pieces.ranges) for piece in one.ranges]
+    told = ask(*narrower)
+    assert [(x.part, x.more) for x in told] == [(at, at < len(told) - 1) for at in range(len(told))]
+    assert sum(run.last - run.first + 1 for x in told for run in x.seen) == 20_001
 
 
 def test_what_is_fetched_and_acked_by_now_comes_as_an_ack() -> None:

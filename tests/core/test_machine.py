@@ -10,6 +10,7 @@ import pytest
 from p2pmq.core import events
 from p2pmq.core.events import Confirmation
 from p2pmq.core.ids import PartitionKey
+from tests.core.kit import compare_by_pieces
 from tests.core.machine_mesh import MachineMesh, Node
 
 SEEDS = int(os.environ.get("P2PMQ_HISTORIES", "2"))
@@ -150,7 +151,9 @@ class Teller:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 @pytest.mark.parametrize("name", STORIES)
-def test_a_mesh_keeps_its_promises(name: str, seed: int) -> None:
+def test_a_mesh_keeps_its_promises(name: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    if seed % 2:  # states that are told in one packet are compared piece by piece
+        compare_by_pieces(monkeypatch)
     story = STORIES[name]
     mesh = MachineMesh(seed, story.nodes, story.queues, story.copies, story.replace_after_ms)
     mesh.run(3_000)

@@ -54,12 +54,30 @@ class Replicated(Packet):
     acked: Runs = ()
 
 
+@struct
+class RangeField(Struct):
+    """The dots from one to another, both included, in order by session and then by seq.
+
+    `digest` is of the state in there; zeros: all of it is told, or asked for.
+    """
+
+    low_session: Id
+    low: U64
+    high_session: Id
+    high: U64
+    digest: Id = bytes(8)
+
+
+Ranges = Annotated[tuple[RangeField, ...], Size(0, ITEMS_MAX)]
+
+
 @packet(62)
 class Compare(Packet):
     """From the owner: is your state the one with this digest? If not, tell it.
 
-    `hint` asks a member that is no home to keep a copy in the place of a home
-    that is away, until it is told otherwise or hears no more of it.
+    With `ranges`: tell what is in there, whatever the digest. `hint` asks a member
+    that is no home to keep a copy in the place of a home that is away, until it is
+    told otherwise or hears no more of it.
     """
 
     queue: NameText
@@ -67,17 +85,20 @@ class Compare(Packet):
     number: U64
     digest: Id
     hint: bool = False
+    ranges: Ranges = ()
 
 
 @packet(63, bulk=True)
 class Compared(Packet):
     """The answer to Compare `number`: equal, or what is seen and pending here.
 
-    `leases` is the in-flight table of a replica that owned the partition until
-    now; `handed_back`: until just now, and no more, so that what the table does not
-    name is in nobody's hands. `refilling`: this copy does not count. An answer that is
-    too long comes in several packets: `part` 0, 1, …, with `more` in all but the last,
-    which has the leases and `handed_back`.
+    `ranges` tile what was asked for: of those without a digest `seen` and `pending`
+    tell all runs; the others are too large for that, and are to be asked for if the
+    digest is not the owner's. `leases` is the in-flight table of a replica that owned
+    the partition until now; `handed_back`: until just now, and no more, so that what
+    the table does not name is in nobody's hands. `refilling`: this copy does not count.
+    An answer that is too long comes in several packets: `part` 0, 1, …, with `more` in
+    all but the last, which has the leases and `handed_back`.
     """
 
     queue: NameText
@@ -91,6 +112,7 @@ class Compared(Packet):
     part: U16 = 0
     refilling: bool = False
     handed_back: bool = False
+    ranges: Ranges = ()
 
 
 @packet(64)
