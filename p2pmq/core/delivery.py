@@ -21,7 +21,7 @@ from p2pmq.core.effects import Send
 from p2pmq.core.ids import Run
 from p2pmq.core.packets.delivering import Delivery, LeaseField, Segment
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX
-from p2pmq.core.ready import ReadyLine
+from p2pmq.core.ready import Candidate, ReadyLine
 from p2pmq.core.runmap import RunMap
 
 if TYPE_CHECKING:
@@ -120,9 +120,9 @@ class PartitionDelivery:
 
     # -- messages come and go --
 
-    def add(self, run: Run, stamp: int) -> None:
-        """Messages have become deliverable."""
-        self._make_ready(run, stamp)
+    def add(self, run: Run, number: int) -> None:
+        """Messages of a batch have become deliverable."""
+        self._make_ready(run, number)
 
     def on_unreadable(self, removed: Iterable[Run]) -> None:
         """The dots are lost, and so is the packet that was to bring them.
@@ -284,7 +284,7 @@ class PartitionDelivery:
             for part, delay in self.delays.overlap(run):
                 if delay.due <= now:
                     self.delays.take(part)
-                    self._make_ready(part, self._stamp_of(part))
+                    self._make_all_ready(part)
         return expired
 
     # -- pushing --
@@ -298,11 +298,11 @@ class PartitionDelivery:
             open_consumers = sum(1 for c in self.consumers.values() if c.credit > 0)
             if not open_consumers:
                 break
-            run, stamp = self._ready.pop()
-            for part in self._deliverable(run):
+            candidate = self._ready.pop()
+            for part in self._deliverable(candidate.run):
                 rest = self._push_part(part, open_consumers, now, effects)
                 if rest is not None:
-                    self._ready.push(rest, stamp)
+                    self._ready.push(candidate._replace(run=rest))
         effects += [self._flush(c) for c in self.consumers.values() if c.segments]
         return effects
 
@@ -324,8 +324,13 @@ class PartitionDelivery:
 
     # -- within --
 
-    def _make_ready(self, run: Run, stamp: int) -> None:
-        self._ready.push(run, stamp)
+    def _make_all_ready(self, run: Run) -> None:
+        for part, number in self._partition.pending.overlap(run):
+            self._make_ready(part, number)
+
+    def _make_ready(self, run: Run, number: int) -> None:
+        batch = self._partition.batches[number]
+        self._ready.push(Candidate(run, batch.stamp, batch.priority))
         if len(self._ready) > self._ready_max:
             self._rebuild_ready()
 
@@ -335,13 +340,10 @@ class PartitionDelivery:
         self._ready = ReadyLine()
         for run, number in self._partition.pending.items():
             for part in self._deliverable(run):
-                self._ready.push(part, batches[number].stamp)
+                batch = batches[number]
+                self._ready.push(Candidate(part, batch.stamp, batch.priority))
         # The next time after as many new ones as this one walked: else it is n² of them.
         self._ready_max = len(self._ready) + len(batches) + HEAP_SLACK
-
-    def _stamp_of(self, run: Run) -> int:
-        parts = self._partition.pending.overlap(run)
-        return self._partition.batches[parts[0][1]].stamp if parts else 0
 
     def _lease(self, run: Run, lease: Lease) -> None:
         self.leases.put(run, lease)
@@ -382,8 +384,7 @@ class PartitionDelivery:
             self.delays.put(run, Delay(now + delay_ms))
             self._set_due(now + delay_ms, run)
         else:
-            for part, number in self._partition.pending.overlap(run):
-                self._make_ready(part, self._partition.batches[number].stamp)
+            self._make_all_ready(run)
 
     def _rest(self, unleased: Run, nack: Nack, now: int) -> int:
         """Delay ready dots whose lease had ended before the nack came; a later one stands."""

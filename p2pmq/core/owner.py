@@ -288,7 +288,7 @@ class Owner:
         onwards = Run(run.session, run.first, SEQ_MAX)
         for free in self._copies.deliverable(partition.key, onwards):
             for part, number in partition.pending.overlap(free):
-                delivery.add(part, partition.batches[number].stamp)
+                delivery.add(part, number)
 
     def on_active(self, key: PartitionKey, now: int) -> list[Effect]:
         """Perhaps the partition may deliver now."""

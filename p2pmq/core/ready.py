@@ -1,12 +1,13 @@
 """Ready: the runs that wait for a consumer with credit, in the order they go out.
 
-A publisher's messages go in the order of their seqs, whatever their stamps: two
-owners of a split stamp by clocks that may differ by minutes, and after a merge a
-later message may bear the smaller stamp. Between publishers the stamp of the
-first that waits decides, so that the order is that of arrival.
+The higher priority goes first, always. Within one, a publisher's messages go in
+the order of their seqs, whatever their stamps: two owners of a split stamp by
+clocks that may differ by minutes, and after a merge a later message may bear the
+smaller stamp. Between publishers the stamp of the first that waits decides, so
+that the order is that of arrival.
 
-Each publisher has a lane, a heap by seq; a heap of all lanes' heads says whose
-turn it is. An entry of a head that is none any more is left in there and passed
+Each publisher has a lane for each priority, a heap by seq; a heap of all lanes'
+heads says whose turn it is. An entry of a head that is none any more is left in there and passed
 over.
 
 Invariant: every lane that is not empty has an entry for its head.
@@ -31,36 +32,45 @@ class Waiting(NamedTuple):
     stamp: int
 
 
+class Candidate(NamedTuple):
+    """A run that waits, with what its place in the line depends on."""
+
+    run: Run
+    stamp: int
+    priority: int = 0
+
+
 class ReadyLine:
-    """Runs in order. `len()` counts the runs, not their messages."""
+    """Candidates in order. `len()` counts the runs, not their messages."""
 
     def __init__(self) -> None:
-        self._lanes: dict[Session, list[Waiting]] = {}
-        self._heads: list[tuple[int, Session, int]] = []
+        self._lanes: dict[tuple[int, Session], list[Waiting]] = {}
+        self._heads: list[tuple[int, int, Session, int]] = []
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def push(self, run: Run, stamp: int) -> None:
+    def push(self, candidate: Candidate) -> None:
         """A run waits."""
-        lane = self._lanes.setdefault(run.session, [])
+        run, stamp, priority = candidate
+        lane = self._lanes.setdefault((priority, run.session), [])
         heapq.heappush(lane, Waiting(run.first, run.last, stamp))
         self._count += 1
         if lane[0].first == run.first:
-            heapq.heappush(self._heads, (lane[0].stamp, run.session, run.first))
+            heapq.heappush(self._heads, (-priority, lane[0].stamp, run.session, run.first))
 
-    def pop(self) -> tuple[Run, int]:
-        """The next run and its stamp. Raises IndexError if none waits."""
+    def pop(self) -> Candidate:
+        """The next. Raises IndexError if none waits."""
         while True:
-            stamp, session, first = heapq.heappop(self._heads)
-            lane = self._lanes.get(session)
+            rank, stamp, session, first = heapq.heappop(self._heads)
+            lane = self._lanes.get((-rank, session))
             if lane is not None and lane[0].first == first and lane[0].stamp == stamp:
                 break
         _, last, _ = heapq.heappop(lane)
         self._count -= 1
         if lane:
-            heapq.heappush(self._heads, (lane[0].stamp, session, lane[0].first))
+            heapq.heappush(self._heads, (rank, lane[0].stamp, session, lane[0].first))
         else:
-            del self._lanes[session]
-        return Run(session, first, last), stamp
+            del self._lanes[-rank, session]
+        return Candidate(Run(session, first, last), stamp, -rank)

@@ -96,7 +96,8 @@ class Node(Engine):
         can be reached; "none" waits for nothing. `timeout` is in seconds, and
         so is `ttl`: a message that nobody has acked by then is dropped, and
         counted as expired (None: it waits for ever). `priority` is 0 to 9, the
-        higher the more urgent: an outbox that must drop begins with the least.
+        higher the more urgent: it overtakes what waits at the queue's owner,
+        and an outbox that must drop begins with the least.
 
         Raises NotCommittedError when time is up (the message stays in the
         outbox, unless the outbox's policy dropped it: `error.dropped`),

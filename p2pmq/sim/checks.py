@@ -300,29 +300,27 @@ class _Calm:
 
 
 def order_is_kept(history: History) -> list[Violation]:
-    """What an owner took itself it pushes first in the order in which it was published.
+    """What an owner took itself of one priority it pushes first as it was published.
 
     Messages that were handed over to it are left out: they were elsewhere while it went on.
     """
-    own: dict[tuple[Process, PartitionKey, Session], set[int]] = {}
+    own: dict[tuple[Process, Dot], int] = {}
     for taken in history.taken:
-        name = (taken.owner, taken.key, taken.run.session)
-        own.setdefault(name, set()).update(range(taken.run.first, taken.run.last + 1))
+        own.update(((taken.owner, dot), taken.priority) for dot in dots([taken]))
     for fetched in history.fetched:  # a full disk had refused it, but not another home's
-        name = (fetched.owner, fetched.key, fetched.run.session)
-        own.setdefault(name, set()).difference_update(
-            range(fetched.run.first, fetched.run.last + 1)
-        )
+        for dot in dots([fetched]):
+            own.pop((fetched.owner, dot), None)
     pushed: set[Dot] = set()
-    highest: dict[tuple[Process, PartitionKey, Session], int] = {}
+    highest: dict[tuple[Process, PartitionKey, Session, int], int] = {}
     found: list[Violation] = []
     # What leaves in one instant goes to several consumers, a packet to each: no order is told.
     for (owner, at_s), pushes in groupby(history.pushes, lambda push: (push.owner, push.at_s)):
         for dot in sorted(set(dots(pushes)) - pushed):
             pushed.add(dot)
-            name = (owner, dot.key, dot.session)
-            if dot.seq not in own.get(name, ()):
+            priority = own.get((owner, dot))
+            if priority is None:
                 continue
+            name = (owner, dot.key, dot.session, priority)
             if dot.seq < highest.get(name, 0):
                 text = f"{owner.host} pushed {dot} at {at_s:.3f} s, after {highest[name]}"
                 found.append(Violation("order_is_kept", text))

@@ -108,6 +108,7 @@ class Taken(NamedTuple):
     owner: Process
     key: PartitionKey
     run: Run
+    priority: int = 0
 
 
 class Fetched(NamedTuple):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from p2pmq.config import Config, Replication
+from p2pmq.core.packets.publishing import PRIORITY_MAX
 from p2pmq.errors import (
     ClosedNodeError,
     NotCommittedError,
@@ -67,6 +68,8 @@ class Plan:
     """How long a home may be away before a stand-in is given its copies: one of these."""
     seconds: float = 30.0
     publish_every_s: float = 0.5
+    urgent: float = 0.1
+    """Share of publishes with a priority."""
     calm_s: tuple[float, float] = (0.5, 6.0)
     """Between two faults."""
     faults: tuple[str, ...] = (
@@ -144,11 +147,12 @@ class Story:
             queue = f"q{rng.randrange(self._plan.queues)}"
             bodies = [self._body() for _ in range(rng.choice((1, 1, 1, 2, 20)))]
             confirm = rng.choice(CONFIRMS)
+            priority = rng.randint(1, PRIORITY_MAX) if rng.random() < self._plan.urgent else 0
             try:
                 if len(bodies) == 1:
-                    await node.publish(queue, bodies[0], confirm=confirm)
+                    await node.publish(queue, bodies[0], confirm=confirm, priority=priority)
                 else:
-                    await node.publish_many(queue, bodies, confirm=confirm)
+                    await node.publish_many(queue, bodies, confirm=confirm, priority=priority)
             except GIVEN_UP:
                 continue
 

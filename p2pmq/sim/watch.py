@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import ConsumerId, NodeId, Session
     from p2pmq.core.packets.delivering import Segment
     from p2pmq.core.packets.membership import Rumour
+    from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registry import Packet
     from p2pmq.sim.disk import SimStore
     from p2pmq.sim.history import History, Process
@@ -84,7 +85,7 @@ class Witness:
         self._next_seq: dict[PartitionKey, int] = {}
         self._waiting: dict[int, Publication] = {}
         self._settle_number: dict[ConsumerId, int] = {}
-        self._being_taken: dict[events.BatchDurable, Run] = {}
+        self._being_taken: dict[events.BatchDurable, Batch] = {}
         self._key_of: dict[ConsumerId, PartitionKey] = {}
         self._unconfirmed: dict[tuple[ConsumerId, int], tuple[PartitionKey, tuple[Run, ...]]] = {}
 
@@ -203,7 +204,7 @@ class Witness:
         """A process takes up what its disk holds."""
         for found in event.recovered.batches:
             if found.space is Space.PARTITION:
-                self._history.add(Taken(self.now_s, self.process, found.key, found.batch.run))
+                self._take(found.key, found.batch)
 
     def on_persist(self, effect: Persist) -> None:
         """An owner stores messages: from their publisher, or from a disk where they lie."""
@@ -212,17 +213,20 @@ class Witness:
                 continue
             run = record.batch.run
             if isinstance(effect.then, events.BatchDurable):
-                self._being_taken[effect.then] = run
+                self._being_taken[effect.then] = record.batch
             elif isinstance(effect.then, events.SupplyDurable | events.HandoverDurable):
                 self._history.add(Fetched(self.now_s, self.process, record.key, run))
 
     def on_batch_durable(self, event: events.BatchDurable, effects: list[Effect]) -> None:
         """It has taken them; or takes them back, as a full disk refused those before."""
-        run = self._being_taken.pop(event, None)
+        batch = self._being_taken.pop(event, None)
         removed = BatchRemoved(Space.PARTITION, event.key, event.number)
         taken_back = any(isinstance(e, Persist) and removed in e.records for e in effects)
-        if run is not None and not taken_back:
-            self._history.add(Taken(self.now_s, self.process, event.key, run))
+        if batch is not None and not taken_back:
+            self._take(event.key, batch)
+
+    def _take(self, key: PartitionKey, batch: Batch) -> None:
+        self._history.add(Taken(self.now_s, self.process, key, batch.run, batch.priority))
 
     def on_push(self, packet: Delivery) -> None:
         """The owner pushes messages."""

@@ -137,7 +137,7 @@ class DeliveryMachine(RuleBasedStateMachine):
             self.model.pending |= dots_of([run])
             self.model.seen |= dots_of([run])
             self.model.order += sorted(dots_of([run]))
-            self.delivery.add(stored.run, stored.stamp)
+            self.delivery.add(stored.run, stored.number)
         self.pump()
 
     @precondition(lambda self: self.writes and isinstance(self.writes[0].then, BatchDurable))
@@ -411,5 +411,5 @@ def test_taking_up_many_batches_looks_at_each_only_a_few_times() -> None:
     delivery = PartitionDelivery(partition, 0, committed)
     assert len(looks) == 5_000
     for part, number in list(partition.pending.items()):
-        delivery.add(part, partition.batches[number].stamp)
+        delivery.add(part, number)
     assert len(looks) <= 10_000

@@ -241,6 +241,15 @@ GOOD: dict[str, tuple[Check, History]] = {
             pushed(1, at_s=4),
         ),
     ),
+    "pushed earlier, for it was more urgent": (
+        checks.order_is_kept,
+        history(
+            Taken(1, BANK, KEY, run(1)),
+            Taken(1, BANK, KEY, run(2), priority=9),
+            pushed(2),
+            pushed(1, at_s=3),
+        ),
+    ),
     "pushed in one instant, to several consumers": (
         checks.order_is_kept,
         history(Taken(1, BANK, KEY, run(1, 2)), pushed(2), pushed(1)),
