@@ -27,8 +27,6 @@ from p2pmq.core.effects import (
     OutboxChanged,
     Overflowed,
     Persist,
-    Published,
-    Resolve,
     Send,
 )
 from p2pmq.core.events import Confirmation, OutboxDurable
@@ -38,6 +36,7 @@ from p2pmq.core.quota import OUTBOX_AGE, OUTBOX_FULL, Quota
 from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
 from p2pmq.core.streams import GAP_QUIET_MS, Entry, Stream
 from p2pmq.core.timers import Timers
+from p2pmq.core.waits import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,8 +87,7 @@ class Outbox:
         self._by_key: dict[PartitionKey, list[Stream]] = {}
         self._timers: Timers[StreamName] = Timers()
         self._writing: dict[int, tuple[Stream, Entry]] = {}
-        self._waiting: dict[int, tuple[Stream, Entry]] = {}
-        self._deadlines: Timers[int] = Timers()
+        self._waits = Waits(owner_of)
         self._mortal: dict[int, tuple[Stream, Entry]] = {}
         """The batches with a time to live, by number."""
         self._expiring: Timers[int] = Timers()
@@ -158,8 +156,7 @@ class Outbox:
         stream.entries.append(entry)
         stream.volatile += 1
         if waits:
-            self._waiting[entry.number] = (stream, entry)
-            self._deadlines.set(entry.number, now + request.timeout_ms)
+            self._waits.begin(stream, entry, now + request.timeout_ms)
         if request.wanted is Confirmation.STORED or self._owner_of(stream.key) is None:
             effects += self._spill(stream, entry)
         effects += self._pump(stream, now)
@@ -242,8 +239,8 @@ class Outbox:
         where = StoredBodies(Space.OUTBOX, stream.key, entry.number, 0, entry.batch.count)
         entry.batch = replace(entry.batch, bodies=where)
         effects: list[Effect] = [self._changed()]
-        if entry.wanted is Confirmation.STORED and entry.token is not None:
-            effects.append(self._resolve(stream, entry, copies=0, timed_out=False))
+        if entry.wanted is Confirmation.STORED:
+            effects += self._waits.tell(stream, entry)
         return effects
 
     def on_write_refused(self, event: WriteRefused, now: int) -> list[Effect]:
@@ -280,7 +277,7 @@ class Outbox:
 
     def next_deadline(self) -> int | None:
         """When something here is due."""
-        rooms = (self._timers, self._deadlines, self._expiring, self.quota)
+        rooms = (self._timers, self._waits, self._expiring, self.quota)
         return min((at for room in rooms if (at := room.next_deadline()) is not None), default=None)
 
     def on_timeout(self, now: int) -> list[Effect]:
@@ -292,8 +289,8 @@ class Outbox:
             effects += self._expire(*self._mortal.pop(number), now)
         if effects:
             effects.append(self._changed())
-        while (number := self._deadlines.pop_due(now)) is not None:
-            effects += self._time_out(*self._waiting[number])
+        while (late := self._waits.pop_due(now)) is not None:  # the messages stay
+            effects += [*self._spill(*late), *self._waits.tell(*late, timed_out=True)]
         while (name := self._timers.pop_due(now)) is not None:
             stream = self._streams.get(name)
             if stream is None or not stream.entries:
@@ -410,10 +407,7 @@ class Outbox:
             if (entry.durable or entry.writing) and not cut_in_two:
                 removed = BatchRemoved(Space.OUTBOX, stream.key, entry.number)
                 effects.append(Persist((removed,), patient=True))
-            if entry.token is not None:
-                outcome = self._outcome(stream, entry, copies=copies, timed_out=False)
-                effects.append(Resolve(entry.token, replace(outcome, owner=peer)))
-                self._stop_waiting(entry)
+            effects += self._waits.tell(stream, entry, copies=copies, owner=peer)
         entries.extendleft(reversed(kept))
         return effects
 
@@ -440,7 +434,7 @@ class Outbox:
         ]
         if entry.token is not None:
             stream.reason = text
-            effects.append(self._resolve(stream, entry, copies=0, timed_out=True))
+            effects += self._waits.tell(stream, entry, timed_out=True)
         if not rest:
             effects.append(Persist((BatchRemoved(Space.OUTBOX, stream.key, entry.number),)))
         return effects
@@ -487,11 +481,8 @@ class Outbox:
                 effects.append(Persist((removed,)))
             reason = EXPIRED_SENT if part.tried else EXPIRED
             self._forget(stream, part, sent=place < stream.sent)
-            if part.token is not None:
-                outcome = self._outcome(stream, part, copies=0, timed_out=True)
-                told = replace(outcome, stored=False, reason=reason, gone="dropped")
-                effects.append(Resolve(part.token, told))
-                self._stop_waiting(part)
+            told = {"stored": False, "reason": reason, "gone": "dropped"}
+            effects += self._waits.tell(stream, part, timed_out=True, **told)
         effects += self._pump(stream, now)
         self._drop_if_idle(stream)
         return [*effects, self._changed()]
@@ -509,20 +500,14 @@ class Outbox:
         effects = self._tell_gone(stream, entry, "dropped", reason)
         if on_disk:
             effects.append(Persist((BatchRemoved(Space.OUTBOX, stream.key, entry.number),)))
-        if entry.token is not None:
-            outcome = self._outcome(stream, entry, copies=0, timed_out=True)
-            gone = replace(outcome, stored=False, reason=_GONE[reason], gone="dropped")
-            effects.append(Resolve(entry.token, gone))
-            self._stop_waiting(entry)
-        return effects
+        told = {"stored": False, "reason": _GONE[reason], "gone": "dropped"}
+        return effects + self._waits.tell(stream, entry, timed_out=True, **told)
 
     def _refuse(self, stream: Stream, entry: Entry) -> list[Effect]:
         """Do not take a batch for which there is no room. Its dots are not used again."""
         effects = self._tell_gone(stream, entry, "refused", OUTBOX_FULL)
-        if entry.token is not None:
-            outcome = self._outcome(stream, entry, copies=0, timed_out=True)
-            gone = replace(outcome, reason=_GONE[OUTBOX_FULL], gone="refused")
-            effects.append(Resolve(entry.token, gone))
+        told = {"reason": _GONE[OUTBOX_FULL], "gone": "refused"}
+        effects += self._waits.tell(stream, entry, timed_out=True, **told)
         return [*effects, self._changed()]
 
     def _tell_gone(
@@ -555,34 +540,6 @@ class Outbox:
         expires_ms = entry.expires_at and entry.expires_at + self._clock.wall_offset_ms
         stored = BatchStored(Space.OUTBOX, stream.key, entry.number, entry.batch, expires_ms)
         return [Persist((stored,), then=OutboxDurable(stream.key, entry.number))]
-
-    def _time_out(self, stream: Stream, entry: Entry) -> list[Effect]:
-        """End a wait whose time is up; the messages stay."""
-        spilled = self._spill(stream, entry)
-        return [*spilled, self._resolve(stream, entry, copies=0, timed_out=True)]
-
-    def _resolve(self, stream: Stream, entry: Entry, *, copies: int, timed_out: bool) -> Effect:
-        token = entry.token
-        assert token is not None
-        self._stop_waiting(entry)
-        return Resolve(token, self._outcome(stream, entry, copies=copies, timed_out=timed_out))
-
-    def _stop_waiting(self, entry: Entry) -> None:
-        entry.token = None
-        del self._waiting[entry.number]
-        self._deadlines.clear(entry.number)
-
-    def _outcome(self, stream: Stream, entry: Entry, *, copies: int, timed_out: bool) -> Published:
-        return Published(
-            first=entry.batch.first,
-            count=entry.batch.count,
-            session=stream.session,
-            copies=copies,
-            stored=entry.durable,
-            owner=self._owner_of(stream.key),
-            timed_out=timed_out,
-            reason=stream.reason,
-        )
 
     def _patience(self, stream: Stream) -> int:
         """How long to wait for a confirm before the unconfirmed is sent again."""
