@@ -512,8 +512,8 @@ class Owner:
         durable = self.on_stored(key, numbers)
         if not self.owns(key):
             return []
+        self.expect(key, leases, now)  # first: where one copy is enough, they can be delivered now
         effects = self._copies.on_found(key, durable, now)
-        self.expect(key, leases, now)
         return [*effects, *self._pump(key, now)]
 
     # -- within --

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import hypothesis.strategies as st
 from hypothesis import settings
@@ -265,6 +265,23 @@ def test_messages_in_flight_are_not_delivered_anew_by_the_new_owner() -> None:
     delivery = mesh.nodes[B].owner.deliveries[KEY]
     assert dots_of(delivery.leases.runs()) == {(S1, 1), (S1, 2)}
     assert {lease.bearer.consumer for lease in delivery.leases.values()} == {b"consumer"}
+
+
+def test_messages_in_flight_are_given_to_no_other_consumer_that_waits_at_the_new_owner() -> None:
+    """One that had attached before the handover got them all, as their first delivery."""
+    mesh = Mesh()
+    mesh.publish(A, 1, 4)
+    mesh.write_all()
+    attach = Attach(*KEY, b"consumer", 1, 2, 30_000)
+    mesh.take(A, mesh.nodes[A].receive(USER, attach, mesh.now))
+    mesh.look(B, B)
+    other = replace(attach, consumer=b"another!", limit=9)
+    mesh.take(B, mesh.nodes[B].receive(USER, other, mesh.now))
+    mesh.look(A, B)
+    mesh.settle()
+    leases = mesh.nodes[B].owner.deliveries[KEY].leases
+    held = {lease.bearer.consumer: dots_of([run]) for run, lease in leases.items()}
+    assert held == {b"consumer": {(S1, 1), (S1, 2)}, b"another!": {(S1, 3), (S1, 4)}}
 
 
 def test_an_answer_to_an_earlier_run_of_the_giver_is_none_to_this_one() -> None:
