@@ -28,7 +28,7 @@ from p2pmq.errors import (
     UsageError,
     VersionRefusedError,
 )
-from p2pmq.node.message import Message, MessageBatch
+from p2pmq.node.message import DeadLetter, Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, QueueInfo, Receipt
@@ -42,6 +42,7 @@ __all__ = [
     "Config",
     "DataDirectoryError",
     "DataDirectoryLockedError",
+    "DeadLetter",
     "InsecureListenError",
     "LibraryVersionError",
     "Limits",

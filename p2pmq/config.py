@@ -7,6 +7,7 @@ from typing import Literal
 
 from p2pmq.errors import UsageError
 
+RETENTION_MS_MIN = 3_600_000
 OVERFLOWS = ("wait", "refuse", "drop-lowest")
 
 
@@ -107,6 +108,20 @@ class Replication:
     """A home that has been away for so long has its copies kept elsewhere meanwhile; 0: never.
     Those count for nothing: they are there to recover from. Ten minutes is longer than a reboot
     or an update, which should move no data."""
+    context_retention_ms: int = 30 * 86_400_000
+    """How long it is remembered that a message was acked, since anything of its publisher's session
+    last changed; 0: for ever. What a node that was away for longer still holds is not delivered but
+    goes to the dead-letter queue, if it may have been acked. A month covers a holiday, and a
+    machine that waits for a spare part."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where it makes no sense."""
+        if self.context_retention_ms and self.context_retention_ms < RETENTION_MS_MIN:
+            raise UsageError(
+                f"context_retention_ms={self.context_retention_ms} is too short: what was acked is "
+                f"forgotten once an hour, so give at least {RETENTION_MS_MIN} (an hour), or 0 to "
+                "remember it for ever"
+            )
 
 
 @dataclass(frozen=True, slots=True)

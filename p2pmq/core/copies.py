@@ -95,6 +95,8 @@ class Home:
     """When those were sent, or the oldest of them became the oldest."""
     intact: bool = True
     """Whether its copy counts, as it said."""
+    horizon: int = 0
+    """Of what is older, and not seen there, it cannot say whether it was acked."""
     level_at: int | None = None
     """The number of a packet: with the answers up to it, it has all that was merged here …"""
     filled_by: int = 0
@@ -133,6 +135,8 @@ class Home:
 
     def take_in(self, packet: Compared) -> bool:
         """Take a part of its state in, which may come in any order; whether that is all of it."""
+        first = not self.rounds and not self.parts
+        self.horizon = packet.horizon if first else min(self.horizon, packet.horizon)
         self.parts[packet.part] = None
         if not packet.more:
             self.last_part = packet.part
@@ -178,6 +182,19 @@ class Home:
             self.level_at = number
         return next(iter(self.unanswered), number + 1) > self.level_at
 
+    def has_all_before(self, horizon: int, forgotten: Iterable[Run] = ()) -> bool:
+        """Whether it has all that was merged here and is older, and these acks."""
+        if self.contact is not Contact.MERGED or self.number or self.again or not self.intact:
+            return False
+        if self.to_push or self.acks_to_push or self.late:
+            return False
+        sessions = {run.session for run in forgotten}
+        return not any(
+            any(batch.stamp < horizon for batch in sent.batches)
+            or any(run.session in sessions for run in sent.acked)
+            for sent in self.unanswered.values()
+        )
+
     def on_its_way(self) -> DotSet:
         """The messages that it was sent, and has not answered for."""
         return DotSet(batch.run for sent in self.unanswered.values() for batch in sent.batches)
@@ -203,6 +220,8 @@ class Copies:
         self.unproven: RunMap[tuple[NodeId, ...]] = RunMap()
         self.settling: dict[SettleDurable | HandoverDurable, Settling] = {}
         self.acking: dict[int, SettleDurable | HandoverDurable] = {}
+        self.condemned: RunMap[str] = RunMap()
+        """Pending messages that are delivered no more, but become dead letters, and why."""
         self.set_homes(homes, wanted)
 
     def set_homes(self, homes: tuple[NodeId, ...], wanted: int) -> list[tuple[Run, int]]:
@@ -305,6 +324,10 @@ class Copies:
 
     def forget(self, removed: Iterable[Run]) -> list[Run]:
         """Nobody waits for copies of these dots any more; those that were waited for."""
+        if self.condemned:
+            removed = list(removed)
+            for run in removed:
+                self.condemned.take(run)
         return [part for run in removed for part, _ in self.unproven.take(run)]
 
 

@@ -53,6 +53,10 @@ class DotSet:
                 del self._sessions[run.session]
                 self._in_order = None
 
+    def knows(self, session: Session) -> bool:
+        """Whether any dot of the session is in."""
+        return session in self._sessions
+
     def has(self, session: Session, seq: int) -> bool:
         """Whether the dot is in."""
         seqs = self._sessions.get(session)

@@ -171,7 +171,21 @@ class Expired:
     runs: tuple[Run, ...]
 
 
-Notice = Expired | MemberNotice | Counted | OutboxChanged | Overflowed
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """These messages of `key` are gone from there without an ack, for this reason.
+
+    They are committed in the queue `into`; or, where that is empty, dropped, and `why` says why.
+    """
+
+    key: PartitionKey
+    runs: tuple[Run, ...]
+    reason: str
+    into: str
+    why: str = ""
+
+
+Notice = Expired | Buried | MemberNotice | Counted | OutboxChanged | Overflowed
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from p2pmq.core.deadletters import STALE_REPLICA
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable
@@ -23,6 +24,7 @@ from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.packets.delivering import Handover, HandoverTaken
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX, Moved, RunField
 from p2pmq.core.records import BatchStored, PartitionRemoved
+from p2pmq.core.retention import judged
 from p2pmq.core.standins import Standing
 from p2pmq.core.timers import Timers
 
@@ -246,6 +248,9 @@ class Handovers:
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):
             return []  # some of it is being written just now: the repeat finds it durable
+        _, stale = judged(partition, packet.batches)
+        if stale:  # the repeat finds them acked
+            return self._copies.dead_letters.bury(key, stale, STALE_REPLICA, now)
         numbers, records = self._copies.replica.take_in(key, acked, packet.batches, now)
         runs = tuple(batch.run for batch in packet.batches)
         then = HandoverDurable(

@@ -30,6 +30,11 @@ class HybridClock:
         """What the wall clock says now."""
         return self.now + self.wall_offset_ms
 
+    @property
+    def reading(self) -> int:
+        """What time it is, as a stamp; no message gets this one."""
+        return max(self.last, self.wall_ms << COUNTER_BITS)
+
     def stamp(self, wall_ms: int) -> int:
         """The next stamp, at wall-clock time `wall_ms`."""
         self.last = max(self.last + 1, wall_ms << COUNTER_BITS)

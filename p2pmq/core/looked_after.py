@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from p2pmq.core.ids import Run
 
 if TYPE_CHECKING:
-    from p2pmq.core.copies import Copies
+    from p2pmq.core.copies import Copies, Home
     from p2pmq.core.events import HandoverDurable
     from p2pmq.core.ids import NodeId, PartitionKey
     from p2pmq.core.intact import Intactness
     from p2pmq.core.ownership import Ownership
+    from p2pmq.core.runmap import RunMap
 
 
 class LookedAfter:
@@ -42,6 +43,15 @@ class LookedAfter:
         proven = not any(self.unproven(event.key, run) for run in event.runs)
         return proven and not self.keeps(event.key, event.peer)
 
+    def holders_in_reach(self, key: PartitionKey) -> list[Home]:
+        """The other homes and the stand-ins that this owner can send to."""
+        copies = self._copies.get(key)
+        return copies.listening() if copies is not None else []
+
+    def counts_here(self, key: PartitionKey) -> bool:
+        """Whether this node's own copy counts."""
+        return self._intact.holds(key)
+
     def is_active(self, key: PartitionKey) -> bool:
         """Whether the owner may deliver from the partition."""
         copies = self._copies.get(key)
@@ -65,9 +75,18 @@ class LookedAfter:
         """What of the run is on enough disks, with all that its publisher sent before it."""
         copies = self._copies.get(key)
         low = copies.unproven.lowest(run.session) if copies is not None else None
-        if low is None or low > run.last:
-            return [run]
-        return [Run(run.session, run.first, low - 1)] if low > run.first else []
+        if low is not None and low <= run.last:
+            if low <= run.first:
+                return []
+            run = Run(run.session, run.first, low - 1)
+        if copies is not None and copies.condemned:
+            return copies.condemned.missing(run)
+        return [run]
+
+    def condemned(self, key: PartitionKey) -> RunMap[str] | None:
+        """What is pending here and becomes dead letters; None: this node does not own it."""
+        copies = self._copies.get(key)
+        return copies.condemned if copies is not None else None
 
     def wanted(self, key: PartitionKey) -> int:
         """How many copies commit a message."""

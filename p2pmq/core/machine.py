@@ -32,6 +32,7 @@ from p2pmq.core.refill import Refill
 from p2pmq.core.registry import Registry
 from p2pmq.core.replication import Replication
 from p2pmq.core.requests import Requests
+from p2pmq.core.retention import Retention
 from p2pmq.core.ring import Place
 from p2pmq.core.standins import StandIns
 from p2pmq.core.swim import Swim
@@ -72,6 +73,10 @@ class Machine:
             own.node_id, own.boot, self.owner, self._ownership, self.intact
         )
         self.owner.use(self.replication)
+        self.dead_letters = self.replication.dead_letters
+        self.retention = Retention(
+            self.owner, self.replication, self._clock, config.replication.context_retention_ms
+        )
         self.handovers = Handovers(
             own.node_id, own.boot, self.owner, self._ownership, self.replication
         )
@@ -97,6 +102,8 @@ class Machine:
             self.owner,
             self.replication,
             self.stand_ins,
+            self.retention,
+            self.dead_letters,
             self.outbox,
             self.consuming,
             self.handovers,
@@ -200,9 +207,10 @@ class Machine:
         )
         return swim | {
             publishing.Publish: self.owner.on_publish,
-            publishing.Confirm: lambda peer, p, now: self.outbox.on_confirm(
-                p, key_of(p), peer, now
-            ),
+            publishing.Confirm: lambda peer, p, now: [
+                *self.outbox.on_confirm(p, key_of(p), peer, now),
+                *self.dead_letters.on_confirm(p, key_of(p), now),
+            ],
             publishing.Gap: lambda _peer, p, now: self.outbox.on_gap(key_of(p), p.session, now),
             publishing.PublishRefused: self._on_publish_refused,
             publishing.Moved: self._on_moved,
@@ -244,6 +252,7 @@ class Machine:
         self.intact.recover(recovered.filled, refilling=recovered.refilling)
         self.intact.unsure = not recovered.members
         self.refill.begin(now)
+        self.retention.begin(now)
         effects = self.swim.start(recovered.members, recovered.incarnation, now)
         effects += self._replace(now)
         return effects + self.outbox.recover(of_space[Space.OUTBOX], now)
@@ -349,7 +358,8 @@ class Machine:
     def _on_body_unreadable(self, event: events.BodyUnreadable, now: int) -> list[Effect]:
         if event.space is Space.OUTBOX:
             return self.outbox.on_unreadable(event.key, event.run)
-        return self.owner.on_unreadable(event.key, event.run, now)
+        run = self.dead_letters.original_of(event.key, event.run)
+        return self.owner.on_unreadable(event.key, run, now)
 
     # -- the roster --
 
@@ -392,5 +402,6 @@ class Machine:
         effects += self.replication.on_placement_changed(now)
         effects += self.stand_ins.on_placement_changed(now)
         effects += self.owner.on_placement_changed(now)
+        effects += self.dead_letters.on_placement_changed(now)
         effects += self.consuming.on_placement_changed(now)
         return effects + self.handovers.on_placement_changed(now)

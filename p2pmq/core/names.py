@@ -13,6 +13,8 @@ from p2pmq.errors import QueueNameError
 QUEUE_NAME_BYTES_MAX = 255
 MAILBOX = "@"
 """What the name of a node's mailbox begins with; the node's own name follows."""
+DEAD_LETTERS = ".dlq"
+"""What the name of a queue's dead-letter queue ends in; the queue's own name is before it."""
 UTF8_LONGER_FROM = (0x80, 0x800, 0x10000)
 """From each of these code points on UTF-8 takes a byte more."""
 
@@ -25,6 +27,20 @@ def mailbox_of(name: str) -> str:
 def is_mailbox_of_another(queue: str, name: str | None) -> bool:
     """Whether the queue is a mailbox, and not that of the node with this name."""
     return queue.startswith(MAILBOX) and queue != mailbox_of(name or "")
+
+
+def dead_letters_of(queue: str) -> tuple[str, str]:
+    """The queue's dead-letter queue, or "" and why it has none."""
+    if queue.endswith(DEAD_LETTERS):
+        return "", "dead letters have no dead-letter queue of their own"
+    size = sum(map(_utf8_bytes, queue + DEAD_LETTERS))
+    if size > QUEUE_NAME_BYTES_MAX:
+        return "", (
+            f"the name of its dead-letter queue would have {size} bytes of UTF-8, and "
+            f"{QUEUE_NAME_BYTES_MAX} are allowed: give queues names of at most "
+            f"{QUEUE_NAME_BYTES_MAX - len(DEAD_LETTERS)} bytes"
+        )
+    return queue + DEAD_LETTERS, ""
 
 
 def check_queue_name(name: str) -> None:

@@ -117,6 +117,8 @@ class Owner:
             of_key.setdefault(found.key, ([], []))[0].append(found)
         for record in recovered.seen:
             of_key.setdefault(record.key, ([], []))[1].append(record)
+        for moved in recovered.horizons:
+            self.partition(moved.key).recover_horizon(moved.horizon)
         for key, (stored, seen) in of_key.items():
             self.partition(key).recover(stored, seen)
 

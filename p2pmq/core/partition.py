@@ -6,7 +6,8 @@ is durable, never before: until then it is `appending`.
 
 Invariant: pending ⊆ seen, and `unacked` are its dots; appending and seen are
 disjoint; a batch is in `batches` exactly while some dot of it is pending or
-appending.
+appending. Every session in `seen` is in `touched`, and whatever was stamped before
+`horizon` and is not acked by all that this replica knows has been seen here.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
     BatchTrimmed,
+    HorizonMoved,
     SeenChanged,
     Space,
     StoredBodies,
@@ -58,6 +60,8 @@ class Stored:
     expires_at: int = 0
     """When its time to live ends, in ms as `now`; 0: never."""
     priority: int = 0
+    dead_reason: str = ""
+    dead_queue: str = ""
     unseen: tuple[Interval, ...] = ()
     """Seqs whose bodies were found damaged: the batch does not stand for them any more."""
 
@@ -89,12 +93,17 @@ class Partition:
         self.expiring: list[tuple[int, int]] = []
         """(when, batch number) of those with a time to live, as a heap; some are gone by now."""
         self.taken_back: dict[int, None] = {}
+        self.touched: dict[Session, int] = {}
+        """When something of a session last changed here, as a stamp of the hybrid clock."""
+        self.horizon = 0
+        """A stamp: what is older and was acked may have been forgotten here."""
         self._clock = clock
         self.next_number = first_number
 
     def recover(self, batches: Iterable[RecoveredBatch], seen: Iterable[SeenChanged]) -> None:
         """Take up what the store holds; a stored batch is proof that its dots are seen."""
         for record in seen:
+            self.touched[record.session] = record.touched or self._clock.reading
             for low, high in record.seqs:
                 self.seen.add(Run(record.session, low, high))
         for found in batches:
@@ -105,6 +114,7 @@ class Partition:
                 proven = damaged.missing(batch.run)
             for run in proven:
                 self.seen.add(run)
+            self.touched.setdefault(batch.session, self._clock.reading)
             self._clock.observe(batch.stamp)
             stored = Stored(
                 found.number,
@@ -116,6 +126,8 @@ class Partition:
                 alive=0,
                 unseen=found.unseen,
                 priority=batch.priority,
+                dead_reason=batch.dead_reason,
+                dead_queue=batch.dead_queue,
             )
             if found.expires_ms:
                 left_ms = max(1, found.expires_ms - self._clock.wall_ms)
@@ -178,6 +190,8 @@ class Partition:
             alive=batch.count,
             publisher=publisher,
             priority=batch.priority,
+            dead_reason=batch.dead_reason,
+            dead_queue=batch.dead_queue,
         )
         expires_ms = 0
         if batch.ttl_ms:
@@ -218,6 +232,7 @@ class Partition:
         self.seen.add(stored.run)
         self.pending.put(stored.run, number)
         self.unacked.add(stored.run)
+        self.touched[stored.session] = self._clock.reading
         self.size += stored.size
         return stored
 
@@ -226,6 +241,7 @@ class Partition:
         stored = self.batches.pop(number)
         self.appending.remove(stored.run)
         self.taken_back.pop(number, None)
+        self.horizon = min(self.horizon, stored.stamp)
         return stored
 
     def refuse_those_after(self, refused: Stored) -> None:
@@ -265,10 +281,13 @@ class Partition:
             for new in self.seen.missing(run):
                 self.seen.add(new)
                 sessions[new.session] = None
+        now = self._clock.reading
         for stored in touched.values():
+            self.touched[stored.session] = now
             records.append(self._trimmed(stored))
             if not stored.alive:
                 sessions[stored.session] = None
+        self.touched.update(dict.fromkeys(sessions, now))
         records += [self._seen_changed(session) for session in sessions]
         return removed, records
 
@@ -288,7 +307,70 @@ class Partition:
             stored.alive -= part.length
             stored.unseen = (*stored.unseen, (part.first, part.last))
         records: list[Record] = [self._trimmed(stored) for stored in touched.values()]
-        return lost, [*records, self._seen_changed(run.session)] if lost else []
+        if not lost:
+            return [], []
+        if not self.seen.knows(run.session):
+            self.touched.pop(run.session, None)
+        records.append(self._seen_changed(run.session))
+        oldest = min(stored.stamp for stored in touched.values())
+        if oldest < self.horizon:  # what has not been seen here may well be pending elsewhere
+            records.append(self._move_horizon(oldest))
+        return lost, records
+
+    # -- what was acked long ago is forgotten --
+
+    def forgettable(self, horizon: int) -> list[Run]:
+        """The dots of sessions that were last touched before `horizon`, and are all acked."""
+        old = [session for session, touched in self.touched.items() if touched < horizon]
+        return [
+            Run(session, low, high)
+            for session in sorted(old)
+            if not self._is_under_way(session)
+            for low, high in self.seen.seqs(session)
+        ]
+
+    def is_written_up_to(self, horizon: int) -> bool:
+        """Whether nothing that was stamped before is on its way to the disk just now."""
+        return not self.appending or not any(
+            stored.stamp < horizon and self.appending.overlap(stored.run)
+            for stored in self.batches.values()
+        )
+
+    def retain(self, horizon: int, forgotten: Iterable[Run]) -> list[Record]:
+        """Forget these acked dots; what is older than `horizon` and not seen may be one of them.
+
+        What is known of a session beyond them stays, and so does all of one that is in use.
+        """
+        if not self._clock.believes(horizon, self._clock.wall_ms):
+            return []
+        self._clock.observe(horizon)  # nothing new gets a stamp that is older
+        records: list[Record] = []
+        changed: dict[Session, None] = {}
+        for run in forgotten:
+            if not self._is_under_way(run.session) and self.seen.overlap(run):
+                self.seen.remove(run)
+                changed[run.session] = None
+        for session in changed:
+            records.append(self._seen_changed(session))
+            if not self.seen.knows(session):
+                del self.touched[session]
+        if horizon > self.horizon:
+            records.append(self._move_horizon(horizon))
+        return records
+
+    def _is_under_way(self, session: Session) -> bool:
+        return self.unacked.knows(session) or self.appending.knows(session)
+
+    def _move_horizon(self, horizon: int) -> Record:
+        self.horizon = horizon
+        return HorizonMoved(self.key, horizon)
+
+    def recover_horizon(self, horizon: int) -> None:
+        """Take up what the store holds of it."""
+        self.horizon = horizon
+        self._clock.observe(horizon)
+
+    # -- records and batches --
 
     def _trimmed(self, stored: Stored) -> Record:
         """What is left of a batch, as a record; nothing: it goes."""
@@ -304,7 +386,8 @@ class Partition:
         return BatchRemoved(Space.PARTITION, self.key, stored.number)
 
     def _seen_changed(self, session: Session) -> Record:
-        return SeenChanged(self.key, session, self.seen.seqs(session).pairs())
+        touched = self.touched.get(session, 0)
+        return SeenChanged(self.key, session, self.seen.seqs(session).pairs(), touched)
 
     def batch(self, run: Run, number: int) -> Batch:
         """The messages of the run, which lie in batch `number`, by reference to the store."""
@@ -322,6 +405,8 @@ class Partition:
             stored.stamp,
             ttl_ms=ttl_ms,
             priority=stored.priority,
+            dead_reason=stored.dead_reason,
+            dead_queue=stored.dead_queue,
         )
 
     def acked_of(self, run: Run) -> list[Run]:

@@ -89,11 +89,24 @@ class BatchRemoved:
 
 @dataclass(frozen=True, slots=True)
 class SeenChanged:
-    """All seqs of the session that the partition ever stored or knows to be acked."""
+    """All seqs of the session that the partition ever stored or knows to be acked.
+
+    No seqs: the session is forgotten. `touched` is when that last changed, as a stamp of the
+    hybrid clock; 0: not known.
+    """
 
     key: PartitionKey
     session: Session
     seqs: tuple[Interval, ...]
+    touched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HorizonMoved:
+    """Of messages stamped before `horizon` acked ones may be forgotten. PartitionRemoved: none."""
+
+    key: PartitionKey
+    horizon: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +163,7 @@ Record = (
     | BatchTrimmed
     | BatchRemoved
     | SeenChanged
+    | HorizonMoved
     | PartitionRemoved
     | MemberSaved
     | MemberRemoved
@@ -191,3 +205,4 @@ class Recovered:
     queues: tuple[QueueRecord, ...] = ()
     refilling: bool = False
     filled: tuple[PartitionKey, ...] = ()
+    horizons: tuple[HorizonMoved, ...] = ()

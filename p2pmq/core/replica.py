@@ -83,6 +83,9 @@ class Replica:
         known = tuple(run for batch in packet.batches for run in partition.acked_of(batch.run))
         if packet.filled:
             records += self._intact.fill(key)
+        if packet.horizon:
+            old = [Run(run.session, run.first, run.last) for run in packet.forgotten]
+            records += partition.retain(packet.horizon, old)
         then = ReplicaDurable(key, peer, packet.number, tuple(numbers), known)
         self._timers.set_if_earlier(key, now + OFFER_AGAIN_MS)
         return [Persist(tuple(records), then=then)]
@@ -129,8 +132,17 @@ class Replica:
         refilling = not self._intact.holds(key)
         handed_back = self._owner.owned_just_now(key, now)
         if not packet.ranges and packet.digest == digest_of(partition):
-            answer = Compared(key.queue, key.number, packet.number, equal=True, leases=leases)
-            return [Send(peer, replace(answer, refilling=refilling, handed_back=handed_back))]
+            answer = Compared(
+                key.queue,
+                key.number,
+                packet.number,
+                equal=True,
+                leases=leases,
+                refilling=refilling,
+                handed_back=handed_back,
+                horizon=partition.horizon,
+            )
+            return [Send(peer, answer)]
         told = tell(partition, [span_of(field) for field in packet.ranges] or [ALL])
         pieces = in_parts(told, RUNS_MAX)
         return [
@@ -149,6 +161,7 @@ class Replica:
                     refilling=refilling,
                     handed_back=handed_back and at == len(pieces) - 1,
                     ranges=tuple(piece.pieces),
+                    horizon=partition.horizon,
                 ),
             )
             for at, piece in enumerate(pieces)

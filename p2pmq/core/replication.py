@@ -11,28 +11,29 @@ Invariant: what an owner takes for durable elsewhere, its holder has said to be 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from p2pmq.core.antientropy import ROUNDS_MAX, digest_of, field_of, within
 from p2pmq.core.copies import (
-    UNANSWERED_BYTES_MAX,
     Contact,
     Copies,
     Home,
     Settling,
     leases_of,
 )
+from p2pmq.core.deadletters import STALE_REPLICA, DeadLetters
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable, SettleDurable, SupplyDurable
 from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.intact import Intactness
-from p2pmq.core.looked_after import LookedAfter
 from p2pmq.core.packets.delivering import HandoverTaken
 from p2pmq.core.packets.publishing import RunField
 from p2pmq.core.packets.replicating import Compare, Fetch, Replicate
-from p2pmq.core.replica import BATCHES_MAX, RUNS_MAX, Replica, cut, up_to_date
-from p2pmq.core.timers import Timers
+from p2pmq.core.replica import BATCHES_MAX, RUNS_MAX, Replica
+from p2pmq.core.retention import judged, stale_here
+from p2pmq.core.telling import ASK_AGAIN_MS, RESEND_MS, Telling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,16 +48,13 @@ if TYPE_CHECKING:
 
 Settled = SettleDurable | HandoverDurable
 """Acks that somebody waits to see on enough disks."""
-RESEND_MS = 1_000
 SETTLING_MAX = 4_096
 """Settles on their way to enough disks; the oldest beyond that waits for its consumer's repeat."""
 ASKS_MAX = 3
 """A home that has not answered so many comparisons does not hold up the others any more."""
-ASK_AGAIN_MS = 5_000
-"""… and is asked again after this."""
 
 
-class Replication(LookedAfter):
+class Replication(Telling):
     """All partitions of this node that have copies elsewhere."""
 
     def __init__(
@@ -67,29 +65,11 @@ class Replication(LookedAfter):
         ownership: Ownership,
         intact: Intactness | None = None,
     ) -> None:
-        super().__init__(ownership, intact or Intactness())
-        self._own_id = own_id
-        self._owner = owner
-        self._timers: Timers[PartitionKey] = Timers()
-        self.made = 0
-        """How many partitions this node has ever begun to look after."""
+        super().__init__(own_id, boot, owner, ownership, intact or Intactness())
         self.replica = Replica(own_id, owner, ownership, self._intact)
-        self._next_number = (boot << 32) + 1
+        self.dead_letters = DeadLetters(owner, ownership, self)
 
     # -- the owner: while it owns --
-
-    def copies(self, key: PartitionKey, now: int) -> tuple[Copies, list[Effect]]:
-        """The copies of an owned partition; at first every home in reach is asked for its state."""
-        copies = self._copies.get(key)
-        if copies is not None:
-            return copies, []
-        homes, wanted = self._ownership.homes_of(key)
-        self.made += 1
-        copies = self._copies[key] = Copies(self._own_id, homes, wanted)
-        if wanted > 1:
-            for run in self._owner.partition(key).unacked.runs():
-                copies.unproven.put(run, (self._own_id,))
-        return copies, self.reach_out(key, copies, now)
 
     def on_appended(self, key: PartitionKey, batches: list[Batch], now: int) -> list[Effect]:
         """New batches are being written here: send them to every home in reach meanwhile."""
@@ -118,7 +98,7 @@ class Replication(LookedAfter):
             for home in copies.listening():
                 home.late.remove(stored.run)
                 if home.node_id != holder:
-                    home.to_push.append(stored.run)
+                    home.to_push.extend(copies.condemned.missing(stored.run))
                     effects += self._push(key, home, now)
         return effects
 
@@ -168,15 +148,6 @@ class Replication(LookedAfter):
         copies.acking[operation] = event
         return effects + sent
 
-    def spread_acks(self, key: PartitionKey, runs: list[Run], now: int) -> list[Effect]:
-        """Messages are gone for good, and nobody waits to hear it: tell every home in reach."""
-        copies, effects = self.copies(key, now)
-        if copies.homes:
-            for at in range(0, len(runs), RUNS_MAX):
-                acked = tuple(RunField(*run) for run in runs[at : at + RUNS_MAX])
-                effects += self._send_all(key, copies, acked, (), now)[1]
-        return effects
-
     def on_settle_durable(self, event: Settled) -> bool:
         """The acks are on the own disk; whether they are on enough disks now."""
         copies = self._copies.get(event.key)
@@ -194,33 +165,6 @@ class Replication(LookedAfter):
         copies.drop_settle(event)
         return True
 
-    def _send_all(
-        self,
-        key: PartitionKey,
-        copies: Copies,
-        acked: tuple[RunField, ...],
-        batches: tuple[Batch, ...],
-        now: int,
-    ) -> tuple[int, list[Effect]]:
-        packet = Replicate(key.queue, key.number, self._take_number(), acked, batches)
-        effects: list[Effect] = []
-        for home in copies.listening():
-            effects += self._send_to(key, home, packet, now)
-        return packet.number, effects
-
-    def _send_to(self, key: PartitionKey, home: Home, packet: Replicate, now: int) -> list[Effect]:
-        size = packet.size
-        if home.unanswered_bytes + size > UNANSWERED_BYTES_MAX:
-            home.lose()
-            self._timers.set_if_earlier(key, now + ASK_AGAIN_MS)
-            return [Notify(Counted("replica_too_slow"))]
-        if not home.unanswered:
-            home.sent_at = now
-        home.unanswered[packet.number] = packet
-        home.unanswered_bytes += size
-        self._timers.set_if_earlier(key, now + RESEND_MS)
-        return [Send(home.node_id, packet)]
-
     def on_replicated(self, peer: NodeId, packet: Replicated, now: int) -> list[Effect]:
         """A home has it on disk: perhaps that is enough."""
         key = key_of(packet)
@@ -235,6 +179,7 @@ class Replication(LookedAfter):
         if packet.number == oldest:  # while that one is missing, all are sent again in time
             home.sent_at = now
         home.unanswered_bytes -= sent.size
+        home.horizon = max(home.horizon, sent.horizon)
         acked = DotSet(Run(run.session, run.first, run.last) for run in packet.acked)
         durable = DotSet(batch.run for batch in sent.batches).difference(acked)
         proven = [part for run in durable.runs() for part in copies.note(run, peer)]
@@ -326,29 +271,6 @@ class Replication(LookedAfter):
             effects += self.ask(key, home, now)
         return effects
 
-    def reach_out(self, key: PartitionKey, copies: Copies, now: int) -> list[Effect]:
-        """Ask holders that have come into reach; let go of those that have left it."""
-        effects: list[Effect] = []
-        for home in copies.holders():
-            alive = self._ownership.is_alive(home.node_id)
-            if not alive and home.contact is not Contact.AWAY:
-                home.lose()
-            elif alive and home.contact is Contact.AWAY:
-                effects += self.ask(key, home, now)
-        return effects
-
-    def ask(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
-        """Compare with a home or a stand-in; one that is merged stays so meanwhile."""
-        if home.contact is not Contact.MERGED:
-            home.contact = Contact.COMPARING
-        partition = self._owner.partition(key)
-        unproven = self._copies[key].unproven.runs() if key in self._copies else ()
-        if_equal = tuple(part for run in unproven for part in partition.seen.overlap(run))
-        home.begin(self._take_number(), partition, if_equal, now)
-        self._timers.set_if_earlier(key, now + RESEND_MS)
-        compare = Compare(key.queue, key.number, home.number, digest_of(partition), home.hint)
-        return [Send(home.node_id, compare)]
-
     def on_offer(self, peer: NodeId, packet: Offer, now: int) -> list[Effect]:
         """A home replica holds something: merge from it, if it is not known to be the same."""
         key = key_of(packet)
@@ -419,11 +341,13 @@ class Replication(LookedAfter):
             for part in (*home.seen.overlap(run), *home.holding.overlap(run))
         ]
         proven = [part for run in held for part in copies.note(run, home.node_id)]
+        effects += self._withdraw(key, copies, stale_here(partition, home), now)
         effects += self._owner.on_proven(key, proven, now)
         on_its_way = home.on_its_way()
         here = within(partition.unacked, home.told)
         lacks = here.difference(home.seen).difference(on_its_way)
-        home.to_push.extend(lacks.difference(DotSet(home.to_push)).runs())
+        new = lacks.difference(DotSet(home.to_push)).runs()
+        home.to_push.extend(free for run in new for free in copies.condemned.missing(run))
         home.late = partition.appending.difference(home.seen).difference(on_its_way)
         acked_here = within(partition.seen, home.told).difference(here)
         not_acked_there = acked_here.difference(acked_there)
@@ -434,7 +358,20 @@ class Replication(LookedAfter):
                 other.acks_to_push.extend(news)
                 effects += self._push(key, other, now)
         home.fetching = home.pending.difference(partition.seen).difference(partition.appending)
+        home.fetching = home.fetching.difference(self.dead_letters.under_way(key))
         return effects + self._fetch_next(key, copies, home, now)
+
+    def _withdraw(
+        self, key: PartitionKey, copies: Copies, stale: list[Run], now: int
+    ) -> list[Effect]:
+        """What may have been acked while this node was away is given to nobody any more."""
+        if not stale:
+            return []
+        effects = self.dead_letters.condemn(key, stale, STALE_REPLICA, now)
+        for home in copies.holders():
+            free = [part for run in home.to_push for part in copies.condemned.missing(run)]
+            home.to_push = deque(free)
+        return effects
 
     def _fetch_next(self, key: PartitionKey, copies: Copies, home: Home, now: int) -> list[Effect]:
         """Ask for the next of what only that home has; merged when there is no more."""
@@ -442,9 +379,18 @@ class Replication(LookedAfter):
             home.contact = Contact.MERGED
             if home.handed_back:
                 self._owner.on_handed_back(key)
-            return self._fill(key, copies, now) + self._owner.on_active(key, now)
+            taken_over = self._owner.partition(key).retain(home.horizon, ())
+            if taken_over:  # all that it has seen has been seen here
+                return [Persist(tuple(taken_over)), *self._when_merged(key, copies, now)]
+            return self._when_merged(key, copies, now)
         if home.contact is not Contact.MERGED:
             home.contact = Contact.FETCHING
+        return self._fetch(key, home, now)
+
+    def _when_merged(self, key: PartitionKey, copies: Copies, now: int) -> list[Effect]:
+        return self._fill(key, copies, now) + self._owner.on_active(key, now)
+
+    def _fetch(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
         home.number = self._take_number()
         home.asked_at = now
         home.requested = DotSet()
@@ -468,10 +414,17 @@ class Replication(LookedAfter):
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if self._owner.partition(key).is_appending(acked):
             return []  # a publisher's repeat is being written just now: it is asked for again
-        numbers, records = self.replica.take_in(key, acked, packet.batches, now)
-        runs = (*acked, *(batch.run for batch in packet.batches))
+        fresh, stale = judged(self._owner.partition(key), packet.batches)
+        for batch in stale:
+            home.requested.remove(batch.run)
+            home.fetching.remove(batch.run)
+        numbers, records = self.replica.take_in(key, acked, fresh, now)
+        runs = (*acked, *(batch.run for batch in fresh))
         then = SupplyDurable(key, peer, packet.number, tuple(numbers), runs)
-        return [Persist(tuple(records), then=then)]
+        return [
+            Persist(tuple(records), then=then),
+            *self.dead_letters.bury(key, stale, STALE_REPLICA, now),
+        ]
 
     def on_supply_durable(self, event: SupplyDurable, now: int) -> list[Effect]:
         """What was fetched is on disk here too."""
@@ -494,22 +447,6 @@ class Replication(LookedAfter):
         if not home.requested:
             home.number = 0
             effects += self._fetch_next(key, copies, home, now)
-        return effects
-
-    def _push(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
-        """Send what a home lacks, a piece at a time, as it answers."""
-        effects: list[Effect] = []
-        partition = self._owner.partition(key)
-        while (home.to_push or home.acks_to_push) and len(home.unanswered) < BATCHES_MAX:
-            acked: list[RunField] = []
-            while home.acks_to_push and len(acked) < RUNS_MAX:
-                acked.append(RunField(*home.acks_to_push.popleft()))
-            batches = cut(partition, home.to_push)
-            if not acked and not batches:
-                continue  # acked meanwhile: that has been sent by itself
-            number = self._take_number()
-            packet = Replicate(key.queue, key.number, number, tuple(acked), batches)
-            effects += self._send_to(key, home, packet, now)
         return effects
 
     # -- time and links --
@@ -554,16 +491,6 @@ class Replication(LookedAfter):
             effects += self.ask(key, home, now)
         return effects
 
-    def _send_again(self, key: PartitionKey, home: Home, now: int) -> list[Effect]:
-        """Repeat what a home has not answered; what is acked by now goes as an ack."""
-        home.sent_at = now
-        partition = self._owner.partition(key)
-        for number, packet in home.unanswered.items():
-            if packet.batches:
-                home.unanswered[number] = up_to_date(packet, partition)
-        home.unanswered_bytes = sum(sent.size for sent in home.unanswered.values())
-        return [Send(home.node_id, packet) for packet in home.unanswered.values()]
-
     def on_peer_connected(self, peer: NodeId, now: int) -> list[Effect]:
         """A link to the peer is new: it may have restarted, and packets may be lost."""
         effects: list[Effect] = []
@@ -576,7 +503,3 @@ class Replication(LookedAfter):
             if self._ownership.owner_of(key) == peer:
                 effects += self.replica.offer(key, now)
         return effects
-
-    def _take_number(self) -> int:
-        self._next_number += 1
-        return self._next_number

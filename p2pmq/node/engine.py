@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from p2pmq.config import Config, NodeSettings
 from p2pmq.core import effects, events
-from p2pmq.core.ids import ID_BYTES
+from p2pmq.core.ids import ID_BYTES, total
 from p2pmq.core.membership import MemberState
 from p2pmq.core.packets.link import ADDRESSES_MAX, REFUSED_NAME_TAKEN, REFUSED_VERSION, Hello
 from p2pmq.core.packets.membership import Rumour
@@ -368,6 +368,8 @@ class Engine:
                 self.counters.add("expired", count)
                 text = f"queue {key.queue!r}: the time to live of {count} messages is over"
                 self._calm_log.warning("expired", text)
+            case effects.Buried():
+                self._tell_buried(notice)
             case effects.OutboxChanged(bytes_held, bytes_total):
                 self._publisher.on_outbox_changed(bytes_held, bytes_total)
             case effects.Overflowed():
@@ -378,6 +380,17 @@ class Engine:
                 log.info("%s: member %s (%s) is %s", self.settings.name, name, address, shown)
                 if node_id != self.node_id and state == MemberState.ALIVE:
                     self._met.set()
+
+    def _tell_buried(self, notice: effects.Buried) -> None:
+        count = total(notice.runs)
+        what = notice.reason.replace("-", "_")
+        self.counters.add(what, count)
+        text = f"queue {notice.key.queue!r}: {count} messages "
+        if notice.into:
+            self._calm_log.warning(what, f"{text}moved to {notice.into!r} ({notice.reason})")
+        else:
+            self.counters.add("dead_letter_dropped", count)
+            self._calm_log.warning(what, f"{text}dropped ({notice.reason}): {notice.why}")
 
     def _on_held_back(self, notice: effects.Overflowed) -> None:
         """The publisher's desk refuses messages, or lets them wait; the core does not know."""

@@ -7,6 +7,7 @@ Both are handles on one delivery. A message is settled once: by `ack`, by
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from p2pmq.core.hlc import wall_ms_of
@@ -26,6 +27,14 @@ def packed_bodies(segment: Segment) -> PackedBodies:
     packed = segment.batch.bodies
     assert isinstance(packed, PackedBodies)
     return packed
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Why a message is a dead letter, and which queue it comes from."""
+
+    reason: str
+    queue: str
 
 
 class Settleable(ABC):
@@ -100,6 +109,14 @@ class Message(Settleable):
     def enqueued_at(self) -> float:
         """When the owner took it: seconds since 1970, by the owner's clock."""
         return wall_ms_of(self._segment.batch.stamp) / 1000
+
+    @property
+    def dead_letter(self) -> DeadLetter | None:
+        """Why it is in this dead-letter queue; None: it is a message like any other."""
+        batch = self._segment.batch
+        if not batch.dead_reason:
+            return None
+        return DeadLetter(batch.dead_reason, batch.dead_queue)
 
     def ack(self) -> None:
         """It is done. The ack goes out with others and is repeated until confirmed.

@@ -79,6 +79,7 @@ class Summary:
 def summary(history: History) -> Summary:
     """The counts of a history."""
     attempted = set(dots(history.publications))
+    buried = set(dots(history.buried))
     promised = set(dots(p for p in history.publications if p.is_promised))
     delivered = set(dots(history.deliveries))
     acked = set(dots(history.acks))
@@ -89,7 +90,7 @@ def summary(history: History) -> Summary:
         acked=len(acked),
         lost=len(promised - _accounted(history)),
         duplicated=_duplicated(history),
-        unexpected=len(delivered - attempted),
+        unexpected=len(delivered - attempted - buried),
         recovered=len(delivered & attempted - promised),
         stuck=len(_stuck(history)),
     )
@@ -150,10 +151,12 @@ def dropped_is_not_delivered(history: History) -> list[Violation]:
 
 
 def nothing_unexpected(history: History) -> list[Violation]:
-    """What was delivered was published, with the same body."""
+    """What was delivered was published, or is a dead letter, with the same body."""
     published: dict[Dot, int] = {}
     for publication in history.publications:
         published.update(zip(dots([publication]), publication.digests, strict=True))
+    for letter in history.buried:
+        published.update(zip(dots([letter]), letter.digests, strict=True))
     found: list[Violation] = []
     for delivery in history.deliveries:
         for dot, digest in zip(dots([delivery]), delivery.digests, strict=True):

@@ -62,6 +62,8 @@ class Contents:
     incarnation: int = 0
     batches: dict[BatchName, Kept] = field(default_factory=dict)
     seen: dict[tuple[PartitionKey, Session], tuple[Interval, ...]] = field(default_factory=dict)
+    touched: dict[tuple[PartitionKey, Session], int] = field(default_factory=dict)
+    horizons: dict[PartitionKey, int] = field(default_factory=dict)
     members: dict[bytes, Rumour] = field(default_factory=dict)
     queues: dict[str, QueueRecord] = field(default_factory=dict)
     refilling: bool = False
@@ -73,12 +75,14 @@ class Contents:
             self,
             batches=dict(self.batches),
             seen=dict(self.seen),
+            touched=dict(self.touched),
+            horizons=dict(self.horizons),
             members=dict(self.members),
             queues=dict(self.queues),
             filled=dict(self.filled),
         )
 
-    def apply(self, record: Record) -> None:  # noqa: C901 - one case for each record
+    def apply(self, record: Record) -> None:  # noqa: C901, PLR0912 - one case for each record
         """Make one record part of the contents."""
         match record:
             case rec.BatchStored(space, key, number, batch, expires_ms):
@@ -92,8 +96,13 @@ class Contents:
                     self.batches[name] = self.batches[name]._replace(alive=alive, unseen=unseen)
             case rec.BatchRemoved(space, key, number):
                 self.batches.pop(BatchName(space, key, number), None)
-            case rec.SeenChanged(key, session, seqs):
+            case rec.SeenChanged(key, session, seqs, touched):
                 self.seen[key, session] = seqs
+                self.touched[key, session] = touched
+                if not seqs:
+                    del self.seen[key, session], self.touched[key, session]
+            case rec.HorizonMoved(key, horizon):
+                self.horizons[key] = horizon
             case rec.PartitionRemoved(key):
                 self._remove_partition(key)
             case rec.MemberSaved(rumour):
@@ -114,8 +123,9 @@ class Contents:
         for name in [n for n in self.batches if n.key == key and n.space is Space.PARTITION]:
             del self.batches[name]
         for seen_key in [s for s in self.seen if s[0] == key]:
-            del self.seen[seen_key]
+            del self.seen[seen_key], self.touched[seen_key]
         self.filled.pop(key, None)
+        self.horizons.pop(key, None)
 
 
 class SimDisk:
@@ -193,7 +203,10 @@ class SimDisk:
             where = StoredBodies(name.space, name.key, name.number, 0, kept.batch.count)
             batch = replace(kept.batch, bodies=where, ttl_ms=0)
             found.append(RecoveredBatch(*name, batch, kept.alive, kept.unseen, kept.expires_ms))
-        seen = tuple(rec.SeenChanged(*name, seqs) for name, seqs in sorted(contents.seen.items()))
+        seen = tuple(
+            rec.SeenChanged(*name, seqs, contents.touched[name])
+            for name, seqs in sorted(contents.seen.items())
+        )
         members = tuple(contents.members[node_id] for node_id in sorted(contents.members))
         return Recovered(
             contents.node_id,
@@ -206,6 +219,7 @@ class SimDisk:
             tuple(contents.queues[queue] for queue in sorted(contents.queues)),
             contents.refilling,
             tuple(sorted(contents.filled)),
+            tuple(rec.HorizonMoved(*item) for item in sorted(contents.horizons.items())),
         )
 
     def apply(self, records: Sequence[Record]) -> None:

@@ -193,6 +193,17 @@ class Dropped(NamedTuple):
     reason: str
 
 
+class Buried(NamedTuple):
+    """A dead letter came to the owner of its queue, who may deliver it."""
+
+    at_s: float
+    owner: Process
+    key: PartitionKey
+    run: Run
+    digests: tuple[int, ...]
+    reason: str
+
+
 class Excused(NamedTuple):
     """A fault has destroyed these messages, or what was known of them."""
 
@@ -252,6 +263,7 @@ Entry = (
     | Returned
     | Unread
     | Dropped
+    | Buried
     | Excused
     | Fault
     | Heal
@@ -278,6 +290,7 @@ class History:
         self.returned: list[Returned] = []
         self.unread: list[Unread] = []
         self.dropped: list[Dropped] = []
+        self.buried: list[Buried] = []
         self.excused: list[Excused] = []
         self.faults: list[Fault] = []
         self.heals: list[Heal] = []
@@ -306,6 +319,7 @@ class History:
             Returned: self.returned,
             Unread: self.unread,
             Dropped: self.dropped,
+            Buried: self.buried,
             Excused: self.excused,
             Fault: self.faults,
             Heal: self.heals,
@@ -320,7 +334,7 @@ class History:
 
 
 _WithRun = (Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Unread) | (
-    Returned | Fetched | Dropped | Excused | Held
+    Returned | Fetched | Dropped | Buried | Excused | Held
 )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+from p2pmq.core import effects as fx
 from p2pmq.core import events
 from p2pmq.core.effects import (
     Deliver,
@@ -26,11 +27,13 @@ from p2pmq.core.effects import (
 from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.machine import Machine
 from p2pmq.core.packets.delivering import Delivery, Settled
+from p2pmq.core.packets.publishing import Publish
 from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
 from p2pmq.errors import StoreCorruptError
 from p2pmq.sim.history import (
     AckConfirmed,
     Acked,
+    Buried,
     ConsumerEnded,
     Delivered,
     Dropped,
@@ -88,6 +91,18 @@ class Witness:
         self._being_taken: dict[events.BatchDurable, Batch] = {}
         self._key_of: dict[ConsumerId, PartitionKey] = {}
         self._unconfirmed: dict[tuple[ConsumerId, int], tuple[PartitionKey, tuple[Run, ...]]] = {}
+
+    def on_notice(self, notice: fx.Notice) -> None:
+        """The node lets go of messages, and says so."""
+        match notice:
+            case Expired():
+                self.on_expired(notice)
+            case fx.Buried():
+                self.on_buried(notice)
+            case Overflowed():
+                self.on_overflowed(notice)
+            case _:
+                pass
 
     # -- the publisher's part --
 
@@ -243,6 +258,24 @@ class Witness:
                 Dropped(self.now_s, self.process, notice.key, run, "its time to live is over")
             )
 
+    def on_buried(self, notice: fx.Buried) -> None:
+        """Messages have left a queue without an ack: as dead letters, or for want of a queue."""
+        for run in notice.runs:
+            self._history.add(Dropped(self.now_s, self.process, notice.key, run, notice.reason))
+
+    def on_letter(self, packet: Publish) -> None:
+        """Dead letters come to the queue for them; bodies that cannot be read are not taken."""
+        batch = packet.batch
+        bodies = batch.bodies
+        if isinstance(bodies, StoredBodies):
+            try:
+                bodies = self._store.read(bodies)
+            except (StoreCorruptError, KeyError):
+                return
+        key = key_of(packet)
+        where = (self.now_s, self.process, key, batch.run)
+        self._history.add(Buried(*where, _digests(bodies), batch.dead_reason))
+
     def on_unread(self, event: events.BodyUnreadable) -> None:
         """A body is damaged, and is had again from another copy."""
         self._history.add(Unread(self.now_s, self.process, event.key, event.run))
@@ -287,10 +320,8 @@ class WatchedMachine(Machine):
                 witness.on_deliver(effect)
             elif isinstance(effect, Resolve) and isinstance(effect.outcome, Published):
                 witness.on_outcome(effect.token, effect.outcome)
-            elif isinstance(effect, Notify) and isinstance(effect.notice, Expired):
-                witness.on_expired(effect.notice)
-            elif isinstance(effect, Notify) and isinstance(effect.notice, Overflowed):
-                witness.on_overflowed(effect.notice)
+            elif isinstance(effect, Notify):
+                witness.on_notice(effect.notice)
         return effects
 
     def _event_table(self) -> dict[type, _Handler]:
@@ -327,7 +358,7 @@ class WatchedMachine(Machine):
 
     def _packet_table(self) -> dict[type[Packet], _Handler]:
         table = super()._packet_table()
-        settled, delivery = table[Settled], table[Delivery]
+        settled, delivery, publish = table[Settled], table[Delivery], table[Publish]
 
         def on_settled(peer: NodeId, packet: Settled, now: int) -> list[Effect]:
             member = self.swim.members.get(peer)
@@ -339,7 +370,12 @@ class WatchedMachine(Machine):
                 self.witness.on_push(packet)
             return delivery(peer, packet, now)
 
-        return table | {Settled: on_settled, Delivery: on_delivery}
+        def on_publish(peer: NodeId, packet: Publish, now: int) -> list[Effect]:
+            if packet.batch.dead_reason:
+                self.witness.on_letter(packet)
+            return publish(peer, packet, now)
+
+        return table | {Settled: on_settled, Delivery: on_delivery, Publish: on_publish}
 
 
 def _seen_first(see: Callable[[Any], None], handler: _Handler) -> _Handler:

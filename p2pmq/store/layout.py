@@ -39,13 +39,20 @@ REFILLING = b"refilling"
 FILLED = b"filled/"
 """… and what those begin with that say of which partitions it is not any more."""
 
+HORIZON = b"horizon/"
+"""… and those that say up to when what was acked in a partition may be forgotten."""
+
 NUMBER_BYTES = 4
 _BATCH_KEY = struct.Struct(">IQ")
 _PARTITION_ID = struct.Struct(">I")
 _CRC = struct.Struct("<I")
 _META = struct.Struct("<8sQIQQQIIQB")
 _PARTITION = struct.Struct("<BI")
+_STAMP = struct.Struct("<Q")
+_DEAD = struct.Struct("<HH")
 _ALL_ALIVE = 2**32 - 1
+_IS_DEAD = 2**31
+"""Beside the number of blobs: a dead letter's reason and queue follow."""
 
 
 class LayoutError(ValueError):
@@ -66,6 +73,7 @@ class Meta(NamedTuple):
     `length` is how many messages it had. `alive` None: all of it. `kept` are the blobs
     that lie one after another in the bodies' row: one, until the batch was
     rewritten without its dead bodies. `unseen` are the seqs that it does not prove seen.
+    `dead_reason` and `dead_queue` are those of dead letters.
     """
 
     session: bytes
@@ -78,6 +86,8 @@ class Meta(NamedTuple):
     expires_ms: int = 0
     priority: int = 0
     unseen: tuple[Interval, ...] = ()
+    dead_reason: str = ""
+    dead_queue: str = ""
 
 
 def seal(key: bytes, value: bytes) -> bytes:
@@ -138,6 +148,23 @@ def filled_key(key: PartitionKey) -> bytes:
     return FILLED + pack_partition(Space.PARTITION, key)
 
 
+def horizon_key(key: PartitionKey) -> bytes:
+    """The key of the note that says a partition's horizon."""
+    return HORIZON + pack_partition(Space.PARTITION, key)
+
+
+def pack_stamp(stamp: int) -> bytes:
+    """A stamp of the hybrid clock."""
+    return _STAMP.pack(stamp)
+
+
+def unpack_horizon(key: bytes, value: bytes) -> tuple[PartitionKey, int]:
+    """The partition and the horizon of such a note. Raises LayoutError."""
+    if len(value) != _STAMP.size:
+        raise LayoutError("a horizon is cut short")
+    return unpack_partition(key.removeprefix(HORIZON))[1], _STAMP.unpack(value)[0]
+
+
 def split_filled_key(key: bytes) -> PartitionKey:
     """The partition of such a note. Raises LayoutError."""
     return unpack_partition(key.removeprefix(FILLED))[1]
@@ -155,6 +182,19 @@ def unpack_intervals(value: bytes) -> tuple[Interval, ...]:
     return tuple(struct.iter_unpack("<QQ", value))
 
 
+def pack_seen(seqs: Sequence[Interval], touched: int) -> bytes:
+    """What a partition has seen of a session, and when that last changed."""
+    return pack_intervals(seqs) + pack_stamp(touched)
+
+
+def unpack_seen(value: bytes) -> tuple[tuple[Interval, ...], int]:
+    """What `pack_seen` packed, or an older version: intervals alone. Raises LayoutError."""
+    if len(value) % 16 == _STAMP.size:
+        end = len(value) - _STAMP.size
+        return unpack_intervals(value[:end]), _STAMP.unpack_from(value, end)[0]
+    return unpack_intervals(value), 0
+
+
 def meta_of(batch: Batch, blob_bytes: int, expires_ms: int) -> Meta:
     """The row of a batch that is stored now, all of it alive."""
     return Meta(
@@ -167,12 +207,14 @@ def meta_of(batch: Batch, blob_bytes: int, expires_ms: int) -> Meta:
         kept=(Kept(0, batch.count, blob_bytes),),
         expires_ms=expires_ms,
         priority=batch.priority,
+        dead_reason=batch.dead_reason,
+        dead_queue=batch.dead_queue,
     )
 
 
 def pack_meta(meta: Meta) -> bytes:
     """The value of a batch in `meta`."""
-    session, first, count, size, stamp, alive, kept, expires_ms, priority, unseen = meta
+    session, first, count, size, stamp, alive, kept, expires_ms, priority, unseen = meta[:10]
     plain = len(kept) == 1 and kept[0].start == 0 and kept[0].stop == count
     blob_bytes = sum(part.size for part in kept)
     head = _META.pack(
@@ -183,7 +225,7 @@ def pack_meta(meta: Meta) -> bytes:
         stamp,
         blob_bytes,
         _ALL_ALIVE if alive is None else len(alive),
-        0 if plain else len(kept),
+        (0 if plain else len(kept)) | (_IS_DEAD if meta.dead_reason else 0),
         expires_ms,
         priority,
     )
@@ -191,6 +233,8 @@ def pack_meta(meta: Meta) -> bytes:
         head += pack_intervals(alive)
     if not plain:
         head += struct.pack(f"<{3 * len(kept)}Q", *(n for part in kept for n in part))
+    if meta.dead_reason:
+        head += _pack_dead(meta.dead_reason, meta.dead_queue)
     return head + pack_intervals(unseen) if unseen else head
 
 
@@ -204,6 +248,7 @@ def unpack_meta(value: bytes) -> Meta:
     if alives == _ALL_ALIVE and not parts and len(value) == _META.size:
         kept: tuple[Kept, ...] = (Kept(0, count, blob_bytes),)
         return Meta(session, first, count, size, stamp, None, kept, expires_ms, priority)
+    dead, parts = parts & _IS_DEAD, parts & ~_IS_DEAD
     alive = None if alives == _ALL_ALIVE else alives
     middle = _META.size + 16 * (alive or 0)
     end = middle + 24 * parts
@@ -212,10 +257,29 @@ def unpack_meta(value: bytes) -> Meta:
     intervals = None if alive is None else unpack_intervals(value[_META.size : middle])
     kept = tuple(Kept(*part) for part in struct.iter_unpack("<QQQ", value[middle:end]))
     whole = (Kept(0, count, blob_bytes),)
+    reason, queue, end = _unpack_dead(value, end) if dead else ("", "", end)
     unseen = unpack_intervals(value[end:])
-    return Meta(
-        session, first, count, size, stamp, intervals, kept or whole, expires_ms, priority, unseen
-    )
+    head = (session, first, count, size, stamp, intervals, kept or whole, expires_ms, priority)
+    return Meta(*head, unseen, reason, queue)
+
+
+def _pack_dead(reason: str, queue: str) -> bytes:
+    texts = [text.encode("utf-8", "surrogatepass") for text in (reason, queue)]
+    return _DEAD.pack(*map(len, texts)) + b"".join(texts)
+
+
+def _unpack_dead(value: bytes, at: int) -> tuple[str, str, int]:
+    """The reason and the queue of dead letters, and where the row goes on."""
+    try:
+        reason_size, queue_size = _DEAD.unpack_from(value, at)
+        middle = at + _DEAD.size + reason_size
+        end = middle + queue_size
+        if len(value) < end:
+            raise LayoutError("a dead letter's row is cut short")
+        reason = value[at + _DEAD.size : middle].decode("utf-8", "surrogatepass")
+        return reason, value[middle:end].decode("utf-8", "surrogatepass"), end
+    except (struct.error, ValueError) as error:
+        raise LayoutError(f"a dead letter's row cannot be read: {error}") from error
 
 
 def pack_rumour(rumour: Rumour) -> bytes:

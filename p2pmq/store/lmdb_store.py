@@ -23,6 +23,7 @@ from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
     BatchTrimmed,
+    HorizonMoved,
     IncarnationSaved,
     MemberRemoved,
     MemberSaved,
@@ -43,11 +44,13 @@ from p2pmq.store.layout import (
     REFILLING,
     batch_key,
     filled_key,
+    horizon_key,
     id_key,
     meta_of,
     pack_partition,
     pack_queue,
     pack_rumour,
+    pack_stamp,
 )
 from p2pmq.store.recovery import incarnation_row
 from p2pmq.store.writes import (
@@ -219,13 +222,16 @@ class LmdbStore:
                 stored_key = batch_key(self._id_for(space, key, write), number)
                 ops.append(RemoveBatch(stored_key))
                 self._cache.drop(stored_key)
-            case SeenChanged(key, session, seqs):
+            case SeenChanged(key, session, seqs, touched):
                 partition = self._id_for(Space.PARTITION, key, write)
-                ops.append(PutSeen(id_key(partition) + session, seqs))
+                ops.append(PutSeen(id_key(partition) + session, seqs, touched))
+            case HorizonMoved(key, horizon):
+                ops.append(Put(self._file.tables.notes, horizon_key(key), pack_stamp(horizon)))
             case PartitionRemoved(key):
                 prefix = id_key(self._id_of(Space.PARTITION, key))
                 ops.append(Forget(prefix))
                 ops.append(Delete(self._file.tables.notes, filled_key(key)))
+                ops.append(Delete(self._file.tables.notes, horizon_key(key)))
                 self._cache.drop_prefix(prefix)
             case MemberSaved(rumour):
                 ops.append(Put(self._file.tables.members, rumour.node_id, pack_rumour(rumour)))

@@ -15,22 +15,31 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from p2pmq.core.ids import ID_BYTES, PartitionKey
 from p2pmq.core.packets.publishing import Batch
-from p2pmq.core.records import Recovered, RecoveredBatch, SeenChanged, Space, StoredBodies
+from p2pmq.core.records import (
+    HorizonMoved,
+    Recovered,
+    RecoveredBatch,
+    SeenChanged,
+    Space,
+    StoredBodies,
+)
 from p2pmq.errors import DataDirectoryError
 from p2pmq.store.layout import (
     FILLED,
     FORMAT,
+    HORIZON,
     REFILLING,
     LayoutError,
     seal,
     split_batch_key,
     split_filled_key,
     split_id_key,
-    unpack_intervals,
+    unpack_horizon,
     unpack_meta,
     unpack_partition,
     unpack_queue,
     unpack_rumour,
+    unpack_seen,
     unseal,
 )
 
@@ -136,6 +145,11 @@ def recover(
         queues=_queues(txn, tables),
         refilling=REFILLING in notes,
         filled=tuple(sorted(split_filled_key(key) for key in notes if key.startswith(FILLED))),
+        horizons=tuple(
+            HorizonMoved(*unpack_horizon(key, notes[key]))
+            for key in sorted(notes)
+            if key.startswith(HORIZON)
+        ),
     )
     return recovered, {where: partition_id for partition_id, where in partitions.items()}
 
@@ -171,6 +185,8 @@ def _batches(
             bodies=StoredBodies(space, key, number, 0, meta.length),
             stamp=meta.stamp,
             priority=meta.priority,
+            dead_reason=meta.dead_reason,
+            dead_queue=meta.dead_queue,
         )
         alive = ((meta.first, batch.last),) if meta.alive is None else meta.alive
         batch_found = RecoveredBatch(space, key, number, batch, alive, meta.unseen, meta.expires_ms)
@@ -189,8 +205,8 @@ def _seen(
             _, key = partitions[partition_id]
         except KeyError:
             raise LayoutError(f"partition {partition_id} of a session is missing") from None
-        seqs = unpack_intervals(unseal(stored_key, row))
-        found.append(SeenChanged(key, session, seqs))
+        seqs, touched = unpack_seen(unseal(stored_key, row))
+        found.append(SeenChanged(key, session, seqs, touched))
     found.sort(key=lambda seen: (seen.key, seen.session))
     return tuple(found)
 

@@ -20,8 +20,8 @@ from p2pmq.core.intervals import Interval, IntervalSet
 from p2pmq.store.layout import (
     Kept,
     Meta,
-    pack_intervals,
     pack_meta,
+    pack_seen,
     seal,
     unpack_meta,
     unseal,
@@ -179,10 +179,11 @@ class TrimBatch:
 
 @dataclass(slots=True, eq=False)
 class PutSeen:
-    """The seqs of one session that a partition has seen."""
+    """The seqs of one session that a partition has seen; none: its row goes."""
 
     key: bytes
     seqs: tuple[Interval, ...]
+    touched: int = 0
     skip: bool = False
 
     def apply(self, work: Work) -> None:
@@ -190,7 +191,11 @@ class PutSeen:
         seqs = self.seqs
         if work.refusals:
             seqs = work.refusals.without(self.key, seqs, work.told)
-        work.txn.put(self.key, seal(self.key, pack_intervals(seqs)), db=work.tables.seen)
+        if not seqs:
+            work.txn.delete(self.key, db=work.tables.seen)
+            return
+        row = seal(self.key, pack_seen(seqs, self.touched))
+        work.txn.put(self.key, row, db=work.tables.seen)
 
 
 @dataclass(slots=True, eq=False)

@@ -17,6 +17,10 @@ from p2pmq.core.packets.registry import Range, Size, Struct
 SCALARS = (bool, int, bytes, str)
 
 
+QUEUE_NAMES = ("queue", "dead_queue")
+"""The fields that hold the name of a queue."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """The type of a field, or of the items of one.
@@ -52,7 +56,7 @@ class Field:
     @property
     def is_queue_name(self) -> bool:
         """Whether the rule for names of queues holds for it, beside its bounds."""
-        return self.name == "queue" and self.kind.type is str
+        return self.name in QUEUE_NAMES and self.kind.type is str
 
 
 def fields_of(cls: type) -> tuple[Field, ...]:

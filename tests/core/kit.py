@@ -145,6 +145,8 @@ class Disk:
     incarnation: int = 0
     batches: dict[Name, Kept] = field(default_factory=dict)
     seen: dict[tuple[PartitionKey, bytes], tuple[Interval, ...]] = field(default_factory=dict)
+    touched: dict[tuple[PartitionKey, bytes], int] = field(default_factory=dict)
+    horizons: dict[PartitionKey, int] = field(default_factory=dict)
     members: dict[bytes, Rumour] = field(default_factory=dict)
     queues: dict[str, QueueRecord] = field(default_factory=dict)
     refilling: bool = False
@@ -154,7 +156,7 @@ class Disk:
         for record in records:
             self._apply(record)
 
-    def _apply(self, record: Record) -> None:  # noqa: C901 - one case for each record
+    def _apply(self, record: Record) -> None:  # noqa: C901, PLR0912 - one case for each record
         match record:
             case rec.QueueSaved(saved):
                 self.queues[saved.queue] = saved
@@ -171,8 +173,13 @@ class Disk:
                 self.batches[name] = self.batches[name]._replace(alive=alive, unseen=unseen)
             case rec.BatchRemoved(space, key, number):
                 del self.batches[Name(space, key, number)]
-            case rec.SeenChanged(key, session, seqs):
+            case rec.SeenChanged(key, session, seqs, touched):
                 self.seen[key, session] = seqs
+                self.touched[key, session] = touched
+                if not seqs:
+                    del self.seen[key, session], self.touched[key, session]
+            case rec.HorizonMoved(key, horizon):
+                self.horizons[key] = horizon
             case rec.RefillingChanged(refilling):
                 self.refilling = refilling
                 self.filled.clear()
@@ -180,10 +187,11 @@ class Disk:
                 self.filled[key] = None
             case rec.PartitionRemoved(key):
                 self.filled.pop(key, None)
+                self.horizons.pop(key, None)
                 for name in [n for n in self.batches if n[:2] == (Space.PARTITION, key)]:
                     del self.batches[name]
                 for seen in [s for s in self.seen if s[0] == key]:
-                    del self.seen[seen]
+                    del self.seen[seen], self.touched[seen]
 
     def _apply_roster(
         self, record: rec.MemberSaved | rec.MemberRemoved | rec.IncarnationSaved
@@ -216,7 +224,10 @@ class Disk:
             )
             for name, kept in sorted(self.batches.items(), key=lambda item: item[0])
         )
-        seen = tuple(rec.SeenChanged(*name, seqs) for name, seqs in sorted(self.seen.items()))
+        seen = tuple(
+            rec.SeenChanged(*name, seqs, self.touched[name])
+            for name, seqs in sorted(self.seen.items())
+        )
         members = tuple(self.members[node_id] for node_id in sorted(self.members))
         return Recovered(
             self.node_id,
@@ -229,6 +240,7 @@ class Disk:
             tuple(self.queues[queue] for queue in sorted(self.queues)),
             self.refilling,
             tuple(sorted(self.filled)),
+            tuple(rec.HorizonMoved(*item) for item in sorted(self.horizons.items())),
         )
 
     def of_space(self, space: Space) -> list[RecoveredBatch]:

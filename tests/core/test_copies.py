@@ -28,7 +28,8 @@ from p2pmq.core.packets.replicating import (
 )
 from p2pmq.core.partition import Partition
 from p2pmq.core.replica import LOOK_AGAIN_MS
-from p2pmq.core.replication import ASKS_MAX, RESEND_MS
+from p2pmq.core.replication import ASKS_MAX
+from p2pmq.core.telling import RESEND_MS
 from tests.core.copies_world import World
 from tests.core.kit import KEY, S1, S2, A, B, C, batch_of, dots_of, packets
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2pmq.core.replication import RESEND_MS
+from p2pmq.core.telling import RESEND_MS
 from tests.core.copies_world import World
 from tests.core.kit import KEY, S1, S2
 

@@ -100,7 +100,7 @@ def test_an_ack_of_part_of_a_batch_trims_it_and_of_all_removes_it(
     assert removed == [Run(S1, 1, 1), Run(S1, 4, 4)]
     assert records == [
         BatchRemoved(Space.PARTITION, KEY, 1),
-        SeenChanged(KEY, S1, ((1, 4),)),
+        SeenChanged(KEY, S1, ((1, 4),), partition.touched[S1]),
     ]
     assert (partition.size, partition.pending.count) == (0, 0)
 

@@ -43,7 +43,18 @@ def full(cls: type[T]) -> T:
     if cls is Batch:
         return cast(
             "T",
-            Batch(b"\x7f" * 8, 2**40, len(FULL), 304, FULL, stamp=2**50, ttl_ms=2**42, priority=9),
+            Batch(
+                b"\x7f" * 8,
+                2**40,
+                len(FULL),
+                304,
+                FULL,
+                stamp=2**50,
+                ttl_ms=2**42,
+                priority=9,
+                dead_reason="stale-replica",
+                dead_queue="été",
+            ),
         )
     values: dict[str, Any] = {}
     for at, field in enumerate(fields_of(cls)):

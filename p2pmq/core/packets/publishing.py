@@ -18,6 +18,7 @@ from p2pmq.core.packets.registry import (
     Packet,
     Range,
     Seq,
+    ShortText,
     Size,
     Struct,
     packet,
@@ -51,7 +52,8 @@ class Batch(Struct):
     stamp, 0 until an owner has appended the batch. `ttl_ms` is how much longer
     the messages live, as of when the batch was sent or written (0: for ever):
     never a point in time, which another node's clock would misjudge. `priority`
-    is 0 … 9, the higher the more urgent, as in RabbitMQ.
+    is 0 … 9, the higher the more urgent, as in RabbitMQ. Dead letters say why they
+    are that (`dead_reason`), and which queue they come from (`dead_queue`).
     """
 
     session: Id
@@ -62,6 +64,8 @@ class Batch(Struct):
     stamp: U64 = 0
     ttl_ms: Milliseconds = 0
     priority: Annotated[int, Range(0, PRIORITY_MAX)] = 0
+    dead_reason: ShortText = ""
+    dead_queue: Annotated[str, Size(0, 255)] = ""
 
     @property
     def last(self) -> int:

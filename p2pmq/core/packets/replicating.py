@@ -28,7 +28,9 @@ class Replicate(Packet):
 
     The context covers only what the packet carries: `batches`, and `acked`. `filled`:
     with what was answered before, the receiver has all that the owner has merged, which
-    was enough for the receiver to count as intact.
+    was enough for the receiver to count as intact. `horizon`: with what was answered
+    before, the receiver has seen every message older than this that is not done for;
+    `forgotten`: dots that were acked long ago, which nobody need remember any more.
     """
 
     queue: NameText
@@ -37,6 +39,8 @@ class Replicate(Packet):
     acked: Runs = ()
     batches: Batches = ()
     filled: bool = False
+    horizon: U64 = 0
+    forgotten: Runs = ()
 
     @property
     def size(self) -> int:
@@ -98,7 +102,8 @@ class Compared(Packet):
     the partition until now; `handed_back`: until just now, and no more, so that what
     the table does not name is in nobody's hands. `refilling`: this copy does not count.
     An answer that is too long comes in several packets: `part` 0, 1, …, with `more` in
-    all but the last, which has the leases and `handed_back`.
+    all but the last, which has the leases and `handed_back`. `horizon`:
+    of what is older, and not seen here, it cannot be said any more whether it was acked.
     """
 
     queue: NameText
@@ -113,6 +118,7 @@ class Compared(Packet):
     refilling: bool = False
     handed_back: bool = False
     ranges: Ranges = ()
+    horizon: U64 = 0
 
 
 @packet(64)
