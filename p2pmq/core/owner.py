@@ -60,6 +60,9 @@ failover may cost beyond its detection.
 """
 HELD_MAX = 256
 """Batches that wait until an owner has merged: each is at most a frame."""
+HELD_MS = 60_000
+"""… and that were said again within this, four times what a publisher waits at most: what nobody
+says any more may have been taken by another owner, acked, and forgotten."""
 EXPIRE_AGAIN_MS = 1_000
 """A message that a consumer holds when its time ends is looked at again after this."""
 HANDED_BACK_MS = 5_000
@@ -98,7 +101,7 @@ class Owner:
         self._owed: dict[PartitionKey, list[Record]] = {}
         self._next_numbers: dict[PartitionKey, int] = {}
         self._takeovers: dict[PartitionKey, int] = {}
-        self._held: dict[PartitionKey, dict[tuple[Session, int], tuple[NodeId, Publish]]] = {}
+        self._held: dict[PartitionKey, dict[tuple[Session, int], tuple[NodeId, Publish, int]]] = {}
         self._former: dict[PartitionKey, PartitionDelivery] = {}
         self._handed_back_at: dict[PartitionKey, int] = {}
         """Who held what when this node owned the partition: its successor asks for that."""
@@ -162,13 +165,13 @@ class Owner:
             )
             return [*begun, Send(peer, refused)]
         if not self._copies.is_active(key):
-            return [*begun, *self._hold(key, peer, packet)]
+            return [*begun, *self._hold(key, peer, packet, now)]
         if packet.previous and not partition.received(batch.session, packet.previous):
             return [*begun, Send(peer, Gap(key.queue, key.number, batch.session))]
         effects, written = partition.append(batch, now + self.clock.wall_offset_ms, peer)
         return [*begun, *effects, *self._copies.on_appended(key, written, now)]
 
-    def _hold(self, key: PartitionKey, peer: NodeId, packet: Publish) -> list[Effect]:
+    def _hold(self, key: PartitionKey, peer: NodeId, packet: Publish, now: int) -> list[Effect]:
         """Let a batch wait until this owner has merged what the other homes hold.
 
         Stamped now, it could go before what its publisher sent to a former owner. Whether one
@@ -178,7 +181,8 @@ class Owner:
         name = (packet.batch.session, packet.batch.first)
         if len(held) >= HELD_MAX and name not in held:
             return [Notify(Counted("publish_not_held"))]  # its publisher says it again
-        held.setdefault(name, (peer, packet))
+        peer, packet, _ = held.get(name, (peer, packet, now))
+        held[name] = (peer, packet, now)
         return []
 
     def _confirm_again(self, peer: NodeId, key: PartitionKey, run: Run) -> list[Effect]:
@@ -537,8 +541,9 @@ class Owner:
         effects: list[Effect] = []
         if self._copies.is_active(key):
             effects += self._expire(key, delivery, now)
-            for peer, packet in self._held.pop(key, {}).values():
-                effects += self.on_publish(peer, packet, now)
+            for peer, packet, said_at in self._held.pop(key, {}).values():
+                if now - said_at < HELD_MS:
+                    effects += self.on_publish(peer, packet, now)
             effects += delivery.pump(now)
             expiring = self.partition(key).expiring
             if expiring:

@@ -351,9 +351,9 @@ class Partition:
                 self.seen.remove(run)
                 changed[run.session] = None
         for session in changed:
-            records.append(self._seen_changed(session))
             if not self.seen.knows(session):
                 del self.touched[session]
+            records.append(self._seen_changed(session))
         if horizon > self.horizon:
             records.append(self._move_horizon(horizon))
         return records

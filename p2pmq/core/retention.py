@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core.antientropy import within
 from p2pmq.core.effects import Counted, Notify, Persist
-from p2pmq.core.hlc import COUNTER_BITS
+from p2pmq.core.hlc import AHEAD_MS_MAX, COUNTER_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 PRUNE_MS = 3_600_000
 """How often is looked for what can be forgotten: it costs a walk over all sessions."""
+MARGIN_PART = 4
+"""The horizon is this part of the retention, a day at most, after the last change of what is
+forgotten: wall clocks that differ by less do no harm (a day is also what a stamp is believed)."""
 LOOK_AGAIN_MS = 60_000
 """How soon a partition is looked at again of which some home is just catching up."""
 
@@ -86,6 +89,7 @@ class Retention:
         self._copies = replication
         self._clock = clock
         self._retention_ms = retention_ms
+        self._margin_ms = min(retention_ms // MARGIN_PART, AHEAD_MS_MAX)
         self._look_at: int | None = None
         self._late: dict[PartitionKey, None] = {}
         self._late_at: int | None = None
@@ -118,10 +122,11 @@ class Retention:
 
     def _prune(self, key: PartitionKey, now: int) -> list[Effect]:
         partition = self._owner.partitions[key]
-        horizon = self._clock.reading - (self._retention_ms << COUNTER_BITS)
-        forgotten = partition.forgettable(horizon)
-        if not forgotten:
-            horizon = partition.horizon
+        before = self._clock.reading - (self._retention_ms << COUNTER_BITS)
+        forgotten = partition.forgettable(before) if before > 0 else []
+        horizon = partition.horizon
+        if forgotten:
+            horizon = max(horizon, before + (self._margin_ms << COUNTER_BITS))
         holders = self._copies.holders_in_reach(key)
         if not forgotten and all(home.horizon >= horizon for home in holders):
             return []

@@ -22,7 +22,7 @@ from p2pmq.core.ownership import Ownership
 from p2pmq.core.packets import delivering, publishing, replicating
 from p2pmq.core.packets.publishing import RunField
 from p2pmq.core.partition import Partition
-from p2pmq.core.records import BatchStored, Space, StoredBodies
+from p2pmq.core.records import BatchStored, RecoveredBatch, Space, StoredBodies
 from p2pmq.core.replica import Replica
 from p2pmq.core.replication import Replication
 from tests.core.kit import KEY, S1, S2, Disk, Dot, Name, batch_of, dots_of, runs_of
@@ -120,6 +120,9 @@ class Home:
         }
         return handlers[type(packet)](peer, packet, now)
 
+    def on_timeout(self, now: int) -> list[Effect]:
+        return self.owner.on_timeout(now) + self.replication.on_timeout(now)
+
     def write(self, now: int) -> list[Effect]:
         """The first write becomes durable."""
         write = self.writes.pop(0)
@@ -152,31 +155,37 @@ class Home:
         where = batch.bodies
         if not isinstance(where, StoredBodies):
             return batch
-        bad = [at for at in range(where.start, where.stop) if (where.number, at) in self.damaged]
+        damaged = self.damaged if where.key == KEY else set()
+        bad = [at for at in range(where.start, where.stop) if (where.number, at) in damaged]
         if bad:
             firsts = [batch.first + at - where.start for at in bad]
             self.unreadable += [Run(batch.session, seq, seq) for seq in firsts]
             return None
         for write in self.writes:
             for record in write.records:
-                if isinstance(record, BatchStored) and record.number == where.number:
+                if not isinstance(record, BatchStored):
+                    continue
+                if (record.key, record.number) == (where.key, where.number):
                     bodies = record.batch.bodies.part(where.start, where.stop)
                     return replace(batch, bodies=bodies)
-        if Name(Space.PARTITION, KEY, where.number) not in self.disk.batches:
+        if Name(Space.PARTITION, where.key, where.number) not in self.disk.batches:
             return None  # acked, and so deleted, since the packet was made
         return self.disk.read(batch)
 
     def on_disk(self) -> tuple[set[Dot], set[Dot]]:
         """(seen, pending) as a restart would find it."""
         again = Partition(KEY, HybridClock())
-        again.recover(self.disk.of_space(Space.PARTITION), self.disk.recovered().seen)
+        again.recover(self.stored(), [s for s in self.disk.recovered().seen if s.key == KEY])
         return dots_of(again.seen.runs()), dots_of(again.pending.runs())
+
+    def stored(self) -> list[RecoveredBatch]:
+        return [found for found in self.disk.of_space(Space.PARTITION) if found.key == KEY]
 
     def readable(self) -> set[Dot]:
         """The pending dots on disk whose bodies are whole."""
         return {
             (found.batch.session, seq)
-            for found in self.disk.of_space(Space.PARTITION)
+            for found in self.stored()
             for low, high in found.alive
             for seq in range(low, high + 1)
             if (found.number, seq - found.batch.first) not in self.damaged
@@ -216,8 +225,11 @@ class World:
         self.duplicates_counted = 0
         self.homes: dict[NodeId, Home] = {}
         for node_id in self.ids:
-            home = self.homes[node_id] = Home(node_id, Beliefs(self.ids, self.wanted))
+            home = self.homes[node_id] = self.home_of(node_id)
             self.take(home, home.start(self.now))
+
+    def home_of(self, node_id: NodeId) -> Home:
+        return Home(node_id, Beliefs(self.ids, self.wanted))
 
     # -- effects --
 
@@ -238,7 +250,7 @@ class World:
         match packet:
             case delivering.Delivery():
                 self.on_delivery(home, packet)
-            case publishing.Confirm(runs=runs):
+            case publishing.Confirm(runs=runs) if peer == USER:
                 self.on_confirm(home, runs)
             case delivering.Settled(number=number):
                 for dot in self.settles[number]:
@@ -448,7 +460,7 @@ class World:
         home = self.homes[node_id]
         spare = [
             (found.number, seq - found.batch.first, (found.batch.session, seq))
-            for found in home.disk.of_space(Space.PARTITION)
+            for found in home.stored()
             for low, high in found.alive
             for seq in range(low, high + 1)
             if (found.number, seq - found.batch.first) not in home.damaged
@@ -463,8 +475,7 @@ class World:
     def pass_time(self, duration: int) -> None:
         self.now += duration
         for home in self.homes.values():
-            self.take(home, home.owner.on_timeout(self.now))
-            self.take(home, home.replication.on_timeout(self.now))
+            self.take(home, home.on_timeout(self.now))
 
     # -- what always holds --
 
