@@ -25,8 +25,9 @@ def mailbox_of(name: str) -> str:
 
 
 def is_mailbox_of_another(queue: str, name: str | None) -> bool:
-    """Whether the queue is a mailbox, and not that of the node with this name."""
-    return queue.startswith(MAILBOX) and queue != mailbox_of(name or "")
+    """Whether it is a mailbox, or holds one's dead letters, and not of the node with this name."""
+    own = mailbox_of(name or "")
+    return queue.startswith(MAILBOX) and queue not in (own, own + DEAD_LETTERS)
 
 
 def dead_letters_of(queue: str) -> tuple[str, str]:

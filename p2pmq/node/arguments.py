@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core.events import Confirmation
 from p2pmq.core.ids import PartitionKey
-from p2pmq.core.names import MAILBOX, check_queue_name, mailbox_of
+from p2pmq.core.names import DEAD_LETTERS, MAILBOX, check_queue_name, mailbox_of
 from p2pmq.core.packets.publishing import PRIORITY_MAX
 from p2pmq.core.packets.registry import ITEMS_MAX
 from p2pmq.errors import QueueNameError, UsageError
@@ -53,6 +53,14 @@ def key_of(queue: str) -> PartitionKey:
             f"node.send({queue[1:]!r}, …), and read your own with node.inbox()"
         )
     return key
+
+
+def reading_key_of(queue: str) -> PartitionKey:
+    """The partition of a queue to consume: those of a mailbox's dead letters, too.
+
+    Raises QueueNameError.
+    """
+    return place_of(queue) if queue.endswith(DEAD_LETTERS) else key_of(queue)
 
 
 def place_of(queue: str) -> PartitionKey:

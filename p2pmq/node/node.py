@@ -23,6 +23,7 @@ from p2pmq.node.arguments import (
     key_of,
     mailbox_key,
     place_of,
+    reading_key_of,
     to_ms,
 )
 from p2pmq.node.consumer import Consumer
@@ -169,7 +170,7 @@ class Node(Engine):
         At most `prefetch` messages are held unsettled. One that is not settled
         within `visibility_timeout` seconds (30 by default) goes to somebody else.
         """
-        return self._messages(key_of, queue, prefetch, visibility_timeout)
+        return self._messages(reading_key_of, queue, prefetch, visibility_timeout)
 
     def inbox(
         self, *, prefetch: int = PREFETCH, visibility_timeout: float | None = None
@@ -196,7 +197,7 @@ class Node(Engine):
         self, queue: str, *, prefetch: int = BATCH_PREFETCH, visibility_timeout: float | None = None
     ) -> AsyncIterator[MessageBatch]:
         """The queue's messages in batches as they come: the fastest way. See `consume`."""
-        consumer = self._subscribe(key_of(queue), prefetch, visibility_timeout)
+        consumer = self._subscribe(reading_key_of(queue), prefetch, visibility_timeout)
         try:
             async for batch in consumer.batches():
                 yield batch

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pmq.core.names import QUEUE_NAME_BYTES_MAX, check_queue_name
+from p2pmq.core.names import QUEUE_NAME_BYTES_MAX, check_queue_name, is_mailbox_of_another
 from p2pmq.errors import QueueNameError
 
 
@@ -41,3 +41,11 @@ def test_only_the_length_in_utf8_counts_for_other_characters(name: str) -> None:
     else:
         with pytest.raises(QueueNameError):
             check_queue_name(name)
+
+
+def test_a_mailbox_and_its_dead_letters_are_their_own_nodes_alone() -> None:
+    for queue in ("@depot", "@depot.dlq"):
+        assert not is_mailbox_of_another(queue, "depot")
+        assert is_mailbox_of_another(queue, "till")
+        assert is_mailbox_of_another(queue, None)
+    assert not is_mailbox_of_another("depot.dlq", "till")

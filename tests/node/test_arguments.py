@@ -14,6 +14,7 @@ from p2pmq.node.arguments import (
     key_of,
     mailbox_key,
     place_of,
+    reading_key_of,
     to_ms,
 )
 from p2pmq.wire.schema import fields_of
@@ -61,6 +62,14 @@ def test_a_confirm_has_three_kinds() -> None:
 
 def test_a_queue_s_partition_is_looked_up_once() -> None:
     assert key_of("q") is key_of("q")
+
+
+def test_a_mailboxs_dead_letters_can_be_read_by_their_name_and_not_written_to() -> None:
+    assert reading_key_of("@depot.dlq") == place_of("@depot.dlq")
+    assert reading_key_of("orders.dlq") == key_of("orders.dlq")
+    for queue, find in (("@depot.dlq", key_of), ("@depot", reading_key_of)):
+        with pytest.raises(QueueNameError, match="is a mailbox's"):
+            find(queue)
 
 
 def test_a_mailbox_is_reached_by_its_nodes_name_alone() -> None:

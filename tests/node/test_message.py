@@ -1,6 +1,7 @@
 """A message as its handler sees it."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.core.packets.delivering import Segment
 from p2pmq.core.packets.publishing import Batch
 from p2pmq.node.consumer import Consumer
-from p2pmq.node.message import Message, MessageBatch
+from p2pmq.node.message import DeadLetter, Message, MessageBatch
 from p2pmq.wire.bodies import FORMAT_MSGPACK, FORMAT_RAW, PackedBodies, pack_body
 
 S = b"\x01" * 8
@@ -44,6 +45,15 @@ async def test_a_message_tells_what_it_is(consumer: Consumer, segment: Segment) 
     assert (message.attempt, message.redelivered) == (2, True)
     assert message.enqueued_at == pytest.approx(1_767_225_600.123)
     assert repr(message) == "<Message 0101010101010101-42 of 'q', attempt 2>"
+
+
+async def test_a_dead_letter_says_why_it_is_one_and_from_where(
+    consumer: Consumer, segment: Segment
+) -> None:
+    assert Message(consumer, segment, 0).dead_letter is None
+    batch = replace(segment.batch, dead_reason="stale-replica", dead_queue="orders")
+    letter = Message(consumer, replace(segment, batch=batch), 2)
+    assert letter.dead_letter == DeadLetter("stale-replica", "orders")
 
 
 async def test_bodies_of_a_batch_are_those_of_its_messages(

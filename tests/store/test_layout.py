@@ -17,17 +17,22 @@ from p2pmq.store.layout import (
     LayoutError,
     Meta,
     batch_key,
+    horizon_key,
     pack_intervals,
     pack_meta,
     pack_partition,
     pack_rumour,
+    pack_seen,
+    pack_stamp,
     seal,
     split_batch_key,
     split_id_key,
+    unpack_horizon,
     unpack_intervals,
     unpack_meta,
     unpack_partition,
     unpack_rumour,
+    unpack_seen,
     unseal,
 )
 
@@ -44,11 +49,56 @@ METAS = st.builds(
     kept=st.lists(st.builds(Kept, *[st.integers(0, 2**40)] * 3), min_size=1, max_size=5).map(tuple),
     unseen=PAIRS,
 )
+DEAD = st.tuples(st.text(min_size=1, max_size=20), st.text(max_size=20))
 
 
 @given(meta=METAS)
 def test_a_batchs_row_is_read_as_it_was_written(meta: Meta) -> None:
     assert unpack_meta(pack_meta(meta)) == meta
+
+
+@given(meta=METAS, dead=DEAD)
+def test_the_row_of_dead_letters_is_read_as_it_was_written(
+    meta: Meta, dead: tuple[str, str]
+) -> None:
+    letters = meta._replace(dead_reason=dead[0], dead_queue=dead[1])
+    assert unpack_meta(pack_meta(letters)) == letters
+
+
+@given(meta=METAS, dead=DEAD, data=st.data())
+def test_a_cut_row_of_dead_letters_is_found(
+    meta: Meta, dead: tuple[str, str], data: st.DataObject
+) -> None:
+    letters = meta._replace(dead_reason=dead[0], dead_queue=dead[1], unseen=())
+    row = pack_meta(letters)
+    with pytest.raises(LayoutError):
+        unpack_meta(row[: data.draw(st.integers(0, len(row) - 1))])
+
+
+@given(seqs=PAIRS, touched=U64)
+def test_what_was_seen_is_read_with_when_it_changed_and_an_older_row_without(
+    seqs: tuple[tuple[int, int], ...], touched: int
+) -> None:
+    assert unpack_seen(pack_seen(seqs, touched)) == (seqs, touched)
+    assert unpack_seen(pack_intervals(seqs)) == (seqs, 0)
+
+
+def test_a_row_of_an_older_version_is_read_as_of_no_dead_letters() -> None:
+    """As 0.1 wrote it before there were any: the bytes are fixed."""
+    row = bytes.fromhex(
+        "73657373696f6e310700000000000000030000001e0000000000000005000000000000004000000000000000"
+        "ffffffff00000000000000000000000004"
+    )
+    meta = Meta(b"session1", 7, 3, 30, 5, None, (Kept(0, 3, 64),), priority=4)
+    assert unpack_meta(row) == meta
+    assert pack_meta(meta) == row
+
+
+def test_a_horizon_is_read_as_it_was_written() -> None:
+    key = PartitionKey("orders", 3)
+    assert unpack_horizon(horizon_key(key), pack_stamp(2**63)) == (key, 2**63)
+    with pytest.raises(LayoutError):
+        unpack_horizon(horizon_key(key), b"short")
 
 
 @given(pairs=PAIRS)

@@ -18,6 +18,7 @@ from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
     BatchTrimmed,
+    HorizonMoved,
     IncarnationSaved,
     MemberRemoved,
     MemberSaved,
@@ -61,7 +62,8 @@ class Model:
         self.batches: dict[tuple[Space, PartitionKey, int], tuple[tuple[int, int], ...]] = {}
         self.stored: dict[tuple[Space, PartitionKey, int], BatchStored] = {}
         self.unseen: dict[tuple[Space, PartitionKey, int], tuple[tuple[int, int], ...]] = {}
-        self.seen: dict[tuple[PartitionKey, bytes], tuple[tuple[int, int], ...]] = {}
+        self.seen: dict[tuple[PartitionKey, bytes], tuple[tuple[tuple[int, int], ...], int]] = {}
+        self.horizons: dict[PartitionKey, int] = {}
         self.members: dict[bytes, Rumour] = {}
         self.queues: dict[str, QueueRecord] = {}
         self.incarnation = 0
@@ -81,10 +83,15 @@ class Model:
             case BatchRemoved(space, key, number):
                 self.batches.pop((space, key, number), None)
                 self.unseen.pop((space, key, number), None)
-            case SeenChanged(key, session, seqs):
-                self.seen[key, session] = seqs
+            case SeenChanged(key, session, seqs, touched):
+                self.seen[key, session] = seqs, touched
+                if not seqs:
+                    del self.seen[key, session]
+            case HorizonMoved(key, horizon):
+                self.horizons[key] = horizon
             case PartitionRemoved(gone):
                 self.filled.discard(gone)
+                self.horizons.pop(gone, None)
                 for where in [where for where in self.batches if where[:2] == (0, gone)]:
                     del self.batches[where]
                     self.unseen.pop(where, None)
@@ -105,7 +112,7 @@ class Model:
 
 
 @st.composite
-def histories(  # noqa: C901, PLR0912 - one case for each record
+def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
     draw: st.DrawFn,
 ) -> list[list[Record]]:
     """Writes whose records refer to batches that were stored before, and to some never stored."""
@@ -115,7 +122,7 @@ def histories(  # noqa: C901, PLR0912 - one case for each record
     for _ in range(draw(st.integers(1, 25))):
         records: list[Record] = []
         for _ in range(draw(st.integers(0, 3))):
-            kind = draw(st.sampled_from("ssssttrrenmdiqfw"))
+            kind = draw(st.sampled_from("ssssttrreghnmdiqfw"))
             key = draw(st.sampled_from(KEYS))
             session = draw(st.sampled_from(SESSIONS))
             known = sorted(model.batches)
@@ -126,6 +133,8 @@ def histories(  # noqa: C901, PLR0912 - one case for each record
                 size = draw(st.sampled_from([10, 20_000]))
                 batch = batch_of(1 + 100 * number, draw(st.integers(1, 8)), size, session)
                 batch = replace(batch, priority=draw(st.integers(0, 9)))
+                if draw(st.booleans()):
+                    batch = replace(batch, dead_reason="stale-replica", dead_queue="é")
                 space = draw(st.sampled_from(list(Space)))
                 expires_ms = draw(st.sampled_from((0, 1, 2**63)))
                 record = BatchStored(space, key, number, batch, expires_ms)
@@ -140,7 +149,12 @@ def histories(  # noqa: C901, PLR0912 - one case for each record
             elif kind in "tr":
                 record = BatchRemoved(*where)
             elif kind == "e":
-                record = SeenChanged(key, session, ((1, draw(st.integers(1, 2**63 - 1))),))
+                seqs = ((1, draw(st.integers(1, 2**63 - 1))),)
+                record = SeenChanged(key, session, seqs, draw(st.integers(0, 2**64 - 1)))
+            elif kind == "g":
+                record = SeenChanged(key, session, ())
+            elif kind == "h":
+                record = HorizonMoved(key, draw(st.integers(0, 2**64 - 1)))
             elif kind == "n":
                 record = PartitionRemoved(key)
             elif kind == "m":
@@ -215,10 +229,12 @@ def test_any_history_is_found_again_as_a_simple_model_has_it(
     assert unseen == {where: seqs for where, seqs in model.unseen.items() if seqs}
     for where, one in found.items():
         stored = model.stored[where]
-        for name in ("run", "size", "priority"):
+        for name in ("run", "size", "priority", "dead_reason", "dead_queue"):
             assert getattr(one.batch, name) == getattr(stored.batch, name)
         assert one.expires_ms == stored.expires_ms
-    assert {(one.key, one.session): one.seqs for one in recovered.seen} == model.seen
+    seen = {(one.key, one.session): (one.seqs, one.touched) for one in recovered.seen}
+    assert seen == model.seen
+    assert {one.key: one.horizon for one in recovered.horizons} == model.horizons
     assert {one.node_id: one for one in recovered.members} == model.members
     assert {one.queue: one for one in recovered.queues} == model.queues
     assert recovered.incarnation == model.incarnation
