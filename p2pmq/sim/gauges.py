@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from p2pmq.core.copies import UNANSWERED_BYTES_MAX
+from p2pmq.core.deadletters import UNDER_WAY_MAX
 from p2pmq.core.healing import STRANGERS_MAX
 from p2pmq.core.membership import MEMBERS_MAX, TOMBSTONES_MAX
 from p2pmq.core.owner import HELD_MAX
@@ -43,6 +44,7 @@ def levels(machine: Machine, links: Links, limits: Limits) -> Iterator[Level]:
     # What follows is nobody's business but its own room's, and a check's.
     yield Level("tombstones", len(machine.swim._roster.tombstones), TOMBSTONES_MAX)  # noqa: SLF001  no room tells its size to anybody else
     yield Level("strangers", len(machine.swim._strangers._tries), STRANGERS_MAX)  # noqa: SLF001  no room tells its size to anybody else
+    yield Level("dead letters under way", len(machine.dead_letters._letters), UNDER_WAY_MAX)  # noqa: SLF001  no room tells its size to anybody else
     for held in machine.owner._held.values():  # noqa: SLF001  no room tells its size to anybody else
         yield Level("batches that wait for a merge", len(held), HELD_MAX)
     for copies in machine.replication._copies.values():  # noqa: SLF001  no room tells its size to anybody else

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis.stateful import rule, run_state_machine_as_test
 
 from p2pmq.config import RETENTION_MS_MIN, Replication
+from p2pmq.core.antientropy import ALL
 from p2pmq.core.copies import Contact, Home
 from p2pmq.core.dots import DotSet
 from p2pmq.core.hlc import COUNTER_BITS, HybridClock
@@ -147,7 +148,7 @@ def test_what_is_pending_here_is_judged_by_the_horizon_of_a_home_that_has_not_se
     partition = partition_at(1_000)
     stored(partition, S1, 1, 4)
     partition.append(batch_of(S2, 1, 1), 1_000, A)  # being written
-    home = Home(B, seen=DotSet([Run(S1, 1, 2)]))
+    home = Home(B, seen=DotSet([Run(S1, 1, 2)]), told=[ALL])
     assert stale_here(partition, home) == [], "it remembers everything"
     home.horizon = HOUR
     assert dots_of(stale_here(partition, home)) == {(S1, 3), (S1, 4), (S2, 1)}
