@@ -31,7 +31,8 @@ from p2pmq.errors import (
 from p2pmq.node.message import DeadLetter, Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
-from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, QueueInfo, Receipt
+from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, Receipt
+from p2pmq.node.settings import QueueInfo
 
 __all__ = [
     "LAN",

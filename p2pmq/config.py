@@ -153,6 +153,23 @@ class OutboxPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """What becomes of a message that has failed; `Node.declare` sets it for one queue.
+
+    A failure is a nack, an exception in `async with message:`, or the end of the consumer's
+    process; not a visibility timeout, and no partition.
+    """
+
+    max_deliveries: int = 20
+    """After so many failures a message goes to `<queue>.dlq`."""
+    backoff_ms: int = 1_000
+    """How long it rests after the first failure, unless the nack says how long; twice as long
+    after each further one. Half of that is drawn by lot."""
+    backoff_max_ms: int = 300_000
+    """The longest rest: five minutes, so that twenty failures take about an hour."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All of a node's settings that are not who it is."""
 
@@ -161,6 +178,7 @@ class Config:
     timing: Timing = Timing()
     replication: Replication = Replication()
     outbox: OutboxPolicy = OutboxPolicy()
+    retry: Retry = Retry()
 
 
 @dataclass(frozen=True, slots=True)

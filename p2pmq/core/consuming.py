@@ -144,8 +144,8 @@ class Consuming:
             subscription.limit += sum(part.length for part, _ in subscription.holding.take(run))
             subscription.settling.put(run, None)
         nacks = tuple(
-            Nack(*part, attempt, delay_ms)
-            for run, delay_ms in request.nacks
+            Nack(*part, attempt, delay_ms or 0, delay_ms is None, error, failed)
+            for run, delay_ms, error, failed in request.nacks
             for part, attempt in subscription.holding.take(run)
         )
         extends = tuple(

@@ -22,6 +22,7 @@ from p2pmq.core.ids import Run
 from p2pmq.core.packets.delivering import Delivery, LeaseField, Segment
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX
 from p2pmq.core.ready import Candidate, ReadyLine
+from p2pmq.core.retries import PROCESS_DIED, Retries
 from p2pmq.core.runmap import RunMap
 
 if TYPE_CHECKING:
@@ -92,9 +93,11 @@ class PartitionDelivery:
         partition: Partition,
         quiet_until: int,
         committed: Callable[[Run], list[Run]],
+        retries: Retries | None = None,
     ) -> None:
         self._partition = partition
         self._committed = committed
+        self.retries = retries if retries is not None else Retries()
         self.consumers: dict[Bearer, Consumer] = {}
         self.leases: RunMap[Lease] = RunMap()
         self.delays: RunMap[Delay] = RunMap()
@@ -142,6 +145,7 @@ class PartitionDelivery:
             self.leases.take(run)
             self.delays.take(run)
             self.attempts.take(run)
+            self.retries.forget(run)
             self._given.remove(run)
         self._prune_due()
 
@@ -204,11 +208,19 @@ class PartitionDelivery:
     def detach_node(self, node_id: NodeId) -> list[Consumer]:
         """Drop every consumer of a node that is gone; if it is not, it finds out by a renewal."""
         gone = [c for bearer, c in self.consumers.items() if bearer.node_id == node_id]
+        held = [run for run, lease in self.leases.items() if lease.bearer.node_id == node_id]
+        self.retries.on_away(node_id, held)
         bearers = dict.fromkeys(self.consumers)
         bearers.update((lease.bearer, None) for lease in self.leases.values())
         for bearer in [b for b in bearers if b.node_id == node_id]:
             self.detach(bearer)
         return gone
+
+    def on_restarted(self, node_id: NodeId) -> None:
+        """A node is there again whose process ended: that counts against what it held."""
+        for run in self.retries.on_restarted(node_id):
+            for part, _ in self._partition.pending.overlap(run):
+                self.retries.fail(part, PROCESS_DIED)
 
     # -- what consumers say about messages --
 
@@ -230,7 +242,7 @@ class PartitionDelivery:
                 if lease.bearer != bearer or lease.attempt > nack.attempt:
                     continue
                 self.leases.take(leased)
-                self._give_back(leased, lease.attempt, now, nack.delay_ms)
+                self._retry(leased, lease.attempt, nack, now)
                 count += leased.length
             if nack.delay_ms:
                 for unleased in self.leases.missing(part):
@@ -385,6 +397,16 @@ class PartitionDelivery:
             self._set_due(now + delay_ms, run)
         else:
             self._make_all_ready(run)
+
+    def _retry(self, run: Run, attempt: int, nack: Nack, now: int) -> None:
+        """Give back what has failed, unless it is given up."""
+        if not nack.failed:
+            self._give_back(run, attempt, now, nack.delay_ms)
+            return
+        self.attempts.put(run, attempt)
+        for part, failing in self.retries.fail(run, nack.error):
+            delay_ms = self.retries.pause_ms(failing.times) if nack.backoff else nack.delay_ms
+            self._give_back(part, attempt, now, delay_ms)
 
     def _rest(self, unleased: Run, nack: Nack, now: int) -> int:
         """Delay ready dots whose lease had ended before the nack came; a later one stands."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey, Run
@@ -120,17 +120,24 @@ class DrainRequested:
     unread: tuple[Run, ...]
 
 
+class GivenBack(NamedTuple):
+    """Dots that a consumer nacks. `delay_ms`: how long they rest; None: as the queue's rules say."""
+
+    run: Run
+    delay_ms: int | None = None
+    error: str = ""
+    failed: bool = True
+    """Whether it counts: a handler that was cancelled has not failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class SettleRequested:
-    """A consumer's acks, nacks and extensions since the last.
-
-    Nacks are (dots, delay in ms), extensions (dots, new timeout in ms from now).
-    """
+    """A consumer's acks, nacks and extensions (dots, new timeout in ms from now) since the last."""
 
     consumer: ConsumerId
     key: PartitionKey
     acks: tuple[Run, ...] = ()
-    nacks: tuple[tuple[Run, int], ...] = ()
+    nacks: tuple[GivenBack, ...] = ()
     extends: tuple[tuple[Run, int], ...] = ()
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from p2pmq.config import Config
+    from p2pmq.config import Config, Retry
     from p2pmq.core.effects import Effect
     from p2pmq.core.events import Event
     from p2pmq.core.ids import NodeId, Session
@@ -59,11 +59,13 @@ class Machine:
         self._clock = HybridClock()
         self.swim = Swim(own, mesh, config.swim, rng)
         self.registry = Registry(own.node_id, self._others, rng)
-        self._ownership = Ownership(config.replication, self.registry.settings_of)
+        self._ownership = Ownership(config.replication, self.registry.settings_of, config.retry)
         owner_of = self._ownership.owner_of
         self.owner = Owner(own.node_id, self._clock, owner_of)
         self.owner.name_of = self.swim.name_of
         self.owner.copies_of = self._ownership.copies_of
+        self.owner.retry_of = self._ownership.retry_of
+        self.owner.rng = rng
         self.outbox = Outbox(
             session, owner_of, config.limits, config.timing, config.outbox, self._clock
         )
@@ -146,6 +148,10 @@ class Machine:
     def copies_of(self, queue: str) -> tuple[int, int]:
         """R and W of a queue as asked for, whatever the mesh has."""
         return self._ownership.copies_of(queue)
+
+    def retry_of(self, queue: str) -> Retry:
+        """What becomes of a queue's messages that fail."""
+        return self._ownership.retry_of(queue)
 
     def next_deadline(self) -> int | None:
         """When `handle(TimePassed())` is due, in ms; None: not before something happens."""
@@ -285,6 +291,7 @@ class Machine:
         )
         if self._boots.get(peer, event.boot) != event.boot:
             effects += self.owner.on_node_gone(peer, now)
+            effects += self.owner.on_node_restarted(peer, now)
         self._boots[peer] = event.boot
         effects += self.registry.on_peer_connected(peer)
         effects += self.replication.on_peer_connected(peer, now)

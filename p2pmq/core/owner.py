@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from p2pmq.config import Retry
 from p2pmq.core.delivery import Bearer, PartitionDelivery
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Expired, Notify, Persist, Send
@@ -33,10 +34,12 @@ from p2pmq.core.packets.publishing import (
     RunField,
 )
 from p2pmq.core.partition import Partition
+from p2pmq.core.retries import Retries
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from random import Random
 
     from p2pmq.core.delivery import Consumer
     from p2pmq.core.effects import Effect
@@ -105,6 +108,9 @@ class Owner:
         self._former: dict[PartitionKey, PartitionDelivery] = {}
         self._handed_back_at: dict[PartitionKey, int] = {}
         """Who held what when this node owned the partition: its successor asks for that."""
+        self.retry_of: Callable[[str], Retry] = lambda _queue: Retry()
+        """What becomes of a queue's messages that fail; the pauses are drawn from `rng`."""
+        self.rng: Random | None = None
         self._let_go = LetGo()
         self._copies: Replication
 
@@ -237,6 +243,7 @@ class Owner:
         delivery.raise_limit(bearer, packet.attachment, packet.limit)
         for nack in packet.nacks:
             delivery.nack(bearer, nack, now)
+        given_up = self._give_up(key, delivery, now)
         for extend in packet.extends:
             delivery.extend(bearer, extend, now)
         removed, records = partition.remove(runs)
@@ -248,7 +255,7 @@ class Owner:
             effects += self._copies.on_settle(key, runs, durable, now)
         else:
             effects = self.settled(durable)
-        return [*effects, *self._pump(key, now)]
+        return [*effects, *given_up, *self._pump(key, now)]
 
     # -- writes --
 
@@ -433,6 +440,14 @@ class Owner:
             effects += self._pump(key, now)
         return effects
 
+    def on_node_restarted(self, node_id: NodeId, now: int) -> list[Effect]:
+        """A node's process did end: that counts against the messages that it held."""
+        effects: list[Effect] = []
+        for key, delivery in self.deliveries.items():
+            delivery.on_restarted(node_id)
+            effects += self._give_up(key, delivery, now)
+        return effects
+
     def next_deadline(self) -> int | None:
         """When a lease or a delay may end."""
         return self._timers.next_deadline()
@@ -524,12 +539,23 @@ class Owner:
 
     # -- within --
 
+    def _give_up(self, key: PartitionKey, delivery: PartitionDelivery, now: int) -> list[Effect]:
+        """Make dead letters of what has failed too often."""
+        effects: list[Effect] = []
+        for run, failing in delivery.retries.take_given_up():
+            death = Death(MAX_DELIVERIES, failing.error, failing.times)
+            effects += self._copies.dead_letters.condemn(key, [run], death, now)
+        return effects
+
     def _delivery(self, key: PartitionKey) -> PartitionDelivery:
         delivery = self.deliveries.get(key)
         if delivery is None:
             quiet_until = max(self._quiet_until, self._takeovers.pop(key, 0))
             delivery = PartitionDelivery(
-                self.partition(key), quiet_until, partial(self._copies.deliverable, key)
+                self.partition(key),
+                quiet_until,
+                partial(self._copies.deliverable, key),
+                Retries(partial(self.retry_of, key.queue), self.rng),
             )
             self.deliveries[key] = delivery
         return delivery

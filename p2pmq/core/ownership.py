@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from p2pmq.config import Retry
 from p2pmq.core.ring import Place, Ring
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class Ownership:
         self,
         replication: Replication,
         settings_of: Callable[[str], QueueSettings | None] = lambda _queue: None,
+        retry: Retry | None = None,
     ) -> None:
+        self._retry = retry if retry is not None else Retry()
         self._settings_of = settings_of
         self._ring = Ring(())
         self._replicas = replication.replicas
@@ -90,6 +93,17 @@ class Ownership:
             replicas = declared.replicas or replicas
             min_copies = declared.min_copies or (0 if declared.replicas else min_copies)
         return replicas, min(min_copies, replicas) or replicas // 2 + 1
+
+    def retry_of(self, queue: str) -> Retry:
+        """What becomes of the queue's messages that fail, as declared or by the mesh's default."""
+        declared = self._settings_of(queue)
+        if declared is None:
+            return self._retry
+        return Retry(
+            declared.max_deliveries or self._retry.max_deliveries,
+            declared.backoff_ms or self._retry.backoff_ms,
+            declared.backoff_max_ms or self._retry.backoff_max_ms,
+        )
 
     def in_line(self, key: PartitionKey) -> list[NodeId]:
         """The living members that are no homes, in the order in which they would become so."""

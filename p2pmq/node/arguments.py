@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from p2pmq.core.events import Confirmation
 from p2pmq.core.ids import PartitionKey
@@ -12,17 +11,11 @@ from p2pmq.core.packets.publishing import PRIORITY_MAX
 from p2pmq.core.packets.registry import ITEMS_MAX
 from p2pmq.errors import QueueNameError, UsageError
 
-if TYPE_CHECKING:
-    from p2pmq.config import Replication
-
 MS_MAX = 2**42
 """139 years: the most that a packet's `Milliseconds` hold. What is longer means for ever."""
 NAME_BYTES_MAX = 255
 PREFETCH_MAX = ITEMS_MAX
 """An attach lists all that its consumer holds, in one packet."""
-
-REPLICAS_MAX = 9
-"""More copies only cost: four nodes may be lost with nine."""
 
 CONFIRMATIONS = {
     "committed": Confirmation.COMMITTED,
@@ -94,21 +87,6 @@ def check_name(what: str, name: str) -> None:
             f"the {what} name {name[:40]!r} cannot be used: 1 to {NAME_BYTES_MAX} bytes of "
             "printable text are needed"
         )
-
-
-def checked_copies(
-    replicas: int | None, min_copies: int | None, default: Replication
-) -> tuple[int, int]:
-    """R and W as the registry keeps them (0: left out); raises UsageError where they cannot be."""
-    if replicas is not None and replicas not in range(1, REPLICAS_MAX + 1):
-        raise UsageError(f"replicas={replicas!r} cannot be: give 1 to {REPLICAS_MAX}")
-    most = replicas or default.replicas
-    if min_copies is not None and min_copies not in range(1, most + 1):
-        raise UsageError(
-            f"min_copies={min_copies!r} cannot be: with {most} replicas a message can be "
-            f"on 1 to {most} disks"
-        )
-    return replicas or 0, min_copies or 0
 
 
 def checked_priority(priority: int) -> int:

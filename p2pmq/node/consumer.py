@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core import events
 from p2pmq.core.ids import Run
+from p2pmq.core.retries import ERROR_MAX
 from p2pmq.errors import StaleReceiptError
 from p2pmq.node.arguments import to_ms
 from p2pmq.node.message import Message, MessageBatch
@@ -45,7 +46,7 @@ class Consumer:
         self._segments: deque[Segment] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._acks: list[tuple[Session, int, int]] = []
-        self._nacks: list[tuple[Run, int]] = []
+        self._nacks: list[events.GivenBack] = []
         self._extends: list[tuple[Run, int]] = []
         self._flushing = False
         self._error: BaseException | None = None
@@ -204,16 +205,14 @@ class Consumer:
         self._acks.append(run)
         self._schedule()
 
-    def settle_nack(self, session: Session, seq: int, delay: float) -> None:
-        """Give one message back after `delay` seconds."""
-        self.settle_nack_run(Run(session, seq, seq), delay)
-
-    def settle_nack_run(self, run: Run, delay: float) -> None:
-        """Give a run of messages back after `delay` seconds; at the consumer's end it was."""
-        delay_ms = to_ms(delay)
+    def settle_nack(
+        self, run: Run, delay: float | None, error: str = "", *, failed: bool = True
+    ) -> None:
+        """Give messages back, to rest for `delay` seconds; at the consumer's end they were."""
+        delay_ms = None if delay is None else to_ms(delay)
         if not self.closed:
             self._settled(run.length)
-            self._nacks.append((run, delay_ms))
+            self._nacks.append(events.GivenBack(run, delay_ms, error[:ERROR_MAX], failed))
             self._schedule()
 
     def settle_extend(self, session: Session, seq: int, seconds: float) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from p2pmq.core.hlc import wall_ms_of
+from p2pmq.core.ids import Run
 from p2pmq.wire.bodies import PackedBodies, unpack_body
 
 if TYPE_CHECKING:
@@ -47,8 +48,16 @@ class Settleable(ABC):
         """It is done."""
 
     @abstractmethod
-    def nack(self, delay: float = 0.0) -> None:
-        """Give it back, to be delivered again after `delay` seconds."""
+    def _give_back(self, delay: float | None, error: str, *, failed: bool) -> None:
+        """Nack it, whether or not it counts as a failure."""
+
+    def nack(self, delay: float | None = None, error: str = "") -> None:
+        """Give it back, to be delivered again after `delay` seconds.
+
+        None: after a pause that doubles with each failure (`Config.retry`). Each nack counts
+        as one; `error` is kept with the last, and shown on the dead letter.
+        """
+        self._give_back(delay, error, failed=True)
 
     async def __aenter__(self) -> Self:
         return self
@@ -61,8 +70,10 @@ class Settleable(ABC):
     ) -> None:
         if kind is None:
             self.ack()
-        else:
-            self.nack()
+        elif issubclass(kind, Exception):
+            self.nack(error=f"{kind.__qualname__}: {error}")
+        else:  # cancelled: the message is not to blame
+            self._give_back(0, "", failed=False)
 
 
 class Message(Settleable):
@@ -128,11 +139,12 @@ class Message(Settleable):
             self._consumer.settle_ack(batch.session, batch.first + self._position)
             self.settled = True
 
-    def nack(self, delay: float = 0.0) -> None:
-        """Give it back, to be delivered again after `delay` seconds."""
+    def _give_back(self, delay: float | None, error: str, *, failed: bool) -> None:
         if not self.settled:
             batch = self._segment.batch
-            self._consumer.settle_nack(batch.session, batch.first + self._position, delay)
+            seq = batch.first + self._position
+            run = Run(batch.session, seq, seq)
+            self._consumer.settle_nack(run, delay, error, failed=failed)
             self.settled = True
 
     def extend(self, seconds: float) -> None:
@@ -187,8 +199,7 @@ class MessageBatch(Settleable):
             self._consumer.settle_ack_run(self._segment.batch.run)
             self.settled = True
 
-    def nack(self, delay: float = 0.0) -> None:
-        """Give all of them back, to be delivered again after `delay` seconds."""
+    def _give_back(self, delay: float | None, error: str, *, failed: bool) -> None:
         if not self.settled:
-            self._consumer.settle_nack_run(self._segment.batch.run, delay)
+            self._consumer.settle_nack(self._segment.batch.run, delay, error, failed=failed)
             self.settled = True

@@ -8,7 +8,6 @@ from p2pmq.core import effects, events
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
 from p2pmq.core.ids import ID_BYTES, PartitionKey
 from p2pmq.core.names import check_queue_name
-from p2pmq.core.packets.registering import QueueSettings
 from p2pmq.errors import (
     ClosedNodeError,
     NotDeclaredError,
@@ -17,7 +16,6 @@ from p2pmq.errors import (
 )
 from p2pmq.node.arguments import (
     check_prefetch,
-    checked_copies,
     checked_priority,
     confirmation_of,
     key_of,
@@ -35,15 +33,15 @@ from p2pmq.node.receipts import (
     BulkReceipt,
     MemberInfo,
     QueueDepth,
-    QueueInfo,
     Receipt,
     depth_of,
     info_of,
 )
+from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-    from typing import Literal
+    from typing import Literal, Unpack
 
     from p2pmq.node.message import Message, MessageBatch
 
@@ -96,7 +94,8 @@ class Node(Engine):
         until it is fsynced in this node's outbox, to be sent when the owner
         can be reached; "none" waits for nothing. `timeout` is in seconds, and
         so is `ttl`: a message that nobody has acked by then is dropped, and
-        counted as expired (None: it waits for ever). `priority` is 0 to 9, the
+        counted as expired (None: after the queue's `ttl`, if it was declared with
+        one). `priority` is 0 to 9, the
         higher the more urgent: it overtakes what waits at the queue's owner,
         and an outbox that must drop begins with the least.
 
@@ -106,8 +105,9 @@ class Node(Engine):
         OutboxFullError, ClosedNodeError.
         """
         self._check_running()
-        terms = self._terms(confirm, timeout, ttl, priority)
-        return await self._publisher.publish(key_of(queue), body, terms)
+        key = key_of(queue)
+        terms = self._terms(key, confirm, timeout, ttl, priority)
+        return await self._publisher.publish(key, body, terms)
 
     async def publish_many(
         self,
@@ -126,17 +126,24 @@ class Node(Engine):
         after an error the iterable may have been consumed in part.
         """
         self._check_running()
-        terms = self._terms(confirm, timeout, ttl, priority)
-        return await self._publisher.publish_many(key_of(queue), bodies, terms)
+        key = key_of(queue)
+        terms = self._terms(key, confirm, timeout, ttl, priority)
+        return await self._publisher.publish_many(key, bodies, terms)
 
     def _terms(
-        self, confirm: Confirm, timeout: float | None, ttl: float | None, priority: int
+        self,
+        key: PartitionKey,
+        confirm: Confirm,
+        timeout: float | None,
+        ttl: float | None,
+        priority: int,
     ) -> Terms:
         """What a publish asks for, checked. Raises UsageError."""
+        declared = self._machine.registry.settings_of(key.queue)
         return Terms(
             confirmation_of(confirm),
             self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms),
-            0 if ttl is None else to_ms(ttl, least_ms=1),
+            (declared.ttl_ms if declared is not None else 0) if ttl is None else to_ms(ttl, 1),
             checked_priority(priority),
         )
 
@@ -157,8 +164,9 @@ class Node(Engine):
         ever). Everything else is as in `publish`, the errors too.
         """
         self._check_running()
-        terms = self._terms(confirm, timeout, ttl, priority)
-        return await self._publisher.publish(mailbox_key(name), body, terms)
+        key = mailbox_key(name)
+        terms = self._terms(key, confirm, timeout, ttl, priority)
+        return await self._publisher.publish(key, body, terms)
 
     # -- consuming --
 
@@ -211,9 +219,12 @@ class Node(Engine):
         if self._draining:
             raise ClosedNodeError(self.settings.name, "closing")
         check_prefetch(prefetch)
-        visibility_ms = self.settings.config.timing.visibility_timeout_ms
         if visibility_timeout is not None:
             visibility_ms = to_ms(visibility_timeout, least_ms=VISIBILITY_MS_MIN)
+        else:
+            declared = self._machine.registry.settings_of(key.queue)
+            visibility_ms = declared.visibility_timeout_ms if declared is not None else 0
+            visibility_ms = visibility_ms or self.settings.config.timing.visibility_timeout_ms
         consumer_id = self._world.random_bytes(ID_BYTES)
         consumer = Consumer(consumer_id, key, self._driver.feed, self._loop)
         self._consumers[consumer_id] = consumer
@@ -241,27 +252,28 @@ class Node(Engine):
 
     # -- settings --
 
-    async def declare(
-        self, queue: str, *, replicas: int | None = None, min_copies: int | None = None
-    ) -> QueueInfo:
+    async def declare(self, queue: str, **settings: Unpack[Settings]) -> QueueInfo:
         """Give a queue settings of its own, on every node of the mesh; now or at any later time.
 
         `replicas` (R, 1 to 9) is on how many nodes' disks its messages are kept,
         `min_copies` (W, 1 to R) on how many of them a message must be fsynced to
-        be committed: 1 keeps every side of a partition available. What is left
-        out is the mesh's default (`config.Replication`), and a majority of R. The latest
-        declaration holds; it is on this node's disk when this returns, and the
-        others learn it as they are reached. No queue needs to be declared.
+        be committed: 1 keeps every side of a partition available.
+        After `max_deliveries` failures a message goes to `<queue>.dlq`; before, it
+        rests for `backoff` seconds after the first and twice as long after each
+        further one, at most `backoff_max`. `visibility_timeout` is that of
+        consumers, `ttl` that of messages, both in seconds, where they name none.
+        What is left out is the mesh's default (`Config.replication`, `.retry`,
+        `.timing`), and a majority of R. The latest declaration holds; it is on
+        this node's disk when this returns, and the others learn it as they are
+        reached. No queue needs to be declared.
 
         Raises UsageError, QueueNameError, NotDeclaredError, ClosedNodeError.
         """
         self._check_running()
         check_queue_name(queue)
-        settings = QueueSettings(
-            *checked_copies(replicas, min_copies, self.settings.config.replication)
-        )
+        checked = checked_settings(self.settings.config, settings)
         token, future = self._wait_token()
-        self._driver.feed(events.DeclareRequested(queue, settings, token))
+        self._driver.feed(events.DeclareRequested(queue, checked, token))
         outcome = await future
         if isinstance(outcome, effects.Refused):
             raise NotDeclaredError(queue, outcome.reason)
@@ -271,8 +283,7 @@ class Node(Engine):
         """The settings of a queue that are in force, as this node knows them."""
         self._check_running()
         check_queue_name(queue)
-        declared = self._machine.registry.settings_of(queue) is not None
-        return QueueInfo(queue, *self._machine.copies_of(queue), declared)
+        return queue_info(queue, self._machine, self.settings.config)
 
     # -- looking --
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Iterable
-    from typing import Literal
+    from typing import Literal, Unpack
 
     from p2pmq.node.message import Message, MessageBatch
     from p2pmq.node.node import Node
-    from p2pmq.node.receipts import BulkReceipt, QueueDepth, QueueInfo, Receipt
+    from p2pmq.node.receipts import BulkReceipt, QueueDepth, Receipt
+    from p2pmq.node.settings import QueueInfo, Settings
 
 
 class Queue:
@@ -50,11 +51,9 @@ class Queue:
             self.name, bodies, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority
         )
 
-    async def declare(
-        self, *, replicas: int | None = None, min_copies: int | None = None
-    ) -> QueueInfo:
+    async def declare(self, **settings: Unpack[Settings]) -> QueueInfo:
         """Give the queue settings of its own: see `Node.declare`."""
-        return await self._node.declare(self.name, replicas=replicas, min_copies=min_copies)
+        return await self._node.declare(self.name, **settings)
 
     def consume(self, *, prefetch: int = 100) -> AsyncIterator[Message]:
         """Messages one by one: see `Node.consume`."""

@@ -100,21 +100,6 @@ class QueueDepth:
 
 
 @dataclass(frozen=True, slots=True)
-class QueueInfo:
-    """The settings of a queue that are in force, as this node knows them.
-
-    `replicas` is on how many nodes its messages are kept, `min_copies` on how many of
-    them a message is fsynced to be committed. Both are as asked for: a mesh with fewer
-    nodes keeps what it can. `declared`: somebody declared it; else these are the defaults.
-    """
-
-    queue: str
-    replicas: int
-    min_copies: int
-    declared: bool
-
-
-@dataclass(frozen=True, slots=True)
 class MemberInfo:
     """One member of the mesh, as this node sees it."""
 

@@ -182,8 +182,8 @@ class Witness:
         where = (self.now_s, self.process, event.consumer, event.key)
         for run in event.acks:
             self._history.add(Acked(*where, run))
-        for run, _ in event.nacks:
-            self._history.add(Nacked(*where, run))
+        for nack in event.nacks:
+            self._history.add(Nacked(*where, nack.run))
 
     def on_settled(self, by: str, packet: Settled) -> None:
         """The acks of a settle are durable, says the owner on host `by`."""

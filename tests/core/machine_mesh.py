@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from p2pmq.config import Config, Limits, Replication
 from p2pmq.core import events
 from p2pmq.core.effects import Deliver, Persist, Published, Resolve, Send
-from p2pmq.core.events import Confirmation
+from p2pmq.core.events import Confirmation, GivenBack
 from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.core.machine import Machine
 from p2pmq.core.membership import MemberState
@@ -378,7 +378,7 @@ class MachineMesh:
             consumer,
             user.key,
             acks=tuple(runs_of(dots - nacked)),
-            nacks=tuple((run, delay) for run in runs_of(nacked)),
+            nacks=tuple(GivenBack(run, delay) for run in runs_of(nacked)),
         )
         self.feed(node, request)
 

@@ -20,6 +20,7 @@ from p2pmq.core.effects import Deliver, Effect, Notify, Persist, Send
 from p2pmq.core.events import (
     BatchDurable,
     DrainRequested,
+    GivenBack,
     SettleDurable,
     SettleRequested,
     SubscribeRequested,
@@ -186,7 +187,7 @@ def test_a_nack_names_the_latest_delivery_of_its_message() -> None:
     subscribe(consuming, 0)
     consuming.on_delivery(A, delivery(1, 1, 1, 1), 1)
     consuming.on_delivery(A, delivery(1, 2, 1, 1, attempt=2), 2)
-    request = SettleRequested(ME, KEY, nacks=((Run(S1, 1, 1), 50),))
+    request = SettleRequested(ME, KEY, nacks=(GivenBack(Run(S1, 1, 1), 50),))
     (settle,) = packets(consuming.on_settle(request, 3))
     assert isinstance(settle, Settle)
     assert [(nack.attempt, nack.delay_ms) for nack in settle.nacks] == [(2, 50)]
@@ -348,7 +349,9 @@ class ConsumingMachine(RuleBasedStateMachine):
             self.acked |= set(dots)
             request = SettleRequested(consumer, KEY, acks=runs)
         else:
-            request = SettleRequested(consumer, KEY, nacks=tuple((run, 300) for run in runs))
+            request = SettleRequested(
+                consumer, KEY, nacks=tuple(GivenBack(run, 300) for run in runs)
+            )
         self.take(node, self.nodes[node].on_settle(request, self.now))
 
     @rule(pick=st.integers(0, 9))

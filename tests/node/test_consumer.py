@@ -6,7 +6,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from p2pmq import ClosedNodeError, Message, MessageBatch, StaleReceiptError
-from p2pmq.core.events import DrainRequested, Event, SettleRequested, UnsubscribeRequested
+from p2pmq.core.events import (
+    DrainRequested,
+    Event,
+    GivenBack,
+    SettleRequested,
+    UnsubscribeRequested,
+)
 from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.core.packets.delivering import Segment
 from p2pmq.core.packets.publishing import Batch
@@ -66,7 +72,7 @@ async def test_acks_of_one_round_leave_as_one_settle_with_runs(stand: Stand) -> 
     messages[3].nack(delay=1.5)
     settle = await stand.settled()
     assert settle.acks == (Run(S, 1, 3), Run(S, 5, 5), Run(other, 1, 1))
-    assert settle.nacks == ((Run(S, 4, 4), 1_500),)
+    assert settle.nacks == (GivenBack(Run(S, 4, 4), 1_500),)
     await asyncio.sleep(0)
     assert stand.events == []
 
@@ -103,7 +109,7 @@ async def test_a_batch_is_settled_as_one_run(stand: Stand) -> None:
     second.nack(delay=1)
     settle = await stand.settled()
     assert settle.acks == (Run(S, 1, 100),)
-    assert settle.nacks == ((Run(S, 101, 150), 1_000),)
+    assert settle.nacks == (GivenBack(Run(S, 101, 150), 1_000),)
 
 
 async def test_the_end_settles_what_was_settled_and_gives_the_rest_back(stand: Stand) -> None:

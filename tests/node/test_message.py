@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from p2pmq.core.events import Event, SettleRequested
+from p2pmq.core.events import Event, GivenBack, SettleRequested
 from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.core.packets.delivering import Segment
 from p2pmq.core.packets.publishing import Batch
@@ -86,7 +86,8 @@ async def test_leaving_in_good_order_acks_and_an_exception_nacks(
     assert isinstance(settle, SettleRequested)
     whole = Run(S, 41, 43)
     assert settle.acks == ((Run(S, 41, 41),) if kind is Message else (whole,))
-    assert settle.nacks == (((Run(S, 42, 42) if kind is Message else whole), 0),)
+    failed = Run(S, 42, 42) if kind is Message else whole
+    assert settle.nacks == (GivenBack(failed, None, "LookupError: "),)
 
 
 async def fail_within(settled: Message | MessageBatch) -> None:
@@ -102,4 +103,17 @@ async def test_a_message_settled_by_hand_is_not_settled_again_at_the_end(
     await asyncio.sleep(0)
     (settle,) = events
     assert isinstance(settle, SettleRequested)
-    assert (settle.acks, settle.nacks) == ((), ((Run(S, 41, 41), 2_000),))
+    assert settle.acks == ()
+    assert settle.nacks == (GivenBack(Run(S, 41, 41), 2_000),)
+
+
+async def test_a_handler_that_is_cancelled_gives_back_at_once_and_has_not_failed(
+    consumer: Consumer, segment: Segment, events: list[Event]
+) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        async with Message(consumer, segment, 0):
+            raise asyncio.CancelledError
+    await asyncio.sleep(0)
+    (settle,) = events
+    assert isinstance(settle, SettleRequested)
+    assert settle.nacks == (GivenBack(Run(S, 41, 41), 0, failed=False),)

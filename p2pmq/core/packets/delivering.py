@@ -86,9 +86,10 @@ class Delivery(Packet):
 
 @struct
 class Nack(Struct):
-    """Give the dots back, to be delivered again after `delay_ms`.
+    """Give the dots back, to be delivered again after `delay_ms`; `backoff`: the owner decides.
 
-    `attempt` names the delivery that is given back: a later one stays.
+    `attempt` names the delivery that is given back: a later one stays. `error` is what
+    the user's code said of it; `failed`: it counts towards `max_deliveries`.
     """
 
     session: Id
@@ -96,6 +97,9 @@ class Nack(Struct):
     last: Seq
     attempt: U32
     delay_ms: Milliseconds = 0
+    backoff: bool = False
+    error: Annotated[str, Size(0, 1024)] = ""
+    failed: bool = True
 
 
 @struct

@@ -6,9 +6,11 @@ from typing import Annotated
 
 from p2pmq.core.packets.registry import (
     U8,
+    U16,
     U32,
     U64,
     Id,
+    Milliseconds,
     NameText,
     Packet,
     Size,
@@ -26,10 +28,15 @@ RECORDS_MAX = 512
 
 @struct
 class QueueSettings(Struct):
-    """What a queue's declaration may set; 0 is the mesh's default (`config.Replication`)."""
+    """What a queue's declaration may set; 0 is the mesh's default (in `config`)."""
 
     replicas: U8 = 0
     min_copies: U8 = 0
+    max_deliveries: U16 = 0
+    backoff_ms: U32 = 0
+    backoff_max_ms: U32 = 0
+    visibility_timeout_ms: U32 = 0
+    ttl_ms: Milliseconds = 0
 
 
 @struct

@@ -1,0 +1,113 @@
+"""The settings of one queue: what a user declares, and what is in force."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+from p2pmq.core.delivery import VISIBILITY_MS_MIN
+from p2pmq.core.packets.registering import QueueSettings
+from p2pmq.errors import UsageError
+from p2pmq.node.arguments import to_ms
+
+if TYPE_CHECKING:
+    from p2pmq.config import Config, Replication
+    from p2pmq.core.machine import Machine
+
+REPLICAS_MAX = 9
+"""More copies only cost: four nodes may be lost with nine."""
+DELIVERIES_MAX = 2**16 - 1
+SETTING_MS_MAX = 2**32 - 1
+"""Seven weeks: the most that a declaration holds."""
+
+
+class Settings(TypedDict, total=False):
+    """What `declare` takes; what is left out, or None, is the mesh's default."""
+
+    replicas: int | None
+    min_copies: int | None
+    max_deliveries: int | None
+    backoff: float | None
+    backoff_max: float | None
+    visibility_timeout: float | None
+    ttl: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """The settings of a queue that are in force, as this node knows them. Times in seconds.
+
+    `replicas` is on how many nodes its messages are kept, `min_copies` on how many of
+    them a message is fsynced to be committed. Both are as asked for: a mesh with fewer
+    nodes keeps what it can. `declared`: somebody declared it; else these are the defaults.
+    `ttl` None: messages wait for ever unless they say otherwise.
+    """
+
+    queue: str
+    replicas: int
+    min_copies: int
+    declared: bool
+    max_deliveries: int
+    backoff: float
+    backoff_max: float
+    visibility_timeout: float
+    ttl: float | None
+
+
+def queue_info(queue: str, machine: Machine, config: Config) -> QueueInfo:
+    """What is in force: as declared, else the mesh's default."""
+    declared = machine.registry.settings_of(queue)
+    found = declared if declared is not None else QueueSettings()
+    retry = machine.retry_of(queue)
+    visibility_ms = found.visibility_timeout_ms or config.timing.visibility_timeout_ms
+    return QueueInfo(
+        queue,
+        *machine.copies_of(queue),
+        declared is not None,
+        retry.max_deliveries,
+        retry.backoff_ms / 1000,
+        retry.backoff_max_ms / 1000,
+        visibility_ms / 1000,
+        found.ttl_ms / 1000 if found.ttl_ms else None,
+    )
+
+
+def checked_copies(
+    replicas: int | None, min_copies: int | None, default: Replication
+) -> tuple[int, int]:
+    """R and W as the registry keeps them (0: left out); raises UsageError where they cannot be."""
+    if replicas is not None and replicas not in range(1, REPLICAS_MAX + 1):
+        raise UsageError(f"replicas={replicas!r} cannot be: give 1 to {REPLICAS_MAX}")
+    most = replicas or default.replicas
+    if min_copies is not None and min_copies not in range(1, most + 1):
+        raise UsageError(
+            f"min_copies={min_copies!r} cannot be: with {most} replicas a message can be "
+            f"on 1 to {most} disks"
+        )
+    return replicas or 0, min_copies or 0
+
+
+def checked_settings(config: Config, settings: Settings) -> QueueSettings:
+    """The settings of a queue as the registry keeps them; raises UsageError."""
+    most = settings.get("max_deliveries")
+    if most is not None and most not in range(1, DELIVERIES_MAX + 1):
+        raise UsageError(f"max_deliveries={most!r} cannot be: give 1 to {DELIVERIES_MAX:,}")
+
+    def ms(seconds: float | None, least_ms: int = 1) -> int:
+        return 0 if seconds is None else min(to_ms(seconds, least_ms), SETTING_MS_MAX)
+
+    copies = settings.get("replicas"), settings.get("min_copies")
+    backoff_ms, backoff_max_ms = ms(settings.get("backoff")), ms(settings.get("backoff_max"))
+    if (backoff_max_ms or config.retry.backoff_max_ms) < (backoff_ms or config.retry.backoff_ms):
+        raise UsageError(
+            f"a backoff of {settings.get('backoff')} s is more than backoff_max="
+            f"{settings.get('backoff_max')} allows: raise that too"
+        )
+    return QueueSettings(
+        *checked_copies(*copies, config.replication),
+        most or 0,
+        backoff_ms,
+        backoff_max_ms,
+        ms(settings.get("visibility_timeout"), VISIBILITY_MS_MIN),
+        ms(settings.get("ttl")),
+    )
