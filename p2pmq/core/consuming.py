@@ -144,9 +144,17 @@ class Consuming:
             subscription.limit += sum(part.length for part, _ in subscription.holding.take(run))
             subscription.settling.put(run, None)
         nacks = tuple(
-            Nack(*part, attempt, delay_ms or 0, delay_ms is None, error, failed)
-            for run, delay_ms, error, failed in request.nacks
-            for part, attempt in subscription.holding.take(run)
+            Nack(
+                *part,
+                attempt,
+                given.delay_ms or 0,
+                given.delay_ms is None,
+                given.error,
+                given.failed,
+                given.rejected,
+            )
+            for given in request.nacks
+            for part, attempt in subscription.holding.take(given.run)
         )
         extends = tuple(
             Extend(*part, attempt, timeout_ms)

@@ -404,6 +404,9 @@ class PartitionDelivery:
             self._give_back(run, attempt, now, nack.delay_ms)
             return
         self.attempts.put(run, attempt)
+        if nack.rejected:
+            self.retries.reject(run, nack.error)
+            return
         for part, failing in self.retries.fail(run, nack.error):
             delay_ms = self.retries.pause_ms(failing.times) if nack.backoff else nack.delay_ms
             self._give_back(part, attempt, now, delay_ms)

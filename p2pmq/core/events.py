@@ -128,6 +128,8 @@ class GivenBack(NamedTuple):
     error: str = ""
     failed: bool = True
     """Whether it counts: a handler that was cancelled has not failed."""
+    rejected: bool = False
+    """Never to be tried again: a dead letter at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class Failing(NamedTuple):
 
     times: int
     error: str
+    rejected: bool = False
 
 
 class Retries:
@@ -59,6 +60,13 @@ class Retries:
             self.failures.put(part, failing)
             (self._given_up if failing.times >= most else again).append((part, failing))
         return again
+
+    def reject(self, run: Run, error: str) -> None:
+        """Give up at once."""
+        known = [(part, failing.times) for part, failing in self.failures.overlap(run)]
+        fresh = [(part, 0) for part in self.failures.missing(run)]
+        for part, times in known + fresh:
+            self._given_up.append((part, Failing(times + 1, error[:ERROR_MAX], rejected=True)))
 
     def pause_ms(self, count: int) -> int:
         """How long a message rests that has failed so often (at least once)."""

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core import events
 from p2pmq.core.ids import Run
-from p2pmq.core.retries import ERROR_MAX
 from p2pmq.errors import StaleReceiptError
 from p2pmq.node.arguments import to_ms
 from p2pmq.node.message import Message, MessageBatch
@@ -205,14 +204,11 @@ class Consumer:
         self._acks.append(run)
         self._schedule()
 
-    def settle_nack(
-        self, run: Run, delay: float | None, error: str = "", *, failed: bool = True
-    ) -> None:
-        """Give messages back, to rest for `delay` seconds; at the consumer's end they were."""
-        delay_ms = None if delay is None else to_ms(delay)
+    def settle_nack(self, given_back: events.GivenBack) -> None:
+        """Give messages back; at the consumer's end they were."""
         if not self.closed:
-            self._settled(run.length)
-            self._nacks.append(events.GivenBack(run, delay_ms, error[:ERROR_MAX], failed))
+            self._settled(given_back.run.length)
+            self._nacks.append(given_back)
             self._schedule()
 
     def settle_extend(self, session: Session, seq: int, seconds: float) -> None:

@@ -10,8 +10,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from p2pmq.core.events import GivenBack
 from p2pmq.core.hlc import wall_ms_of
 from p2pmq.core.ids import Run
+from p2pmq.core.retries import ERROR_MAX
+from p2pmq.node.arguments import to_ms
 from p2pmq.wire.bodies import PackedBodies, unpack_body
 
 if TYPE_CHECKING:
@@ -48,8 +51,8 @@ class Settleable(ABC):
         """It is done."""
 
     @abstractmethod
-    def _give_back(self, delay: float | None, error: str, *, failed: bool) -> None:
-        """Nack it, whether or not it counts as a failure."""
+    def _give_back(self, delay_ms: int | None, error: str, **how: bool) -> None:
+        """Nack it; `how` is as in `events.GivenBack`."""
 
     def nack(self, delay: float | None = None, error: str = "") -> None:
         """Give it back, to be delivered again after `delay` seconds.
@@ -57,7 +60,11 @@ class Settleable(ABC):
         None: after a pause that doubles with each failure (`Config.retry`). Each nack counts
         as one; `error` is kept with the last, and shown on the dead letter.
         """
-        self._give_back(delay, error, failed=True)
+        self._give_back(None if delay is None else to_ms(delay), error[:ERROR_MAX])
+
+    def reject(self, error: str = "") -> None:
+        """It can never be processed: make a dead letter of it at once (`<queue>.dlq`)."""
+        self._give_back(0, error[:ERROR_MAX], rejected=True)
 
     async def __aenter__(self) -> Self:
         return self
@@ -139,12 +146,12 @@ class Message(Settleable):
             self._consumer.settle_ack(batch.session, batch.first + self._position)
             self.settled = True
 
-    def _give_back(self, delay: float | None, error: str, *, failed: bool) -> None:
+    def _give_back(self, delay_ms: int | None, error: str, **how: bool) -> None:
         if not self.settled:
             batch = self._segment.batch
             seq = batch.first + self._position
             run = Run(batch.session, seq, seq)
-            self._consumer.settle_nack(run, delay, error, failed=failed)
+            self._consumer.settle_nack(GivenBack(run, delay_ms, error, **how))
             self.settled = True
 
     def extend(self, seconds: float) -> None:
@@ -199,7 +206,8 @@ class MessageBatch(Settleable):
             self._consumer.settle_ack_run(self._segment.batch.run)
             self.settled = True
 
-    def _give_back(self, delay: float | None, error: str, *, failed: bool) -> None:
+    def _give_back(self, delay_ms: int | None, error: str, **how: bool) -> None:
         if not self.settled:
-            self._consumer.settle_nack(self._segment.batch.run, delay, error, failed=failed)
+            run = self._segment.batch.run
+            self._consumer.settle_nack(GivenBack(run, delay_ms, error, **how))
             self.settled = True

@@ -89,7 +89,8 @@ class Nack(Struct):
     """Give the dots back, to be delivered again after `delay_ms`; `backoff`: the owner decides.
 
     `attempt` names the delivery that is given back: a later one stays. `error` is what
-    the user's code said of it; `failed`: it counts towards `max_deliveries`.
+    the user's code said of it; `failed`: it counts towards `max_deliveries`;
+    `rejected`: it becomes a dead letter at once.
     """
 
     session: Id
@@ -100,6 +101,7 @@ class Nack(Struct):
     backoff: bool = False
     error: Annotated[str, Size(0, 1024)] = ""
     failed: bool = True
+    rejected: bool = False
 
 
 @struct
