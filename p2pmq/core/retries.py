@@ -24,10 +24,15 @@ if TYPE_CHECKING:
 
     from p2pmq.core.ids import NodeId, Run
 
-ERROR_MAX = 1_024
-"""Characters of an error's text that are kept."""
+ERROR_BYTES_MAX = 1_024
+"""Of an error's text in UTF-8: so much is kept."""
 PROCESS_DIED = "the process of the node that worked on it ended"
 DOUBLINGS_MAX = 40
+
+
+def bounded(error: str) -> str:
+    """As much of an error's text as is kept, and nothing that could not travel."""
+    return error.encode("utf-8", "replace")[:ERROR_BYTES_MAX].decode("utf-8", "ignore")
 
 
 class Failing(NamedTuple):
@@ -56,7 +61,7 @@ class Retries:
         fresh = [(part, 0) for part in self.failures.missing(run)]
         most = self._policy().max_deliveries
         for part, count in known + fresh:
-            failing = Failing(count + 1, error[:ERROR_MAX])
+            failing = Failing(count + 1, error)
             self.failures.put(part, failing)
             (self._given_up if failing.times >= most else again).append((part, failing))
         return again
@@ -66,7 +71,7 @@ class Retries:
         known = [(part, failing.times) for part, failing in self.failures.overlap(run)]
         fresh = [(part, 0) for part in self.failures.missing(run)]
         for part, times in known + fresh:
-            self._given_up.append((part, Failing(times + 1, error[:ERROR_MAX], rejected=True)))
+            self._given_up.append((part, Failing(times + 1, error, rejected=True)))
 
     def pause_ms(self, count: int) -> int:
         """How long a message rests that has failed so often (at least once)."""

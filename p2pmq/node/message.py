@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from p2pmq.core.events import GivenBack
 from p2pmq.core.hlc import wall_ms_of
 from p2pmq.core.ids import Run
-from p2pmq.core.retries import ERROR_MAX
+from p2pmq.core.retries import bounded
 from p2pmq.node.arguments import to_ms
 from p2pmq.wire.bodies import PackedBodies, unpack_body
 
@@ -60,11 +60,11 @@ class Settleable(ABC):
         None: after a pause that doubles with each failure (`Config.retry`). Each nack counts
         as one; `error` is kept with the last, and shown on the dead letter.
         """
-        self._give_back(None if delay is None else to_ms(delay), error[:ERROR_MAX])
+        self._give_back(None if delay is None else to_ms(delay), bounded(error))
 
     def reject(self, error: str = "") -> None:
         """It can never be processed: make a dead letter of it at once (`<queue>.dlq`)."""
-        self._give_back(0, error[:ERROR_MAX], rejected=True)
+        self._give_back(0, bounded(error), rejected=True)
 
     async def __aenter__(self) -> Self:
         return self

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from p2pmq.config import Retry
 from p2pmq.core.ids import Run
-from p2pmq.core.retries import ERROR_MAX, Failing, Retries
-from tests.core.kit import S1, A, B
+from p2pmq.core.packets.delivering import Nack, Settle
+from p2pmq.core.retries import ERROR_BYTES_MAX, Failing, Retries, bounded
+from p2pmq.wire.codec import decode, encode
+from tests.core.kit import KEY, S1, A, B
 
 POLICY = Retry(max_deliveries=3, backoff_ms=100, backoff_max_ms=1_000)
 
@@ -69,6 +73,19 @@ def test_only_a_node_that_starts_anew_has_died_of_what_it_held() -> None:
     assert room.on_restarted(A) == [], "once"
 
 
-def test_a_long_error_is_cut() -> None:
-    ((_, failing),) = retries().fail(Run(S1, 1, 1), "x" * 5_000)
-    assert len(failing.error) == ERROR_MAX
+def test_a_rejected_message_is_given_up_at_once_however_often_it_has_failed() -> None:
+    room = retries()
+    room.fail(Run(S1, 2, 2), "")
+    room.reject(Run(S1, 1, 2), "no such order")
+    assert sorted(room.take_given_up()) == [
+        (Run(S1, 1, 1), Failing(1, "no such order", rejected=True)),
+        (Run(S1, 2, 2), Failing(2, "no such order", rejected=True)),
+    ]
+
+
+@pytest.mark.parametrize("error", ["x" * 5_000, "é" * 5_000, "\ud800" * 5_000])
+def test_a_long_error_is_cut_to_what_a_packet_takes(error: str) -> None:
+    nack = Nack(S1, 1, 1, 1, error=bounded(error))
+    settle = Settle(*KEY, b"consumer", 1, 1, 0, nacks=(nack,))
+    assert decode(encode(settle)) == settle
+    assert len(nack.error.encode()) >= ERROR_BYTES_MAX - 1
