@@ -28,6 +28,7 @@ from p2pmq.errors import (
 from p2pmq.node.arguments import check_name, to_ms
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.farewell import let_handlers_finish, tell_what_is_left
+from p2pmq.node.handlers import Handler
 from p2pmq.node.publisher import Publisher
 from p2pmq.node.receipts import overflow_of
 from p2pmq.observe.counters import CalmLog, Counters
@@ -104,6 +105,8 @@ class Engine:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._next_token = -1
         self._consumers: dict[ConsumerId, Consumer] = {}
+        self._handlers: list[Handler] = []
+        self._handling: set[asyncio.Task[None]] = set()
         self._met: asyncio.Event = asyncio.Event()
         self._stopped: asyncio.Event = asyncio.Event()
         self._refusal: tuple[int, str, str] | None = None

@@ -27,6 +27,7 @@ from p2pmq.node.arguments import (
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
 from p2pmq.node.engine import Engine
+from p2pmq.node.handlers import Handler, guarded
 from p2pmq.node.publisher import Terms
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import (
@@ -40,12 +41,13 @@ from p2pmq.node.receipts import (
 from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-    from typing import Literal, Unpack
+    from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+    from typing import Any, Literal, Unpack
 
     from p2pmq.node.message import Message, MessageBatch
 
     Confirm = Literal["committed", "stored", "none"]
+    HandlerFunction = Callable[[Message], Awaitable[Any]]
 
 PREFETCH = 100
 """Messages that a consumer may hold unsettled, unless it says otherwise."""
@@ -219,17 +221,20 @@ class Node(Engine):
         if self._draining:
             raise ClosedNodeError(self.settings.name, "closing")
         check_prefetch(prefetch)
-        if visibility_timeout is not None:
-            visibility_ms = to_ms(visibility_timeout, least_ms=VISIBILITY_MS_MIN)
-        else:
-            declared = self._machine.registry.settings_of(key.queue)
-            visibility_ms = declared.visibility_timeout_ms if declared is not None else 0
-            visibility_ms = visibility_ms or self.settings.config.timing.visibility_timeout_ms
+        visibility_ms = self._visibility_ms(key.queue, visibility_timeout)
         consumer_id = self._world.random_bytes(ID_BYTES)
         consumer = Consumer(consumer_id, key, self._driver.feed, self._loop)
         self._consumers[consumer_id] = consumer
         self._driver.feed(events.SubscribeRequested(consumer_id, key, prefetch, visibility_ms))
         return consumer
+
+    def _visibility_ms(self, queue: str, asked: float | None) -> int:
+        """The visibility timeout: as asked for in seconds, as declared, or the mesh's default."""
+        if asked is not None:
+            return to_ms(asked, least_ms=VISIBILITY_MS_MIN)
+        declared = self._machine.registry.settings_of(queue)
+        declared_ms = declared.visibility_timeout_ms if declared is not None else 0
+        return declared_ms or self.settings.config.timing.visibility_timeout_ms
 
     def _drop(self, consumer: Consumer) -> None:
         consumer.close()
@@ -244,6 +249,58 @@ class Node(Engine):
         seconds in which nothing came and the queue was not known to be empty.
         """
         return drained(self, queue, prefetch, patience)
+
+    def handler(
+        self,
+        queue: str,
+        *,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        visibility_timeout: float | None = None,
+    ) -> Callable[[HandlerFunction], HandlerFunction]:
+        """A decorator: the node calls the function with each message of the queue.
+
+        `concurrency` messages are at work at once, each in a task of its own;
+        `prefetch` (twice that) are held ready. The message is acked when the
+        function returns, unless it was settled by hand, and nacked when it
+        raises: it comes again after a pause, and is a dead letter after too many
+        failures (`Config.retry`). While the function runs its visibility timeout
+        is extended. A handler begins when the node runs; when it closes it may
+        finish what it is at. Raises UsageError, QueueNameError.
+        """
+        key_of(queue)
+        if concurrency < 1:
+            raise UsageError(f"concurrency={concurrency!r} cannot be: give 1 or more")
+        held = 2 * concurrency if prefetch is None else prefetch
+        check_prefetch(held)
+
+        def register(function: HandlerFunction) -> HandlerFunction:
+            handler = Handler(
+                queue,
+                function,
+                concurrency,
+                take=lambda: self.consume(
+                    queue, prefetch=held, visibility_timeout=visibility_timeout
+                ),
+                timeout=lambda: self._visibility_ms(queue, visibility_timeout) / 1000,
+            )
+            self._handlers.append(handler)
+            if self._state == "running":
+                self._begin(handler)
+            return function
+
+        return register
+
+    def _begin(self, handler: Handler) -> None:
+        task = self._loop.create_task(guarded(handler), name=f"handlers of {handler.queue}")
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
+
+    async def start(self) -> None:
+        """Open the store, listen, meet the mesh, and begin to handle: see `Engine.start`."""
+        await super().start()
+        for handler in self._handlers:
+            self._begin(handler)
 
     def queue(self, name: str) -> Queue:
         """A handle on one queue."""
