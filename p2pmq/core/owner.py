@@ -543,7 +543,7 @@ class Owner:
         """Make dead letters of what has failed too often."""
         effects: list[Effect] = []
         for run, failing in delivery.retries.take_given_up():
-            reason = REJECTED if failing.rejected else MAX_DELIVERIES
+            continue
             death = Death(reason, failing.error, failing.times)
             effects += self._copies.dead_letters.condemn(key, [run], death, now)
         return effects

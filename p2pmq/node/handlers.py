@@ -37,11 +37,11 @@ class Handler:
     timeout: Callable[[], float]
     at_work: dict[Message, None] = field(default_factory=dict)
 
-    async def run(self) -> None:
+    async def run(self, loop: asyncio.AbstractEventLoop) -> None:
         """Handle messages until there are no more; a node that closes lets it finish."""
         room = asyncio.Semaphore(self.concurrency)
         tasks: set[asyncio.Task[None]] = set()
-        extending = asyncio.create_task(self._extend())
+        extending = loop.create_task(self._extend())
 
         def done(task: asyncio.Task[None]) -> None:
             tasks.discard(task)
@@ -50,7 +50,7 @@ class Handler:
         try:
             await room.acquire()
             async for message in self.take():
-                task = asyncio.create_task(self._handle(message), name=f"handler of {self.queue}")
+                task = loop.create_task(self._handle(message))
                 tasks.add(task)
                 task.add_done_callback(done)
                 await room.acquire()
@@ -86,9 +86,9 @@ class Handler:
                 message.extend(timeout)
 
 
-async def guarded(handler: Handler) -> None:
+async def guarded(handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
     """Run a handler; the log says if it ends other than with its node."""
     try:
-        await handler.run()
+        await handler.run(loop)
     except Exception:
         log.exception("the handlers of queue %r have stopped", handler.queue)

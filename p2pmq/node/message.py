@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from p2pmq.node.consumer import Consumer
 
 
+_AS_PUBLISHED = object()
+
+
 def packed_bodies(segment: Segment) -> PackedBodies:
     """The bodies of a delivered segment: the driver has put them in."""
     packed = segment.batch.bodies
@@ -86,21 +89,31 @@ class Settleable(ABC):
 class Message(Settleable):
     """One delivery of one message."""
 
-    __slots__ = ("_consumer", "_position", "_segment", "settled")
+    __slots__ = ("_body", "_consumer", "_position", "_segment", "settled")
 
     def __init__(self, consumer: Consumer, segment: Segment, position: int) -> None:
         self._consumer = consumer
         self._segment = segment
         self._position = position
+        self._body: Any = _AS_PUBLISHED
         self.settled = False
 
     @property
     def body(self) -> Any:  # noqa: ANN401  whatever was published
-        """The body: bytes if bytes were published, else what msgpack made of it."""
+        """The body: bytes if bytes were published, else what msgpack made of it.
+
+        With `consume(type=…)`: an instance of that.
+        """
+        if self._body is not _AS_PUBLISHED:
+            return self._body
         packed = packed_bodies(self._segment)
         formats = packed.formats
         data = packed.bodies[self._position]
         return data if formats is None else unpack_body(data, formats[self._position])
+
+    @body.setter
+    def body(self, value: object) -> None:
+        self._body = value
 
     @property
     def queue(self) -> str:

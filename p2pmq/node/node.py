@@ -39,6 +39,7 @@ from p2pmq.node.receipts import (
     info_of,
 )
 from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
+from p2pmq.node.typed import converted, converter_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
@@ -173,14 +174,23 @@ class Node(Engine):
     # -- consuming --
 
     def consume(
-        self, queue: str, *, prefetch: int = PREFETCH, visibility_timeout: float | None = None
+        self,
+        queue: str,
+        *,
+        prefetch: int = PREFETCH,
+        visibility_timeout: float | None = None,
+        type: Any = None,  # noqa: A002, ANN401  the word for it; any annotation
     ) -> AsyncIterator[Message]:
         """The queue's messages, one by one, for ever; it survives its owner.
 
         At most `prefetch` messages are held unsettled. One that is not settled
         within `visibility_timeout` seconds (30 by default) goes to somebody else.
+        With `type`, a dataclass, pydantic model or other annotation, `message.body`
+        is one of these; a body that does not fit becomes a dead letter with reason
+        `rejected` (needs `pip install "p2pmq[types]"`).
         """
-        return self._messages(reading_key_of, queue, prefetch, visibility_timeout)
+        convert = None if type is None else converter_to(type)
+        return self._messages(reading_key_of, queue, prefetch, visibility_timeout, convert)
 
     def inbox(
         self, *, prefetch: int = PREFETCH, visibility_timeout: float | None = None
@@ -194,12 +204,14 @@ class Node(Engine):
         name: str,
         prefetch: int,
         visibility_timeout: float | None,
+        convert: Callable[[object], Any] | None = None,
     ) -> AsyncIterator[Message]:
         """The messages of the queue that `key_for` finds for the name; it may raise."""
         consumer = self._subscribe(key_for(name), prefetch, visibility_timeout)
         try:
             async for message in consumer.messages():
-                yield message
+                if convert is None or converted(message, convert):
+                    yield message
         finally:
             self._drop(consumer)
 
@@ -257,6 +269,7 @@ class Node(Engine):
         concurrency: int = 1,
         prefetch: int | None = None,
         visibility_timeout: float | None = None,
+        type: Any = None,  # noqa: A002, ANN401  as `consume`
     ) -> Callable[[HandlerFunction], HandlerFunction]:
         """A decorator: the node calls the function with each message of the queue.
 
@@ -266,7 +279,7 @@ class Node(Engine):
         raises: it comes again after a pause, and is a dead letter after too many
         failures (`Config.retry`). While the function runs its visibility timeout
         is extended. A handler begins when the node runs; when it closes it may
-        finish what it is at. Raises UsageError, QueueNameError.
+        finish what it is at. `type` is as in `consume`. Raises UsageError, QueueNameError.
         """
         key_of(queue)
         if concurrency < 1:
@@ -280,7 +293,7 @@ class Node(Engine):
                 function,
                 concurrency,
                 take=lambda: self.consume(
-                    queue, prefetch=held, visibility_timeout=visibility_timeout
+                    queue, prefetch=held, visibility_timeout=visibility_timeout, type=type
                 ),
                 timeout=lambda: self._visibility_ms(queue, visibility_timeout) / 1000,
             )
@@ -292,7 +305,7 @@ class Node(Engine):
         return register
 
     def _begin(self, handler: Handler) -> None:
-        task = self._loop.create_task(guarded(handler), name=f"handlers of {handler.queue}")
+        task = self._loop.create_task(guarded(handler, self._loop))
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)
 

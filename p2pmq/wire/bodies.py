@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import zlib
 from array import array
+from dataclasses import fields, is_dataclass
 from itertools import repeat
 from sys import byteorder
-from typing import Any
+from typing import Any, cast
 
 from p2pmq.core.packets.publishing import BATCH_MESSAGES_MAX
 from p2pmq.errors import NotSerializableError, P2PMQError
@@ -231,9 +232,19 @@ def pack_body(body: object) -> tuple[bytes, int]:
     if isinstance(body, (bytes, bytearray, memoryview)):
         return bytes(body), FORMAT_RAW
     try:
-        return pack(body), FORMAT_MSGPACK
+        return pack(body, default=_plain), FORMAT_MSGPACK
     except PACK_ERRORS as error:
         raise NotSerializableError(*_blame(body, error)) from error
+
+
+def _plain(value: object) -> object:
+    """What msgpack does not know: dataclasses and pydantic models as maps of their fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and not isinstance(value, type):
+        return dump(mode="json")
+    raise TypeError(f"can not serialize {type(value).__name__!r} object")
 
 
 def unpack_body(data: bytes, body_format: int) -> Any:  # noqa: ANN401 - any msgpack value
@@ -282,7 +293,7 @@ def _blame(body: object, error: Exception) -> tuple[object, str]:
         return body, f"it holds itself, or is nested deeper than {NESTING_MAX}"
     for child in _children(body):
         try:
-            pack(child)
+            pack(child, default=_plain)
         except PACK_ERRORS as child_error:
             return _blame(child, child_error)
     return body, str(error)
@@ -291,6 +302,8 @@ def _blame(body: object, error: Exception) -> tuple[object, str]:
 def _children(value: object) -> list[object]:
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
+    if is_dataclass(value) and not isinstance(value, type):
+        return list(cast("dict[str, object]", _plain(value)).values())
     return list(value) if isinstance(value, (list, tuple)) else []
 
 

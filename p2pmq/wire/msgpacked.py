@@ -28,12 +28,13 @@ class UnpackError(P2PMQError):
     """Bytes are not one msgpack value. A peer's fault or the disk's, which no user ever sees."""
 
 
-def pack(value: object) -> bytes:
+def pack(value: object, default: Callable[[object], object] | None = None) -> bytes:
     """The value in msgpack's shortest form, floats in 64 bits: same value, same bytes.
 
-    Raises what msgpack raises; a caller passes only what it knows to be packable.
+    `default` makes something else of what msgpack does not know. Raises what
+    msgpack raises; a caller passes only what it knows to be packable.
     """
-    return bytes(msgpack.packb(value, use_bin_type=True))
+    return bytes(msgpack.packb(value, use_bin_type=True, default=default))
 
 
 def unpack(
