@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from p2pmq.core.events import HandoverDurable, SettleDurable
     from p2pmq.core.ids import NodeId
     from p2pmq.core.packets.delivering import LeaseField
+    from p2pmq.core.packets.publishing import Death
     from p2pmq.core.packets.replicating import Compared, RangeField, Replicate
     from p2pmq.core.partition import Partition
 
@@ -220,7 +221,7 @@ class Copies:
         self.unproven: RunMap[tuple[NodeId, ...]] = RunMap()
         self.settling: dict[SettleDurable | HandoverDurable, Settling] = {}
         self.acking: dict[int, SettleDurable | HandoverDurable] = {}
-        self.condemned: RunMap[str] = RunMap()
+        self.condemned: RunMap[Death] = RunMap()
         """Pending messages that are delivered no more, but become dead letters, and why."""
         self.set_homes(homes, wanted)
 

@@ -21,7 +21,7 @@ from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Buried, Notify, Persist, Send
 from p2pmq.core.ids import ID_BYTES, PartitionKey, Run
 from p2pmq.core.names import dead_letters_of
-from p2pmq.core.packets.publishing import Publish
+from p2pmq.core.packets.publishing import Death, Publish
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
@@ -34,8 +34,12 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.publishing import Batch, Confirm
     from p2pmq.core.replication import Replication
 
-STALE_REPLICA = "stale-replica"
-"""Why a letter is one: its holder was away for so long that nobody knows whether it was acked."""
+STALE_REPLICA = Death("stale-replica")
+"""Its holder was away for so long that nobody knows whether it was acked."""
+MAX_DELIVERIES = "max-deliveries"
+"""It has failed too often."""
+REJECTED = "rejected"
+"""Its consumer said that it can never be processed."""
 UNDER_WAY_MAX = 64
 """Letters (batches) on their way: as many as one packet from another home may bring."""
 LOOK = 0
@@ -59,7 +63,7 @@ class Letter:
     key: PartitionKey
     run: Run
     batch: Batch
-    reason: str
+    death: Death
     to: PartitionKey
     left: DotSet
     here: bool
@@ -98,7 +102,7 @@ class DeadLetters:
     # -- burying --
 
     def condemn(
-        self, key: PartitionKey, runs: Iterable[Run], reason: str, now: int
+        self, key: PartitionKey, runs: Iterable[Run], death: Death, now: int
     ) -> list[Effect]:
         """Messages that are pending here are delivered no more, but buried."""
         condemned = self._copies.condemned(key)
@@ -106,11 +110,11 @@ class DeadLetters:
             return []
         for run in runs:
             for part in condemned.missing(run):
-                condemned.put(part, reason)
+                condemned.put(part, death)
         return self._fill(key, now)
 
     def bury(
-        self, key: PartitionKey, batches: Iterable[Batch], reason: str, now: int
+        self, key: PartitionKey, batches: Iterable[Batch], death: Death, now: int
     ) -> list[Effect]:
         """Bury messages that another node holds, and that are not taken in here."""
         effects: list[Effect] = []
@@ -120,7 +124,7 @@ class DeadLetters:
                 room = not self._letters or self._held_bytes + batch.size <= HELD_BYTES_MAX
                 if len(self._letters) < UNDER_WAY_MAX and room:
                     part = batch.part(run.first, run.last)
-                    effects += self._begin(key, part, reason, here=False, now=now)
+                    effects += self._begin(key, part, death, here=False, now=now)
                 else:
                     self._waiting[key] = None
         return effects
@@ -186,7 +190,7 @@ class DeadLetters:
     # -- within --
 
     def _begin(
-        self, key: PartitionKey, batch: Batch, reason: str, *, here: bool, now: int
+        self, key: PartitionKey, batch: Batch, death: Death, *, here: bool, now: int
     ) -> list[Effect]:
         """Write a letter and send it; where there is no queue for it, only let the original go."""
         number = self._next_number
@@ -194,11 +198,11 @@ class DeadLetters:
         into, why = dead_letters_of(key.queue)
         session = letter_session(key, batch.session)
         dead = replace(
-            batch, session=session, stamp=0, ttl_ms=0, dead_reason=reason, dead_queue=key.queue
+            batch, session=session, stamp=0, ttl_ms=0, dead=(replace(death, dead_queue=key.queue),)
         )
         left = DotSet([dead.run] if into else [])
         to = PartitionKey(into, 0)
-        letter = Letter(key, batch.run, dead, reason, to, left, here, why)
+        letter = Letter(key, batch.run, dead, death, to, left, here, why)
         self._letters[number] = letter
         self._of_session.setdefault((to, session), {})[number] = None
         self._held_bytes += letter.held_bytes
@@ -233,7 +237,7 @@ class DeadLetters:
         effects: list[Effect] = [
             Persist((*self._owner.take_owed(key), *records), patient=True),
             *self._copies.spread_acks(key, [run], now),
-            Notify(Buried(key, (run,), letter.reason, letter.to.queue, letter.why)),
+            Notify(Buried(key, (run,), letter.death.reason, letter.to.queue, letter.why)),
         ]
         return effects + self._go_on(now)
 
@@ -255,7 +259,7 @@ class DeadLetters:
             return effects
         partition = self._owner.partition(key)
         under_way = self.under_way(key)
-        for run, reason in list(condemned.items()):
+        for run, death in list(condemned.items()):
             if partition.appending.overlap(run):
                 self._waiting[key] = None
                 self._timers.set_if_earlier(LOOK, now + WRITTEN_SOON_MS)
@@ -265,7 +269,7 @@ class DeadLetters:
                         self._waiting[key] = None
                         return effects
                     batch = partition.batch(part, stored)
-                    effects += self._begin(key, batch, reason, here=True, now=now)
+                    effects += self._begin(key, batch, death, here=True, now=now)
         return effects
 
     def _drop(self, number: int, letter: Letter) -> None:

@@ -121,7 +121,7 @@ class DrainRequested:
 
 
 class GivenBack(NamedTuple):
-    """Dots that a consumer nacks. `delay_ms`: how long they rest; None: as the queue's rules say."""
+    """Dots that a consumer nacks, to rest for `delay_ms`; None: as the queue's rules say."""
 
     run: Run
     delay_ms: int | None = None

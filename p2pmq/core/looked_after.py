@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import NodeId, PartitionKey
     from p2pmq.core.intact import Intactness
     from p2pmq.core.ownership import Ownership
+    from p2pmq.core.packets.publishing import Death
     from p2pmq.core.runmap import RunMap
 
 
@@ -83,7 +84,7 @@ class LookedAfter:
             return copies.condemned.missing(run)
         return [run]
 
-    def condemned(self, key: PartitionKey) -> RunMap[str] | None:
+    def condemned(self, key: PartitionKey) -> RunMap[Death] | None:
         """What is pending here and becomes dead letters; None: this node does not own it."""
         copies = self._copies.get(key)
         return copies.condemned if copies is not None else None

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from p2pmq.config import Retry
+from p2pmq.core.deadletters import MAX_DELIVERIES, REJECTED
 from p2pmq.core.delivery import Bearer, PartitionDelivery
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Expired, Notify, Persist, Send
@@ -27,10 +28,10 @@ from p2pmq.core.packets.publishing import (
     REFUSED_ALONE,
     REFUSED_DISK_FULL,
     Confirm,
+    Death,
     Gap,
     Moved,
     PublishRefused,
-    QueueStats,
     RunField,
 )
 from p2pmq.core.partition import Partition
@@ -468,32 +469,6 @@ class Owner:
             effects += self._pump(key, now)
         return effects
 
-    def stats(self, queue: str) -> list[QueueStats]:
-        """The depth of each partition owned here, or of one queue's."""
-        return [
-            self._stats(key, partition, delivery)
-            for key, partition in self.partitions.items()
-            if (delivery := self.deliveries.get(key)) is not None
-            and self.owns(key)
-            and queue in ("", key.queue)
-        ]
-
-    def _stats(
-        self, key: PartitionKey, partition: Partition, delivery: PartitionDelivery
-    ) -> QueueStats:
-        replicas, min_copies = self.copies_of(key.queue)
-        return QueueStats(
-            key.queue,
-            key.number,
-            ready=partition.pending.count - delivery.leases.count - delivery.delays.count,
-            in_flight=delivery.leases.count,
-            delayed=delivery.delays.count,
-            size=partition.size,
-            consumers=len(delivery.consumers),
-            replicas=replicas,
-            min_copies=min_copies,
-        )
-
     def drop(self, key: PartitionKey) -> None:
         """Forget a partition that has been handed over."""
         partition = self.partitions.pop(key, None)
@@ -543,8 +518,8 @@ class Owner:
         """Make dead letters of what has failed too often."""
         effects: list[Effect] = []
         for run, failing in delivery.retries.take_given_up():
-            continue
-            death = Death(reason, failing.error, failing.times)
+            reason = REJECTED if failing.rejected else MAX_DELIVERIES
+            death = Death(reason, error=failing.error, failures=failing.times)
             effects += self._copies.dead_letters.condemn(key, [run], death, now)
         return effects
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from p2pmq.core.hlc import HybridClock
     from p2pmq.core.ids import NodeId, PartitionKey, Session
     from p2pmq.core.intervals import Interval
+    from p2pmq.core.packets.publishing import Death
     from p2pmq.core.records import Record, RecoveredBatch
 
 STALE_MAX = 1_024
@@ -60,8 +61,7 @@ class Stored:
     expires_at: int = 0
     """When its time to live ends, in ms as `now`; 0: never."""
     priority: int = 0
-    dead_reason: str = ""
-    dead_queue: str = ""
+    dead: tuple[Death, ...] = ()
     unseen: tuple[Interval, ...] = ()
     """Seqs whose bodies were found damaged: the batch does not stand for them any more."""
 
@@ -126,8 +126,7 @@ class Partition:
                 alive=0,
                 unseen=found.unseen,
                 priority=batch.priority,
-                dead_reason=batch.dead_reason,
-                dead_queue=batch.dead_queue,
+                dead=batch.dead,
             )
             if found.expires_ms:
                 left_ms = max(1, found.expires_ms - self._clock.wall_ms)
@@ -190,8 +189,7 @@ class Partition:
             alive=batch.count,
             publisher=publisher,
             priority=batch.priority,
-            dead_reason=batch.dead_reason,
-            dead_queue=batch.dead_queue,
+            dead=batch.dead,
         )
         expires_ms = 0
         if batch.ttl_ms:
@@ -405,8 +403,7 @@ class Partition:
             stored.stamp,
             ttl_ms=ttl_ms,
             priority=stored.priority,
-            dead_reason=stored.dead_reason,
-            dead_queue=stored.dead_queue,
+            dead=stored.dead,
         )
 
     def acked_of(self, run: Run) -> list[Run]:

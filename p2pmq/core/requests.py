@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core.effects import Done, Flushed, Resolve, Send, Stats
 from p2pmq.core.packets.publishing import QueueStats, StatsReply, StatsRequest
+from p2pmq.core.stats import stats_of
 
 if TYPE_CHECKING:
     from p2pmq.core.consuming import Consuming
@@ -69,7 +70,7 @@ class Requests:
 
     def on_stats_request(self, peer: NodeId, packet: StatsRequest) -> list[Effect]:
         """Answer a question."""
-        reply = StatsReply(packet.number, tuple(self._owner.stats(packet.queue)))
+        reply = StatsReply(packet.number, tuple(stats_of(self._owner, packet.queue)))
         return [Send(peer, reply)]
 
     def on_stats_reply(self, peer: NodeId, packet: StatsReply) -> list[Effect]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from p2pmq.config import Retry
+from p2pmq.core.packets.publishing import ERROR_BYTES_MAX
 from p2pmq.core.runmap import RunMap
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from p2pmq.core.ids import NodeId, Run
 
-ERROR_BYTES_MAX = 1_024
-"""Of an error's text in UTF-8: so much is kept."""
 PROCESS_DIED = "the process of the node that worked on it ended"
 DOUBLINGS_MAX = 40
 

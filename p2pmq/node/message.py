@@ -38,10 +38,16 @@ def packed_bodies(segment: Segment) -> PackedBodies:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Why a message is a dead letter, and which queue it comes from."""
+    """Why a message is a dead letter, and which queue it comes from.
+
+    `reason` is "max-deliveries", "rejected" or "stale-replica"; `failures` is how often it had
+    failed there, `error` what was said of the last failure (at most 1,024 bytes of UTF-8).
+    """
 
     reason: str
     queue: str
+    error: str
+    failures: int
 
 
 class Settleable(ABC):
@@ -144,10 +150,9 @@ class Message(Settleable):
     @property
     def dead_letter(self) -> DeadLetter | None:
         """Why it is in this dead-letter queue; None: it is a message like any other."""
-        batch = self._segment.batch
-        if not batch.dead_reason:
-            return None
-        return DeadLetter(batch.dead_reason, batch.dead_queue)
+        for death in self._segment.batch.dead:
+            return DeadLetter(death.reason, death.dead_queue, death.error, death.failures)
+        return None
 
     def ack(self) -> None:
         """It is done. The ack goes out with others and is repeated until confirmed.

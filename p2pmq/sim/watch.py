@@ -274,7 +274,7 @@ class Witness:
                 return
         key = key_of(packet)
         where = (self.now_s, self.process, key, batch.run)
-        self._history.add(Buried(*where, _digests(bodies), batch.dead_reason))
+        self._history.add(Buried(*where, _digests(bodies), batch.dead[0].reason))
 
     def on_unread(self, event: events.BodyUnreadable) -> None:
         """A body is damaged, and is had again from another copy."""
@@ -371,7 +371,7 @@ class WatchedMachine(Machine):
             return delivery(peer, packet, now)
 
         def on_publish(peer: NodeId, packet: Publish, now: int) -> list[Effect]:
-            if packet.batch.dead_reason:
+            if packet.batch.dead:
                 self.witness.on_letter(packet)
             return publish(peer, packet, now)
 

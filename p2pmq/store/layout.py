@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.packets.publishing import Death
 from p2pmq.core.packets.registering import QueueRecord, QueueSettings
 from p2pmq.core.records import Space
 
@@ -49,10 +50,10 @@ _CRC = struct.Struct("<I")
 _META = struct.Struct("<8sQIQQQIIQB")
 _PARTITION = struct.Struct("<BI")
 _STAMP = struct.Struct("<Q")
-_DEAD = struct.Struct("<HH")
+_DEATH = struct.Struct("<IHHH")
 _ALL_ALIVE = 2**32 - 1
 _IS_DEAD = 2**31
-"""Beside the number of blobs: a dead letter's reason and queue follow."""
+"""Beside the number of blobs: what makes dead letters of the batch follows."""
 
 
 class LayoutError(ValueError):
@@ -73,7 +74,7 @@ class Meta(NamedTuple):
     `length` is how many messages it had. `alive` None: all of it. `kept` are the blobs
     that lie one after another in the bodies' row: one, until the batch was
     rewritten without its dead bodies. `unseen` are the seqs that it does not prove seen.
-    `dead_reason` and `dead_queue` are those of dead letters.
+    `dead` is as in `Batch`.
     """
 
     session: bytes
@@ -86,8 +87,7 @@ class Meta(NamedTuple):
     expires_ms: int = 0
     priority: int = 0
     unseen: tuple[Interval, ...] = ()
-    dead_reason: str = ""
-    dead_queue: str = ""
+    dead: tuple[Death, ...] = ()
 
 
 def seal(key: bytes, value: bytes) -> bytes:
@@ -207,8 +207,7 @@ def meta_of(batch: Batch, blob_bytes: int, expires_ms: int) -> Meta:
         kept=(Kept(0, batch.count, blob_bytes),),
         expires_ms=expires_ms,
         priority=batch.priority,
-        dead_reason=batch.dead_reason,
-        dead_queue=batch.dead_queue,
+        dead=batch.dead,
     )
 
 
@@ -225,7 +224,7 @@ def pack_meta(meta: Meta) -> bytes:
         stamp,
         blob_bytes,
         _ALL_ALIVE if alive is None else len(alive),
-        (0 if plain else len(kept)) | (_IS_DEAD if meta.dead_reason else 0),
+        (0 if plain else len(kept)) | (_IS_DEAD if meta.dead else 0),
         expires_ms,
         priority,
     )
@@ -233,8 +232,8 @@ def pack_meta(meta: Meta) -> bytes:
         head += pack_intervals(alive)
     if not plain:
         head += struct.pack(f"<{3 * len(kept)}Q", *(n for part in kept for n in part))
-    if meta.dead_reason:
-        head += _pack_dead(meta.dead_reason, meta.dead_queue)
+    for death in meta.dead:
+        head += _pack_death(death)
     return head + pack_intervals(unseen) if unseen else head
 
 
@@ -257,27 +256,31 @@ def unpack_meta(value: bytes) -> Meta:
     intervals = None if alive is None else unpack_intervals(value[_META.size : middle])
     kept = tuple(Kept(*part) for part in struct.iter_unpack("<QQQ", value[middle:end]))
     whole = (Kept(0, count, blob_bytes),)
-    reason, queue, end = _unpack_dead(value, end) if dead else ("", "", end)
+    deaths, end = _unpack_death(value, end) if dead else ((), end)
     unseen = unpack_intervals(value[end:])
     head = (session, first, count, size, stamp, intervals, kept or whole, expires_ms, priority)
-    return Meta(*head, unseen, reason, queue)
+    return Meta(*head, unseen, deaths)
 
 
-def _pack_dead(reason: str, queue: str) -> bytes:
-    texts = [text.encode("utf-8", "surrogatepass") for text in (reason, queue)]
-    return _DEAD.pack(*map(len, texts)) + b"".join(texts)
+def _pack_death(death: Death) -> bytes:
+    texts = [t.encode("utf-8", "surrogatepass") for t in (death.reason, death.dead_queue)]
+    texts.append(death.error.encode())
+    return _DEATH.pack(death.failures, *map(len, texts)) + b"".join(texts)
 
 
-def _unpack_dead(value: bytes, at: int) -> tuple[str, str, int]:
-    """The reason and the queue of dead letters, and where the row goes on."""
+def _unpack_death(value: bytes, at: int) -> tuple[tuple[Death, ...], int]:
+    """Why messages are dead letters, and where the row goes on."""
     try:
-        reason_size, queue_size = _DEAD.unpack_from(value, at)
-        middle = at + _DEAD.size + reason_size
-        end = middle + queue_size
-        if len(value) < end:
-            raise LayoutError("a dead letter's row is cut short")
-        reason = value[at + _DEAD.size : middle].decode("utf-8", "surrogatepass")
-        return reason, value[middle:end].decode("utf-8", "surrogatepass"), end
+        failures, *sizes = _DEATH.unpack_from(value, at)
+        at += _DEATH.size
+        texts = []
+        for size in sizes:
+            if len(value) < at + size:
+                raise LayoutError("a dead letter's row is cut short")
+            texts.append(value[at : at + size].decode("utf-8", "surrogatepass"))
+            at += size
+        reason, dead_queue, text = texts
+        return (Death(reason, dead_queue, text, failures),), at
     except (struct.error, ValueError) as error:
         raise LayoutError(f"a dead letter's row cannot be read: {error}") from error
 

@@ -185,8 +185,7 @@ def _batches(
             bodies=StoredBodies(space, key, number, 0, meta.length),
             stamp=meta.stamp,
             priority=meta.priority,
-            dead_reason=meta.dead_reason,
-            dead_queue=meta.dead_queue,
+            dead=meta.dead,
         )
         alive = ((meta.first, batch.last),) if meta.alive is None else meta.alive
         batch_found = RecoveredBatch(space, key, number, batch, alive, meta.unseen, meta.expires_ms)

@@ -17,12 +17,12 @@ from p2pmq.core.effects import Buried, Effect, Notify, Persist, Send
 from p2pmq.core.events import BatchDurable
 from p2pmq.core.ids import NodeId, PartitionKey, Run
 from p2pmq.core.names import dead_letters_of
-from p2pmq.core.packets.publishing import Batch, Confirm, Publish, RunField
+from p2pmq.core.packets.publishing import Batch, Confirm, Death, Publish, RunField
 from p2pmq.core.partition import Partition
 from tests.core.kit import KEY, S1, A, B, C, View, batch_of, rooms_of
 
 LETTERS = PartitionKey("orders.dlq", 0)
-REASON = "stale-replica"
+REASON = Death("no-reason", error="none", failures=3)
 
 
 class Elsewhere(View):
@@ -87,7 +87,7 @@ def test_a_letter_is_published_under_another_session_with_its_reason_and_no_stam
     ((to, batch),) = published(desk.condemn(run))
     assert to == B
     assert batch.run == Run(letter_session(KEY, S1), 1, 4)
-    assert (batch.dead_reason, batch.dead_queue) == (REASON, "orders")
+    assert batch.dead == (replace(REASON, dead_queue="orders"),)
     assert (batch.stamp, batch.ttl_ms) == (0, 0)
 
 
@@ -111,7 +111,7 @@ def test_the_original_stays_undelivered_until_all_of_the_letter_is_committed() -
     assert desk.confirm(1, 3) == []
     assert desk.partition.pending.count == 4
     effects = desk.confirm(4, 4)
-    assert told(effects) == [Buried(KEY, (run,), REASON, "orders.dlq")]
+    assert told(effects) == [Buried(KEY, (run,), REASON.reason, "orders.dlq")]
     assert any(isinstance(effect, Persist) for effect in effects)
     assert desk.partition.pending.count == 0
     assert desk.partition.seen.covers(run)
@@ -245,7 +245,7 @@ def test_where_there_is_no_queue_for_it_a_message_is_dropped_and_that_is_said(
     notices = told(desk.wait(0))
     assert sorted(run for notice in notices for run in notice.runs) == runs
     for notice in notices:
-        assert (notice.key, notice.reason, notice.into) == (key, REASON, "")
+        assert (notice.key, notice.reason, notice.into) == (key, REASON.reason, "")
         assert why in notice.why
     assert not desk.partition.pending
     assert desk.letters.next_deadline() is None

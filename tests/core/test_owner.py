@@ -22,6 +22,7 @@ from p2pmq.core.packets.publishing import (
 )
 from p2pmq.core.packets.replicating import Compare, Compared
 from p2pmq.core.records import BatchStored, Space
+from p2pmq.core.stats import stats_of
 from tests.core.kit import (
     KEY,
     S1,
@@ -294,12 +295,12 @@ def test_statistics_count_each_message_once() -> None:
     rig = Rig()
     rig.attach(1, 2)
     rig.write(rig.publish(1, 5))
-    (stats,) = rig.owner.stats("")
+    (stats,) = stats_of(rig.owner)
     assert (stats.ready, stats.in_flight, stats.delayed, stats.consumers) == (3, 2, 0, 1)
     assert stats.size == 50
-    assert rig.owner.stats("other") == []
+    assert stats_of(rig.owner, "other") == []
     rig.view.owner = C
-    assert rig.owner.stats("") == []
+    assert stats_of(rig.owner) == []
 
 
 def test_a_run_of_thousands_is_pushed_as_one_segment() -> None:

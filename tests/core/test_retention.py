@@ -15,7 +15,7 @@ from p2pmq.core.copies import Contact, Home
 from p2pmq.core.dots import DotSet
 from p2pmq.core.hlc import COUNTER_BITS, HybridClock
 from p2pmq.core.ids import Run
-from p2pmq.core.packets.publishing import RunField
+from p2pmq.core.packets.publishing import Death, RunField
 from p2pmq.core.packets.replicating import Replicate
 from p2pmq.core.partition import Partition
 from p2pmq.core.records import HorizonMoved, SeenChanged
@@ -198,9 +198,7 @@ def test_a_letter_says_why_and_from_where_and_keeps_its_body() -> None:
     letters = [
         found.batch for found in world.home(0).disk.recovered().batches if found.key == LETTERS
     ]
-    assert {(batch.dead_reason, batch.dead_queue) for batch in letters} == {
-        ("stale-replica", KEY.queue)
-    }
+    assert {batch.dead for batch in letters} == {(Death("stale-replica", KEY.queue),)}
     bodies = [world.home(0).disk.read(batch).bodies for batch in letters]
     texts = [text for body in bodies for text in getattr(body, "texts", ())]
     assert sorted(texts) == [f"{S1.hex()}-{seq}" for seq in (1, 2, 3, 4)]

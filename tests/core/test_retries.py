@@ -9,7 +9,8 @@ import pytest
 from p2pmq.config import Retry
 from p2pmq.core.ids import Run
 from p2pmq.core.packets.delivering import Nack, Settle
-from p2pmq.core.retries import ERROR_BYTES_MAX, Failing, Retries, bounded
+from p2pmq.core.packets.publishing import ERROR_BYTES_MAX
+from p2pmq.core.retries import Failing, Retries, bounded
 from p2pmq.wire.codec import decode, encode
 from tests.core.kit import KEY, S1, A, B
 

@@ -9,7 +9,7 @@ import pytest
 from p2pmq.core.events import Event, GivenBack, SettleRequested
 from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.core.packets.delivering import Segment
-from p2pmq.core.packets.publishing import Batch
+from p2pmq.core.packets.publishing import Batch, Death
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.message import DeadLetter, Message, MessageBatch
 from p2pmq.wire.bodies import FORMAT_MSGPACK, FORMAT_RAW, PackedBodies, pack_body
@@ -51,9 +51,9 @@ async def test_a_dead_letter_says_why_it_is_one_and_from_where(
     consumer: Consumer, segment: Segment
 ) -> None:
     assert Message(consumer, segment, 0).dead_letter is None
-    batch = replace(segment.batch, dead_reason="stale-replica", dead_queue="orders")
+    batch = replace(segment.batch, dead=(Death("stale-replica", "orders", "gone", 2),))
     letter = Message(consumer, replace(segment, batch=batch), 2)
-    assert letter.dead_letter == DeadLetter("stale-replica", "orders")
+    assert letter.dead_letter == DeadLetter("stale-replica", "orders", "gone", 2)
 
 
 async def test_bodies_of_a_batch_are_those_of_its_messages(

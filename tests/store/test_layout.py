@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.packets.publishing import Death
 from p2pmq.core.records import Space
 from p2pmq.store.layout import (
     Kept,
@@ -49,7 +50,8 @@ METAS = st.builds(
     kept=st.lists(st.builds(Kept, *[st.integers(0, 2**40)] * 3), min_size=1, max_size=5).map(tuple),
     unseen=PAIRS,
 )
-DEAD = st.tuples(st.text(min_size=1, max_size=20), st.text(max_size=20))
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+DEAD = st.builds(Death, TEXT, TEXT, TEXT, st.integers(0, 2**32 - 1))
 
 
 @given(meta=METAS)
@@ -58,18 +60,14 @@ def test_a_batchs_row_is_read_as_it_was_written(meta: Meta) -> None:
 
 
 @given(meta=METAS, dead=DEAD)
-def test_the_row_of_dead_letters_is_read_as_it_was_written(
-    meta: Meta, dead: tuple[str, str]
-) -> None:
-    letters = meta._replace(dead_reason=dead[0], dead_queue=dead[1])
+def test_the_row_of_dead_letters_is_read_as_it_was_written(meta: Meta, dead: Death) -> None:
+    letters = meta._replace(dead=(dead,))
     assert unpack_meta(pack_meta(letters)) == letters
 
 
 @given(meta=METAS, dead=DEAD, data=st.data())
-def test_a_cut_row_of_dead_letters_is_found(
-    meta: Meta, dead: tuple[str, str], data: st.DataObject
-) -> None:
-    letters = meta._replace(dead_reason=dead[0], dead_queue=dead[1], unseen=())
+def test_a_cut_row_of_dead_letters_is_found(meta: Meta, dead: Death, data: st.DataObject) -> None:
+    letters = meta._replace(dead=(dead,), unseen=())
     row = pack_meta(letters)
     with pytest.raises(LayoutError):
         unpack_meta(row[: data.draw(st.integers(0, len(row) - 1))])

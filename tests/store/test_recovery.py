@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.intervals import IntervalSet
 from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.packets.publishing import Death
 from p2pmq.core.packets.registering import QueueRecord, QueueSettings
 from p2pmq.core.records import (
     BatchRemoved,
@@ -134,7 +135,7 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
                 batch = batch_of(1 + 100 * number, draw(st.integers(1, 8)), size, session)
                 batch = replace(batch, priority=draw(st.integers(0, 9)))
                 if draw(st.booleans()):
-                    batch = replace(batch, dead_reason="stale-replica", dead_queue="é")
+                    batch = replace(batch, dead=(Death("stale-replica", "é", "ü", 3),))
                 space = draw(st.sampled_from(list(Space)))
                 expires_ms = draw(st.sampled_from((0, 1, 2**63)))
                 record = BatchStored(space, key, number, batch, expires_ms)
@@ -229,7 +230,7 @@ def test_any_history_is_found_again_as_a_simple_model_has_it(
     assert unseen == {where: seqs for where, seqs in model.unseen.items() if seqs}
     for where, one in found.items():
         stored = model.stored[where]
-        for name in ("run", "size", "priority", "dead_reason", "dead_queue"):
+        for name in ("run", "size", "priority", "dead"):
             assert getattr(one.batch, name) == getattr(stored.batch, name)
         assert one.expires_ms == stored.expires_ms
     seen = {(one.key, one.session): (one.seqs, one.touched) for one in recovered.seen}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from hypothesis import strategies as st
 
 from p2pmq.core.packets import PACKETS, Packet, Struct
-from p2pmq.core.packets.publishing import Batch, Bodies
+from p2pmq.core.packets.publishing import Batch, Bodies, Death
 from p2pmq.wire.bodies import PackedBodies
 from p2pmq.wire.codec import encode
 from p2pmq.wire.schema import Kind, fields_of
@@ -52,8 +52,7 @@ def full(cls: type[T]) -> T:
                 stamp=2**50,
                 ttl_ms=2**42,
                 priority=9,
-                dead_reason="stale-replica",
-                dead_queue="été",
+                dead=(Death("stale-replica", "été", "naïve", 2**32 - 1),),
             ),
         )
     values: dict[str, Any] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from p2pmq.core.packets.publishing import Batch, Runs
+from p2pmq.core.packets.publishing import ERROR_BYTES_MAX, Batch, Runs
 from p2pmq.core.packets.registry import (
     ITEMS_MAX,
     U16,
@@ -99,7 +99,7 @@ class Nack(Struct):
     attempt: U32
     delay_ms: Milliseconds = 0
     backoff: bool = False
-    error: Annotated[str, Size(0, 1024)] = ""
+    error: Annotated[str, Size(0, ERROR_BYTES_MAX)] = ""
     failed: bool = True
     rejected: bool = False
 

@@ -27,6 +27,8 @@ from p2pmq.core.packets.registry import (
 
 BATCH_MESSAGES_MAX = 4096
 PRIORITY_MAX = 9
+ERROR_BYTES_MAX = 1_024
+"""Of an error's text in UTF-8: so much is kept."""
 FRAME_BYTES_MAX = 256 * 1024
 """A data frame stays under this where the bodies allow, so that probes never wait long."""
 
@@ -45,6 +47,19 @@ class Bodies(Protocol):
 
 
 @struct
+class Death(Struct):
+    """Why messages are dead letters: a reason, where they come from, what was said last.
+
+    `failures` is how often they had failed, `error` what was said of it the last time.
+    """
+
+    reason: ShortText
+    dead_queue: Annotated[str, Size(0, 255)] = ""
+    error: Annotated[str, Size(0, ERROR_BYTES_MAX)] = ""
+    failures: U32 = 0
+
+
+@struct
 class Batch(Struct):
     """Messages of one publisher with consecutive seqs, as columns; a default column is None.
 
@@ -52,8 +67,8 @@ class Batch(Struct):
     stamp, 0 until an owner has appended the batch. `ttl_ms` is how much longer
     the messages live, as of when the batch was sent or written (0: for ever):
     never a point in time, which another node's clock would misjudge. `priority`
-    is 0 … 9, the higher the more urgent, as in RabbitMQ. Dead letters say why they
-    are that (`dead_reason`), and which queue they come from (`dead_queue`).
+    is 0 … 9, the higher the more urgent, as in RabbitMQ. `dead` has one item if these
+    are dead letters.
     """
 
     session: Id
@@ -64,8 +79,7 @@ class Batch(Struct):
     stamp: U64 = 0
     ttl_ms: Milliseconds = 0
     priority: Annotated[int, Range(0, PRIORITY_MAX)] = 0
-    dead_reason: ShortText = ""
-    dead_queue: Annotated[str, Size(0, 255)] = ""
+    dead: Annotated[tuple[Death, ...], Size(0, 1)] = ()
 
     @property
     def last(self) -> int:
