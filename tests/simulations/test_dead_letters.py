@@ -136,7 +136,7 @@ async def test_partitions_count_for_nothing(mesh: Mesh) -> None:
 
     async def hold(_node: Node) -> None:
         async for message in node.consume("orders", visibility_timeout=3_600):
-            held.append(message)
+            held[:] = [message]
 
     mesh.serve(consumer, hold)
     await mesh.node(other).publish("orders", 1)
