@@ -10,9 +10,11 @@ Invariant: answers change only in `refresh`, never between two events.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.config import Retry
+from p2pmq.core.names import dead_letters_of
 from p2pmq.core.ring import Place, Ring
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.registering import QueueSettings
 
 CACHE_MAX = 100_000
+FOR_EVER = 2**63
+"""Failures of a message for which there is no dead-letter queue: it is tried again."""
 PARTITIONS = 1
 """Of every queue for now. A peer may name any number: placing it costs work in proportion."""
 
@@ -97,13 +101,15 @@ class Ownership:
     def retry_of(self, queue: str) -> Retry:
         """What becomes of the queue's messages that fail, as declared or by the mesh's default."""
         declared = self._settings_of(queue)
-        if declared is None:
-            return self._retry
-        return Retry(
-            declared.max_deliveries or self._retry.max_deliveries,
-            declared.backoff_ms or self._retry.backoff_ms,
-            declared.backoff_max_ms or self._retry.backoff_max_ms,
-        )
+        retry = self._retry
+        if declared is not None:
+            retry = Retry(
+                declared.max_deliveries or retry.max_deliveries,
+                declared.backoff_ms or retry.backoff_ms,
+                declared.backoff_max_ms or retry.backoff_max_ms,
+            )
+        has_dead_letters = dead_letters_of(queue)[0]
+        return retry if has_dead_letters else replace(retry, max_deliveries=FOR_EVER)
 
     def in_line(self, key: PartitionKey) -> list[NodeId]:
         """The living members that are no homes, in the order in which they would become so."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from p2pmq.config import Replication
+from p2pmq.config import Replication, Retry
 from p2pmq.core.ids import NodeId, PartitionKey
 from p2pmq.core.ownership import Ownership
 from p2pmq.core.ring import Place
@@ -71,3 +71,10 @@ def test_copies_wanted_are_a_majority_and_never_more_than_the_roster() -> None:
         ownership = Ownership(Replication(replicas=replicas))
         ownership.refresh(ALL[:members], lambda _node_id: False)
         assert ownership.homes_of(KEYS[0])[1] == wanted
+
+
+def test_what_fails_where_there_is_no_queue_for_the_dead_is_tried_for_ever() -> None:
+    ownership = Ownership(Replication(), retry=Retry(max_deliveries=3))
+    assert ownership.retry_of("orders").max_deliveries == 3
+    for queue in ("orders.dlq", "x" * 255):
+        assert ownership.retry_of(queue).max_deliveries > 2**32
