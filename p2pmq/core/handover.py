@@ -188,7 +188,7 @@ class Handovers:
         if partition.appending:
             self._timers.set(key, now + RESEND_MS // 4)
             return []  # wait until everything here is on disk
-        if not partition.seen:
+        if not partition.seen and not partition.horizon:
             return self._finish(key)
         to = self._ownership.owner_of(key)
         assert to is not None
@@ -214,13 +214,16 @@ class Handovers:
 
     def _send(self, key: PartitionKey, giving: Giving, now: int) -> list[Effect]:
         """Send the piece, perhaps again; what became unreadable meanwhile is left out."""
+        partition = self._owner.partitions[key]
+        is_last = not giving.waiting and not giving.context
         packet = Handover(
             key.queue,
             key.number,
             giving.number,
             acked=tuple(RunField(*run) for run in giving.acked),
             leases=tuple(self._owner.leases_for_successor(key, now, giving.runs)),
-            batches=tuple(_batches(self._owner.partitions[key], giving.runs)),
+            batches=tuple(_batches(partition, giving.runs)),
+            horizon=partition.horizon if is_last else 0,
         )
         self._timers.set(key, now + RESEND_MS)
         return [Send(giving.to, packet)]
@@ -252,6 +255,7 @@ class Handovers:
         if stale:  # the repeat finds them acked
             return self._copies.dead_letters.bury(key, stale, STALE_REPLICA, now)
         numbers, records = self._copies.replica.take_in(key, acked, packet.batches, now)
+        records += partition.retain(packet.horizon, ())
         runs = tuple(batch.run for batch in packet.batches)
         then = HandoverDurable(
             key, peer, packet.transfer, tuple(numbers), packet.leases, runs, acked=bool(acked)

@@ -40,6 +40,8 @@ PRUNE_MS = 3_600_000
 MARGIN_PART = 4
 """The horizon is this part of the retention, a day at most, after the last change of what is
 forgotten: wall clocks that differ by less do no harm (a day is also what a stamp is believed)."""
+FORGET_MAX = 65_536
+"""Runs of dots that are forgotten at once; the rest a little later."""
 LOOK_AGAIN_MS = 60_000
 """How soon a partition is looked at again of which some home is just catching up."""
 
@@ -123,7 +125,7 @@ class Retention:
     def _prune(self, key: PartitionKey, now: int) -> list[Effect]:
         partition = self._owner.partitions[key]
         before = self._clock.reading - (self._retention_ms << COUNTER_BITS)
-        forgotten = partition.forgettable(before) if before > 0 else []
+        forgotten = partition.forgettable(before)[:FORGET_MAX] if before > 0 else []
         horizon = partition.horizon
         if forgotten:
             horizon = max(horizon, before + (self._margin_ms << COUNTER_BITS))
@@ -133,9 +135,10 @@ class Retention:
         level = self._copies.is_active(key) and self._copies.counts_here(key)
         level = level and partition.is_written_up_to(horizon)
         if not level or not all(home.has_all_before(horizon, forgotten) for home in holders):
-            self._late[key] = None
-            self._late_at = now + LOOK_AGAIN_MS
+            self._look_soon(key, now)
             return []
+        if len(forgotten) == FORGET_MAX:
+            self._look_soon(key, now)
         effects: list[Effect] = []
         if forgotten:
             records = partition.retain(horizon, forgotten)
@@ -144,3 +147,7 @@ class Retention:
             text = f"queue {key.queue!r}: {sessions} sessions whose messages were acked long ago"
             effects.append(Notify(Counted("sessions_forgotten", sessions, text)))
         return effects + self._copies.tell_horizon(key, horizon, forgotten, now)
+
+    def _look_soon(self, key: PartitionKey, now: int) -> None:
+        self._late[key] = None
+        self._late_at = now + LOOK_AGAIN_MS

@@ -14,10 +14,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from p2pmq.core.deadletters import letter_session
 from p2pmq.core.effects import Effect, Persist, Send
 from p2pmq.core.events import BatchDurable, HandoverDurable, SettleDurable, WriteRefused
 from p2pmq.core.handover import BATCHES_MAX
-from p2pmq.core.ids import NodeId, Run
+from p2pmq.core.ids import NodeId, PartitionKey, Run
 from p2pmq.core.packets.delivering import Attach, Handover, HandoverTaken, Settle
 from p2pmq.core.packets.publishing import Confirm, Moved, Publish, RunField
 from p2pmq.core.packets.registry import Packet
@@ -140,8 +141,7 @@ class Mesh:
             case Handover():
                 disk = self.nodes[node_id].disk
                 batches = tuple(disk.read(batch) for batch in packet.batches)
-                packet = Handover(*KEY, packet.transfer, packet.acked, packet.leases, batches)
-                self.way.append((node_id, peer, packet))
+                self.way.append((node_id, peer, replace(packet, batches=batches)))
             case _ if peer in self.nodes:
                 self.way.append((node_id, peer, packet))
 
@@ -226,6 +226,62 @@ def test_what_was_given_in_one_piece_is_not_taken_for_acked_by_the_next() -> Non
             mesh.arrive()
     assert not acked
     assert len(mesh.nodes[B].pending()) == 2 * BATCHES_MAX
+
+
+def test_the_last_piece_brings_the_horizon_and_buries_nothing_of_the_same_partition() -> None:
+    mesh = Mesh()
+    for at in range(2 * BATCHES_MAX):
+        mesh.publish(A, 1 + at, 1)
+    mesh.write_all()
+    given = mesh.nodes[A].owner.partition(KEY)
+    horizon = max(stored.stamp for stored in given.batches.values()) + 1
+    mesh.take(A, [Persist(tuple(given.retain(horizon, ())))])
+    mesh.look(B, B)
+    mesh.look(A, B)
+    pieces = []
+    while mesh.way or any(node.writes for node in mesh.nodes.values()):
+        mesh.write_all()
+        if mesh.way:
+            packet = mesh.way[0][2]
+            pieces += [packet.horizon] if isinstance(packet, Handover) else []
+            mesh.arrive()
+    assert pieces == [0, horizon]
+    assert len(mesh.nodes[B].pending()) == 2 * BATCHES_MAX
+    assert mesh.nodes[B].owner.partition(KEY).horizon == horizon
+
+
+def test_a_partition_of_which_all_is_forgotten_hands_its_horizon_over() -> None:
+    mesh = Mesh()
+    mesh.take(A, [Persist(tuple(mesh.nodes[A].owner.partition(KEY).retain(100, ())))])
+    mesh.look(B, B)
+    mesh.look(A, B)
+    mesh.settle()
+    assert mesh.nodes[B].owner.partition(KEY).horizon == 100
+    assert KEY not in mesh.nodes[A].owner.partitions
+
+
+def test_what_the_giver_missed_the_end_of_is_taken_for_dead_and_then_let_go_of() -> None:
+    mesh = Mesh()
+    mesh.publish(A, 1, 4)
+    mesh.write_all()
+    owner = mesh.nodes[B].owner
+    stamp = mesh.nodes[A].owner.partition(KEY).batches[1].stamp
+    mesh.take(B, [Persist(tuple(owner.partition(KEY).retain(stamp + 1, ())))])
+    mesh.look(B, B)
+    mesh.look(A, B)
+    mesh.write_all()
+    mesh.arrive()
+    letters = mesh.nodes[B].rooms.replication.dead_letters
+    assert letters.under_way(KEY).count == 4
+    assert not mesh.nodes[B].pending()
+    session = letter_session(KEY, S1)
+    confirm = Confirm("orders.dlq", 0, (RunField(session, 1, 4),), 1)
+    mesh.take(B, letters.on_confirm(confirm, PartitionKey("orders.dlq", 0), mesh.now))
+    mesh.acked |= {(S1, seq) for seq in (1, 2, 3, 4)}
+    mesh.settle()
+    assert KEY not in mesh.nodes[A].owner.partitions
+    assert not mesh.nodes[B].pending()
+    assert owner.partition(KEY).seen.covers(Run(S1, 1, 4))
 
 
 def test_an_ack_at_the_new_owner_stands_though_the_message_comes_later() -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from p2pmq import ClosedNodeError, Node, StoreError
+from p2pmq.core.effects import Buried
+from p2pmq.core.ids import PartitionKey, Run
 
 if TYPE_CHECKING:
     from p2pmq.sim import Mesh
@@ -39,3 +41,24 @@ async def test_a_full_node_without_a_disk_says_at_start_what_its_confirms_are_wo
     async with Node("shop", mdns=False, store="memory", leaf=leaf):
         pass
     assert ("keeps its queues in memory" in caplog.text) is warned
+
+
+async def test_dead_letters_are_counted_by_their_reason_and_said(
+    caplog: pytest.LogCaptureFixture, mesh: Mesh
+) -> None:
+    (node,) = await mesh.start("shop")
+    runs = (Run(b"session1", 1, 4), Run(b"session2", 7, 7))
+    node.on_notice(Buried(PartitionKey("orders", 0), runs, "stale-replica", "orders.dlq"))
+    assert node.counters["stale_replica"] == 5
+    assert node.counters["dead_letter_dropped"] == 0
+    assert "5 messages moved to 'orders.dlq' (stale-replica)" in caplog.text
+
+
+async def test_what_has_no_dead_letter_queue_is_counted_as_dropped_and_said_with_the_reason(
+    caplog: pytest.LogCaptureFixture, mesh: Mesh
+) -> None:
+    (node,) = await mesh.start("shop")
+    runs = (Run(b"session1", 1, 4),)
+    node.on_notice(Buried(PartitionKey("a.dlq", 0), runs, "stale-replica", "", "it has none"))
+    assert (node.counters["stale_replica"], node.counters["dead_letter_dropped"]) == (4, 4)
+    assert "queue 'a.dlq': 4 messages dropped (stale-replica): it has none" in caplog.text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from p2pmq.config import Config, Replication
+from p2pmq.config import WAN, Config, Replication
 from p2pmq.core import replication
 from p2pmq.core.antientropy import digest_of
 from p2pmq.core.ids import PartitionKey
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from p2pmq.node.node import Node
 
 HOUR_MS = 3_600_000
-CONFIG = Config(replication=Replication(replicas=3, context_retention_ms=HOUR_MS))
+CONFIG = Config(swim=WAN, replication=Replication(replicas=3, context_retention_ms=HOUR_MS))
+"""With WAN's slower probes, since hours go by."""
 QUEUE = "orders"
 KEY = PartitionKey(QUEUE, 0)
 LETTERS = f"{QUEUE}.dlq"
@@ -70,7 +71,7 @@ async def acked_without(mesh: Mesh, away: str, *, by: str) -> list[bytes]:
     bodies = await fill(mesh.node(by))
     await mesh.run_for(seconds=2)
     mesh.crash(away)
-    await mesh.run_for(seconds=20)
+    await mesh.run_for(minutes=2)
     assert sorted(await drained(mesh.node(by))) == sorted(bodies)
     return bodies
 
@@ -157,13 +158,15 @@ async def test_what_nobody_has_acked_is_merged_however_long_its_home_was_away(me
 @seeds(1)
 async def test_two_homes_that_were_away_make_one_letter_of_a_message(mesh: Mesh) -> None:
     names = ("a", "b", "c", "d", "e")
-    config = Config(replication=Replication(replicas=5, min_copies=2, context_retention_ms=HOUR_MS))
+    config = Config(
+        swim=WAN, replication=Replication(replicas=5, min_copies=2, context_retention_ms=HOUR_MS)
+    )
     homes = await started(mesh, *names, config=config)
     bodies = await fill(mesh.node(homes[0]))
     await mesh.run_for(seconds=2)
     for name in homes[3:]:
         mesh.crash(name)
-    await mesh.run_for(seconds=20)
+    await mesh.run_for(minutes=2)
     assert sorted(await drained(mesh.node(homes[0]))) == sorted(bodies)
     await mesh.run_for(hours=2, minutes=5)
     for name in homes[3:]:
@@ -183,7 +186,7 @@ async def test_a_crash_of_whoever_buries_loses_no_letter_and_makes_no_second(mes
     await mesh.restart(third)
     await mesh.run_for(seconds=mesh.random.uniform(0.0, 0.4))
     mesh.crash(first)
-    await mesh.run_for(seconds=20)
+    await mesh.run_for(minutes=2)
     await mesh.restart(first)
     await mesh.run_for(minutes=1)
     found, _ = await letters(mesh.node(second))

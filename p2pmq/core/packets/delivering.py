@@ -159,7 +159,8 @@ class Handover(Packet):
 
     The context covers only the dots that it carries or knows to be acked:
     `acked`, and those of `batches`. The sender deletes what `HandoverTaken`
-    has confirmed.
+    has confirmed. `horizon` is in the last piece: of what is older, and was not seen
+    by then, it cannot be said any more whether it was acked.
     """
 
     queue: NameText
@@ -168,6 +169,7 @@ class Handover(Packet):
     acked: Runs = ()
     leases: Annotated[tuple[LeaseField, ...], Size(0, ITEMS_MAX)] = ()
     batches: Annotated[tuple[Batch, ...], Size(0, 4096)] = ()
+    horizon: U64 = 0
 
 
 @packet(41)
