@@ -159,6 +159,21 @@ class Node(Engine):
         terms = self._terms(confirm, timeout, ttl, priority)
         return await self._publisher.publish(mailbox_key(name), body, terms)
 
+    async def send_many(
+        self,
+        name: str,
+        bodies: Iterable[object] | AsyncIterable[object],
+        *,
+        confirm: Confirm = "committed",
+        timeout: float | None = None,  # noqa: ASYNC109  as above
+        ttl: float | None = MAIL_TTL_S,
+        priority: int = 0,
+    ) -> BulkReceipt:
+        """Send many messages to the node of that name: `send`, pipelined as by `publish_many`."""
+        self._check_running()
+        terms = self._terms(confirm, timeout, ttl, priority)
+        return await self._publisher.publish_many(mailbox_key(name), bodies, terms)
+
     # -- consuming --
 
     def consume(
@@ -192,11 +207,27 @@ class Node(Engine):
         finally:
             self._drop(consumer)
 
-    async def consume_batches(
+    def consume_batches(
         self, queue: str, *, prefetch: int = BATCH_PREFETCH, visibility_timeout: float | None = None
     ) -> AsyncIterator[MessageBatch]:
         """The queue's messages in batches as they come: the fastest way. See `consume`."""
-        consumer = self._subscribe(key_of(queue), prefetch, visibility_timeout)
+        return self._batches(key_of, queue, prefetch, visibility_timeout)
+
+    def inbox_batches(
+        self, *, prefetch: int = BATCH_PREFETCH, visibility_timeout: float | None = None
+    ) -> AsyncIterator[MessageBatch]:
+        """What was sent to this node by name, in batches as they come. See `inbox`."""
+        return self._batches(mailbox_key, self.settings.name, prefetch, visibility_timeout)
+
+    async def _batches(
+        self,
+        key_for: Callable[[str], PartitionKey],
+        name: str,
+        prefetch: int,
+        visibility_timeout: float | None,
+    ) -> AsyncIterator[MessageBatch]:
+        """As `_messages`, in batches."""
+        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout)
         try:
             async for batch in consumer.batches():
                 yield batch
