@@ -1,7 +1,8 @@
 """p2pmq: a message queue without a broker.
 
 A `Node` lives inside each service; nodes find each other, share the queues
-out among themselves, and keep every confirmed message on disk.
+out among themselves, and keep every confirmed message on disk. For code without
+asyncio there is the same in `p2pmq.blocking`.
 """
 
 from p2pmq._version import __version__
@@ -11,6 +12,7 @@ from p2pmq.errors import (
     ClosedNodeError,
     DataDirectoryError,
     DataDirectoryLockedError,
+    ForkedNodeError,
     InsecureListenError,
     LibraryVersionError,
     NameTakenError,
@@ -42,6 +44,7 @@ __all__ = [
     "Config",
     "DataDirectoryError",
     "DataDirectoryLockedError",
+    "ForkedNodeError",
     "InsecureListenError",
     "LibraryVersionError",
     "Limits",

@@ -17,6 +17,7 @@ __all__ = [
     "ClosedNodeError",
     "DataDirectoryError",
     "DataDirectoryLockedError",
+    "ForkedNodeError",
     "InsecureListenError",
     "LibraryVersionError",
     "NameLookupError",
@@ -80,11 +81,23 @@ class ClosedNodeError(P2PMQError):
 
     def __init__(self, name: str, state: str) -> None:
         super().__init__(
-            f"node {name!r} is {state}: use it inside `async with Node(...)`, "
-            "or between `await node.start()` and `await node.close()`"
+            f"node {name!r} is {state}: use it inside `async with Node(...)` (a blocking one "
+            "inside `with`), or between its start() and its close()"
         )
         self.name = name
         self.state = state
+
+
+class ForkedNodeError(P2PMQError):
+    """A blocking node is used in a fork of the process in which it runs."""
+
+    def __init__(self, name: str, started_in: int, used_in: int) -> None:
+        super().__init__(
+            f"node {name!r} runs in process {started_in}, and process {used_in} is a fork of it, "
+            "without the node's thread: start a node after the fork, in each process that uses "
+            "one, under a name and a data directory of its own"
+        )
+        self.name = name
 
 
 class NodeFailedError(P2PMQError):

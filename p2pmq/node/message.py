@@ -1,7 +1,8 @@
 """What a consumer gets: messages one by one, or a batch of them.
 
 Both are handles on one delivery. A message is settled once: by `ack`, by
-`nack`, or by leaving its `async with` (ack, or nack on an exception).
+`nack`, or by leaving its `async with` (ack, or nack on an exception). Nothing
+of it waits, so a plain `with` does the same; it is what blocking code has.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def packed_bodies(segment: Segment) -> PackedBodies:
 
 
 class Settleable(ABC):
-    """What `async with` settles: an ack at its end, a nack if that is an exception."""
+    """What `async with` or `with` settles: an ack at its end, a nack if that is an exception."""
 
     __slots__ = ()
 
@@ -41,10 +42,10 @@ class Settleable(ABC):
     def nack(self, delay: float = 0.0) -> None:
         """Give it back, to be delivered again after `delay` seconds."""
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -54,6 +55,17 @@ class Settleable(ABC):
             self.ack()
         else:
             self.nack()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, trace)
 
 
 class Message(Settleable):

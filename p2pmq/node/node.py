@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from p2pmq.core import effects, events
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
@@ -41,12 +41,17 @@ from p2pmq.node.receipts import (
 )
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
     from typing import Literal
 
+    from p2pmq.core.ids import ConsumerId
     from p2pmq.node.message import Message, MessageBatch
 
     Confirm = Literal["committed", "stored", "none"]
+    Feed = Callable[[events.Event], None]
+
+AnyConsumer = TypeVar("AnyConsumer", bound=Consumer)
 
 PREFETCH = 100
 """Messages that a consumer may hold unsettled, unless it says otherwise."""
@@ -200,7 +205,7 @@ class Node(Engine):
         visibility_timeout: float | None,
     ) -> AsyncIterator[Message]:
         """The messages of the queue that `key_for` finds for the name; it may raise."""
-        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout)
+        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout, Consumer)
         try:
             async for message in consumer.messages():
                 yield message
@@ -227,7 +232,7 @@ class Node(Engine):
         visibility_timeout: float | None,
     ) -> AsyncIterator[MessageBatch]:
         """As `_messages`, in batches."""
-        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout)
+        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout, Consumer)
         try:
             async for batch in consumer.batches():
                 yield batch
@@ -235,8 +240,16 @@ class Node(Engine):
             self._drop(consumer)
 
     def _subscribe(
-        self, key: PartitionKey, prefetch: int, visibility_timeout: float | None
-    ) -> Consumer:
+        self,
+        key: PartitionKey,
+        prefetch: int,
+        visibility_timeout: float | None,
+        kind: Callable[
+            [ConsumerId, PartitionKey, Callable[[events.Event], None], AbstractEventLoop],
+            AnyConsumer,
+        ],
+    ) -> AnyConsumer:
+        """A consumer of this kind, begun; raises UsageError and its kin, ClosedNodeError."""
         self._check_running()
         if self._draining:
             raise ClosedNodeError(self.settings.name, "closing")
@@ -245,7 +258,7 @@ class Node(Engine):
         if visibility_timeout is not None:
             visibility_ms = to_ms(visibility_timeout, least_ms=VISIBILITY_MS_MIN)
         consumer_id = self._world.random_bytes(ID_BYTES)
-        consumer = Consumer(consumer_id, key, self._driver.feed, self._loop)
+        consumer = kind(consumer_id, key, self._driver.feed, self._loop)
         self._consumers[consumer_id] = consumer
         self._driver.feed(events.SubscribeRequested(consumer_id, key, prefetch, visibility_ms))
         return consumer
