@@ -14,7 +14,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from p2pmq.blocking.loop_thread import Answer
+from p2pmq.blocking.loop_thread import Answer, Call
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -80,8 +80,9 @@ class Feed:
         thread.check_may_wait()
         for _ in range(CHUNKS_AHEAD):
             self._answers.put(Room())
-        call = thread.begin(partial(self._publish, publish), self._answers)
+        call = Call(thread, partial(self._publish, publish), self._answers)
         try:
+            thread.post(call.begin)
             for chunk in chunks_of(bodies):
                 found = thread.wait(self._answers, None)
                 if isinstance(found, Answer):  # it has failed: the rest is not asked for

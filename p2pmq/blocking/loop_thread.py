@@ -38,6 +38,8 @@ LOOK_S = 2.0
 """Whoever waits looks so often whether the thread is still there."""
 GRACE_S = 30.0
 """How much longer than its own time-out a call may take: only a loop that hangs takes this long."""
+STOP_S = 2.0
+"""How long calls have to end by themselves once the node has closed."""
 EXIT_S = 5.0
 """How long a node that nobody has closed may drain when the interpreter ends."""
 EXIT_GRACE_S = 5.0
@@ -84,22 +86,25 @@ class Answer(Generic[T]):
 class Call(Generic[T]):
     """One call into the loop; its answer, one, goes into a queue."""
 
-    __slots__ = ("_answers", "_begin", "_task", "_thread")
+    __slots__ = ("_answers", "_begin", "_closes", "_task", "_thread")
 
     def __init__(
         self,
         thread: LoopThread,
         begin: Callable[[], Coroutine[Any, Any, T]],
         answers: SimpleQueue[Any],
+        *,
+        closes: bool = False,
     ) -> None:
         self._thread = thread
+        self._closes = closes
         self._begin = begin
         self._task: asyncio.Task[T] | None = None
         self._answers = answers
 
     def begin(self) -> None:
         """Start it; in the loop."""
-        task = self._thread.begin_task(self._begin)
+        task = self._thread.begin_task(self._begin, closes=self._closes)
         if task is None:
             self._answers.put(Answer[T](error=asyncio.CancelledError()))
         else:
@@ -131,6 +136,8 @@ class LoopThread:
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._closings: set[asyncio.Task[Any]] = set()
+        """Those of the tasks that close the node."""
         self._thread = threading.Thread(target=self._run, name=f"p2pmq-{name}", daemon=True)
         self.closer: threading.Thread | None = None
         """Who closes the node: nobody waits for what that thread has in hand."""
@@ -152,15 +159,21 @@ class LoopThread:
     async def _serve(self) -> None:
         await self._stopping.wait()
         while self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait(self._tasks, timeout=STOP_S)
+            # The node has closed, and answered all. What is left waits for a caller who is gone.
+            for task in self._tasks - self._closings:
+                task.cancel()
 
-    def begin_task(self, begin: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T] | None:
+    def begin_task(
+        self, begin: Callable[[], Coroutine[Any, Any, T]], *, closes: bool
+    ) -> asyncio.Task[T] | None:
         """A task of this loop, which does not end before it; None if the end has begun."""
         if self._stopping.is_set():
             return None
         task = self._loop.create_task(begin())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        for tasks in (self._tasks, self._closings) if closes else (self._tasks,):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
         return task
 
     def stop(self, limit_s: float) -> None:
@@ -178,7 +191,7 @@ class LoopThread:
             self._loop.call_soon_threadsafe(self._begin_to_close, timeout_s)
 
     def _begin_to_close(self, timeout_s: float) -> None:
-        task = self.begin_task(lambda: self._closing(timeout_s))
+        task = self.begin_task(lambda: self._closing(timeout_s), closes=True)
         if task is not None:
             task.add_done_callback(self._on_closed)
 
@@ -231,22 +244,20 @@ class LoopThread:
         except RuntimeError:
             raise ClosedNodeError(self.name, "closed") from None
 
-    def begin(
-        self, begin: Callable[[], Coroutine[Any, Any, T]], answers: SimpleQueue[Any]
-    ) -> Call[T]:
-        """Start a call whose answer comes into `answers`."""
-        call = Call(self, begin, answers)
-        self.post(call.begin)
-        return call
-
-    def call(self, begin: Callable[[], Coroutine[Any, Any, T]], limit_s: float | None) -> T:
+    def call(
+        self,
+        begin: Callable[[], Coroutine[Any, Any, T]],
+        limit_s: float | None,
+        *,
+        closes: bool = False,
+    ) -> T:
         """Run a coroutine in the loop and wait for it; an interrupt of the wait cancels it.
 
         Raises what it raises; RequestTimeoutError after `limit_s`; ClosedNodeError.
         """
         self.check_may_wait()
         answers: SimpleQueue[Answer[T]] = SimpleQueue()
-        call = Call(self, begin, answers)
+        call = Call(self, begin, answers, closes=closes)
         try:
             self.post(call.begin)
             answer = self.wait(answers, limit_s)

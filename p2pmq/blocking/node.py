@@ -151,7 +151,7 @@ class Node:
             thread.closer = threading.current_thread()
         try:
             with suppress(ClosedNodeError):  # another thread was faster
-                thread.call(partial(self._inner.close, timeout), limit_s)
+                thread.call(partial(self._inner.close, timeout), limit_s, closes=True)
         finally:
             thread.stop(limit_s)
 

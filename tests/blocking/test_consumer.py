@@ -6,7 +6,7 @@ from collections import Counter
 
 from p2pmq.blocking.consumer import ThreadedConsumer
 from p2pmq.blocking.loop_thread import LoopThread
-from p2pmq.core.events import Event, SettleRequested, UnsubscribeRequested
+from p2pmq.core.events import DrainRequested, Event, SettleRequested, UnsubscribeRequested
 from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.core.packets.delivering import Segment
 from p2pmq.core.packets.publishing import Batch
@@ -118,7 +118,7 @@ def test_a_drain_gives_back_what_no_thread_saw_and_waits_for_what_one_has() -> N
         done = stand.thread.ask(lambda: stand.consumer.drain(None))
         assert done is not None
         (drained,) = stand.events
-        assert drained.unread == (Run(S, 2, 3),)  # type: ignore[union-attr]  # a DrainRequested
+        assert drained == DrainRequested(b"consumer", (Run(S, 2, 3),))
         assert stand.consumer.take_message() is None
         assert not done.done()
         may_settle.set()

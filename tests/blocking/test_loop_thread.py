@@ -95,6 +95,15 @@ def test_a_stop_waits_for_calls_under_way_and_refuses_later_ones(sample: Sample)
             late()
 
 
+def test_a_stop_cancels_what_waits_for_a_caller_who_is_gone(sample: Sample) -> None:
+    async def begin() -> None:
+        sample.thread.begin_task(forever, closes=False)
+
+    sample.thread.call(begin, 30)
+    sample.thread.stop(30)
+    assert not sample.thread.is_alive
+
+
 def test_whoever_waits_for_a_thread_that_ends_is_told(sample: Sample) -> None:
     waiting = Working(lambda: sample.thread.wait(SimpleQueue(), None))
     sample.thread.stop(30)

@@ -63,7 +63,6 @@ first = Node("n", mdns=False, data_dir={folder!r})
 first.start()
 with Node("b", mdns=False, store="memory", seeds=first.addresses) as second:
     until(lambda: alive(first) == {{"n", "b"}})
-queue = next(f"q{{n}}" for n in range(1000) if first.owner_of(f"q{{n}}") is None or True)
 first.publish_many("q", range(10), confirm="none")
 """
     began = time.monotonic()

@@ -116,14 +116,15 @@ from p2pmq.blocking import Node
 
 def work(node, number):
     with node:
-        node.publish_many("q", [f"{{number}}-{{n}}" for n in range(10)], timeout=20)
+        node.publish_many("q", [f"{number}-{n}" for n in range(10)], timeout=20)
 
 if __name__ == "__main__":
     forking = multiprocessing.get_context("fork")
     with Node("parent", mdns=False, store="memory") as parent:
         workers = []
         for number in range(3):
-            worker = Node(f"w{number}", mdns=False, store="memory", leaf=True, seeds=parent.addresses)
+            at = dict(mdns=False, store="memory", leaf=True, seeds=parent.addresses)
+            worker = Node(f"w{number}", **at)
             workers.append(forking.Process(target=work, args=(worker, number)))
         for worker in workers:
             worker.start()
@@ -168,6 +169,6 @@ def test_forks_while_other_threads_use_the_node_neither_hang_nor_disturb_it() ->
 
 @pytest.mark.slow
 def test_nodes_that_are_started_after_the_fork_work_in_their_processes() -> None:
-    told = told_by(python(WORKERS.replace("{{", "{").replace("}}", "}")))
+    told = told_by(python(WORKERS))
     assert told["codes"] == [0, 0, 0]
     assert told["bodies"] == sorted(f"{w}-{n}" for w in range(3) for n in range(10))

@@ -10,7 +10,7 @@ from types import FrameType
 
 import pytest
 
-from p2pmq import Config
+from p2pmq import ClosedNodeError, Config
 from p2pmq.blocking import Node
 from p2pmq.blocking import loop_thread as loop_thread_module
 from p2pmq.blocking import taking as taking_module
@@ -99,7 +99,7 @@ def test_closing_is_interrupted_and_ends_nevertheless() -> None:
             made.close(timeout=600)
         assert "p2pmq-n" not in {thread.name for thread in threading.enumerate()}
         may_end.set()
-        with pytest.raises(Exception, match="has ended"):
+        with pytest.raises(ClosedNodeError):
             working.result()
 
 
