@@ -132,9 +132,7 @@ class PostOptions:
     ] = None
     priority: Annotated[
         int,
-        typer.Option(
-            min=0, max=PRIORITY_MAX, help="The higher, the later a full outbox would drop it."
-        ),
+        typer.Option(min=0, max=PRIORITY_MAX, help="The higher, the sooner it is delivered."),
     ] = 0
     data_dir: Annotated[
         Path | None,
