@@ -135,24 +135,36 @@ class LoopThread:
         self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
+        self._is_to_stop = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closings: set[asyncio.Task[Any]] = set()
         """Those of the tasks that close the node."""
         self._thread = threading.Thread(target=self._run, name=f"p2pmq-{name}", daemon=True)
         self.closer: threading.Thread | None = None
         """Who closes the node: nobody waits for what that thread has in hand."""
+        self.at_exit = False
+        """Whether the interpreter ends."""
 
     # -- life --
 
     def start(self) -> None:
         """Run the loop; calls may be made even before it does."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no thread more is to be had
+            self._loop.close()
+            raise
         running.add(self)
 
     def _run(self) -> None:
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._serve())
+        except RuntimeError:
+            # From 3.12 on no thread can be started once the interpreter ends, not even the one
+            # that would wait for the loop's idle helpers. By then all that matters is closed.
+            if not self.at_exit:
+                raise
         finally:
             running.discard(self)
 
@@ -171,16 +183,18 @@ class LoopThread:
         if self._stopping.is_set():
             return None
         task = self._loop.create_task(begin())
-        for tasks in (self._tasks, self._closings) if closes else (self._tasks,):
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if closes:
+            self._closings.add(task)
+            task.add_done_callback(self._after_closing)
         return task
 
     def stop(self, limit_s: float) -> None:
-        """End the thread when no call is under way; wait so long for that."""
-        with suppress(RuntimeError):  # it has ended
-            self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(limit_s)
+        """Close the node if it is not closed, and end the thread; wait so long for that."""
+        self.close_soon(0.0, self.closer)
+        with suppress(RuntimeError):  # an interrupt came before it was started
+            self._thread.join(limit_s)
         if self._thread.is_alive():
             log.error("the thread of node %s did not end within %g s", self.name, limit_s)
 
@@ -191,12 +205,18 @@ class LoopThread:
             self._loop.call_soon_threadsafe(self._begin_to_close, timeout_s)
 
     def _begin_to_close(self, timeout_s: float) -> None:
+        self._is_to_stop = True
         task = self.begin_task(lambda: self._closing(timeout_s), closes=True)
         if task is not None:
-            task.add_done_callback(self._on_closed)
+            task.add_done_callback(self._tell_of_closing)
 
-    def _on_closed(self, task: asyncio.Task[None]) -> None:
-        self._stopping.set()
+    def _after_closing(self, task: asyncio.Task[Any]) -> None:
+        """The last one that closes is waited for: others find that somebody does, and return."""
+        self._closings.discard(task)
+        if self._is_to_stop and not self._closings:
+            self._stopping.set()
+
+    def _tell_of_closing(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("node %s did not close well: %s", self.name, error, exc_info=error)
 
@@ -318,6 +338,7 @@ def close_all() -> None:
     here = [thread for thread in list(running) if not thread.is_forked]
     for thread in here:
         log.warning("node %s was not closed; it is closed at the end of the process", thread.name)
+        thread.at_exit = True
         thread.close_soon(EXIT_S, threading.current_thread())
     deadline = time.monotonic() + EXIT_S + EXIT_GRACE_S
     for thread in here:

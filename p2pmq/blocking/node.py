@@ -127,13 +127,14 @@ class Node:
                 self._thread.check_here()
                 raise ClosedNodeError(self.settings.name, self._inner.state)
             thread = LoopThread(self.settings.name, self._inner.close)
-            thread.start()
             try:
+                thread.start()
                 thread.call(self._inner.start, None)
+                self._thread = thread
             except BaseException:
+                self._thread = None
                 thread.stop(GRACE_S)
                 raise
-            self._thread = thread
 
     def close(self, timeout: float | None = None) -> None:
         """Drain and stop; when it returns, the node's thread has ended.
@@ -153,7 +154,7 @@ class Node:
             with suppress(ClosedNodeError):  # another thread was faster
                 thread.call(partial(self._inner.close, timeout), limit_s, closes=True)
         finally:
-            thread.stop(limit_s)
+            thread.stop(limit_s)  # and close it, if an interrupt came before the call did
 
     def leave(self, timeout: float | None = None) -> None:
         """Leave the mesh for good: see `p2pmq.Node.leave`. The node is to be closed then."""

@@ -59,13 +59,13 @@ class Working(threading.Thread):
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own, to an end within the patience."""
+    """Run a program in a process of its own, to an end within twice the patience."""
     return subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=2 * PATIENCE_S,
         check=False,
     )
 

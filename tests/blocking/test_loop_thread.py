@@ -8,7 +8,7 @@ from queue import SimpleQueue
 import pytest
 
 from p2pmq import ClosedNodeError, RequestTimeoutError, UsageError
-from p2pmq.blocking.loop_thread import LoopThread, close_all, running
+from p2pmq.blocking.loop_thread import EXIT_S, LoopThread, close_all, running
 from tests.blocking.kit import Working, until
 
 
@@ -104,6 +104,19 @@ def test_a_stop_cancels_what_waits_for_a_caller_who_is_gone(sample: Sample) -> N
     assert not sample.thread.is_alive
 
 
+def test_a_second_who_stops_it_does_not_cut_short_the_first(sample: Sample) -> None:
+    may_close = asyncio.Event()
+    closing = Working(lambda: sample.thread.call(may_close.wait, 30, closes=True))
+    until(lambda: sample.thread._closings)
+    stopping = Working(lambda: sample.thread.stop(30))
+    until(lambda: sample.closed == [0.0])
+    assert sample.thread.ask(lambda: 1) == 1, "calls are still taken"
+    assert sample.thread.call(lambda: asyncio.sleep(0, 2), 30) == 2
+    sample.thread.post(may_close.set)
+    assert closing.result() is True
+    stopping.result()
+
+
 def test_whoever_waits_for_a_thread_that_ends_is_told(sample: Sample) -> None:
     waiting = Working(lambda: sample.thread.wait(SimpleQueue(), None))
     sample.thread.stop(30)
@@ -131,7 +144,7 @@ def test_all_that_run_are_closed_at_the_end_and_those_that_have_ended_are_not() 
     assert second.thread not in running
     close_all()
     assert not first.thread.is_alive
-    assert (len(first.closed), second.closed) == (1, [])
+    assert (first.closed, second.closed) == ([EXIT_S], [0.0])
 
 
 def test_a_node_that_does_not_close_well_is_said_in_the_log(
