@@ -54,7 +54,7 @@ class QueueNameError(UsageError):
 
 
 class BodyTooLargeError(UsageError):
-    """A body is over the node's `body_bytes_max`."""
+    """A body is over the node's `body_bytes_max`: its packed `size`, and the `limit`, in bytes."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
@@ -66,7 +66,7 @@ class BodyTooLargeError(UsageError):
 
 
 class NotSerializableError(UsageError):
-    """A body holds an object that msgpack cannot carry."""
+    """A body holds an object that msgpack cannot carry; `body_type` is the body's type."""
 
     def __init__(self, body: object, reason: str) -> None:
         super().__init__(
@@ -135,7 +135,7 @@ class InsecureListenError(UsageError):
 
 
 class NameTakenError(P2PMQError):
-    """Another living node of the mesh has this name."""
+    """Another living node of the mesh has this name: raised by `start()`."""
 
     def __init__(self, name: str, mesh: str, address: str) -> None:
         super().__init__(
@@ -157,7 +157,7 @@ class VersionRefusedError(P2PMQError):
 
 
 class LibraryVersionError(P2PMQError):
-    """A library below us is too old to be safe."""
+    """A library below us is too old to be safe: raised by `start()`."""
 
     def __init__(self, library: str, found: str, needed: str) -> None:
         super().__init__(
@@ -258,6 +258,7 @@ class NotCommittedError(P2PMQError):
 
     `receipt` tells what holds now: `receipt.stored` is true once it is durable here.
     Only if `dropped` is true it does not stay: the outbox's policy has let go of it.
+    `copies` of `wanted` are known to be durable after `waited_ms`.
     """
 
     def __init__(
@@ -293,7 +294,7 @@ class NoOwnerError(P2PMQError):
 
 
 class RequestTimeoutError(P2PMQError, TimeoutError):
-    """A peer did not answer a question in time."""
+    """A question was not answered in time: by a peer, or by a blocking node's own thread."""
 
 
 class StaleReceiptError(P2PMQError):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from p2pmq.blocking.taking import OverError
-from p2pmq.errors import RequestTimeoutError
+from p2pmq.errors import ClosedNodeError, RequestTimeoutError
 from p2pmq.node.drain import QUIET_S, not_drained
 
 if TYPE_CHECKING:
@@ -22,9 +21,9 @@ def drained(node: Node, queue: str, prefetch: int, patience_s: float) -> Iterato
         give_up_at = time.monotonic() + patience_s
         while True:
             try:
-                message = messages.take(QUIET_S)
-            except OverError:
-                return  # the node has closed
+                message = messages.get(QUIET_S)
+            except ClosedNodeError:
+                return  # as the asyncio node's drain ends then
             if message is not None:
                 yield message
                 message.ack()

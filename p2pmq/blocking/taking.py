@@ -52,7 +52,7 @@ class Taking(Generic[T]):
 
     def __next__(self) -> T:
         try:
-            taken = self.take(None)
+            taken = self._take(None)
         except OverError:
             raise StopIteration from None
         assert taken is not None, "without a limit"
@@ -61,17 +61,18 @@ class Taking(Generic[T]):
     def get(self, timeout: float) -> T | None:
         """The next one; None when nothing came within `timeout` seconds.
 
-        Raises ClosedNodeError when the node or this iterator is closed.
+        Raises ClosedNodeError when the node or this iterator is closed, ForkedNodeError,
+        UsageError, and what made the node fail.
         """
         if not timeout >= 0:
             raise UsageError(f"a time of {timeout} s makes no sense here: give 0 s or more")
         try:
-            return self.take(timeout)
+            return self._take(timeout)
         except OverError:
             name = self._thread.name
             raise ClosedNodeError(name, "closed, or consumes no more") from None
 
-    def take(self, timeout_s: float | None) -> T | None:
+    def _take(self, timeout_s: float | None) -> T | None:
         """The next one; None when time is up. Raises OverError at the end."""
         self._thread.check_here()
         consumer = self._consumer
@@ -137,14 +138,14 @@ class Taking(Generic[T]):
 
 
 class Messages(Taking[Message]):
-    """Messages one by one."""
+    """Messages one by one: what `consume` and `inbox` of a blocking node give."""
 
     def _claim(self) -> Message | None:
         return self._consumer.take_message()
 
 
 class Batches(Taking[MessageBatch]):
-    """Messages in batches as they came."""
+    """Messages in batches as they came: what `consume_batches` and `inbox_batches` give."""
 
     def _claim(self) -> MessageBatch | None:
         return self._consumer.take_batch()

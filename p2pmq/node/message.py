@@ -124,14 +124,17 @@ class Message(Settleable):
             self.settled = True
 
     def nack(self, delay: float = 0.0) -> None:
-        """Give it back, to be delivered again after `delay` seconds."""
+        """Give it back, to be delivered again after `delay` seconds.
+
+        Where the consumer has ended, that has happened already. Raises UsageError.
+        """
         if not self.settled:
             batch = self._segment.batch
             self._consumer.settle_nack(batch.session, batch.first + self._position, delay)
             self.settled = True
 
     def extend(self, seconds: float) -> None:
-        """Keep it hidden from others for `seconds` from now."""
+        """Keep it hidden from others for `seconds` from now. Raises as `ack`, and UsageError."""
         if not self.settled:
             batch = self._segment.batch
             self._consumer.settle_extend(batch.session, batch.first + self._position, seconds)
@@ -177,7 +180,7 @@ class MessageBatch(Settleable):
             yield Message(self._consumer, self._segment, position)
 
     def ack(self) -> None:
-        """All of them are done."""
+        """All of them are done. Raises StaleReceiptError where the consumer has ended."""
         if not self.settled:
             self._consumer.settle_ack_run(self._segment.batch.run)
             self.settled = True

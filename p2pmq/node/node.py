@@ -69,6 +69,8 @@ class Node(Engine):
     for each parameter. `on_overflow` is called with an `Overflow` whenever the
     outbox's limits (`Config.outbox`) make messages wait, or refuse or drop them;
     it runs in the node's loop, so it must be quick, and what it raises is logged.
+    `world` is for simulations. Once it has started, `addresses` are where others
+    reach it, `node_id` is its id (8 bytes), and `counters.snapshot()` what it counted.
 
     >>> import asyncio, p2pmq
     >>> async def main():
@@ -174,7 +176,10 @@ class Node(Engine):
         ttl: float | None = MAIL_TTL_S,
         priority: int = 0,
     ) -> BulkReceipt:
-        """Send many messages to the node of that name: `send`, pipelined as by `publish_many`."""
+        """Send many messages to the node of that name: `send`, pipelined as by `publish_many`.
+
+        Raises as that does, and UsageError where no node can have the name.
+        """
         self._check_running()
         terms = self._terms(confirm, timeout, ttl, priority)
         return await self._publisher.publish_many(mailbox_key(name), bodies, terms)
@@ -188,6 +193,10 @@ class Node(Engine):
 
         At most `prefetch` messages are held unsettled. One that is not settled
         within `visibility_timeout` seconds (30 by default) goes to somebody else.
+
+        Raises QueueNameError, UsageError and ClosedNodeError when the first one is asked
+        for, and what made the node fail (StoreError, NodeFailedError) at any later one.
+        The iteration ends when the node closes.
         """
         return self._messages(key_of, queue, prefetch, visibility_timeout)
 
@@ -278,7 +287,7 @@ class Node(Engine):
         return drained(self, queue, prefetch, patience)
 
     def queue(self, name: str) -> Queue:
-        """A handle on one queue."""
+        """A handle on one queue. Raises QueueNameError."""
         check_queue_name(name)
         return Queue(self, name)
 
@@ -320,7 +329,10 @@ class Node(Engine):
     # -- looking --
 
     async def depth(self, queue: str) -> QueueDepth:
-        """How many messages the queue holds; raises RequestTimeoutError if its owner is silent."""
+        """How many messages the queue holds, mailboxes (`@name`) too, as its owner counts them.
+
+        Raises RequestTimeoutError if the owner is away or silent.
+        """
         key = place_of(queue)
         stats = await self._ask_stats(queue)
         owner = self._name_of(self._machine.owner_of(key))
@@ -333,7 +345,10 @@ class Node(Engine):
         return depth_of(queue, found, owner, self._machine.copies_of(queue))
 
     async def queues(self) -> list[QueueDepth]:
-        """Every queue that a living owner holds, by name."""
+        """Every queue that a living owner holds, by name.
+
+        An owner that does not answer in time (`Timing.stats_timeout_ms`) is left out.
+        """
         stats = await self._ask_stats("")
         depths = [
             depth_of(

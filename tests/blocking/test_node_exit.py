@@ -24,7 +24,7 @@ ENDINGS = {
     "amid an iteration": "for message in node.consume('q'): raise LookupError('the program')",
     "with a daemon thread that waits": """
 waits = node.consume("empty")
-threading.Thread(target=lambda: next(waits), daemon=True).start()
+threading.Thread(target=lambda: list(waits), daemon=True).start()
 """,
     "with a daemon thread that never settles": """
 taken = threading.Event()
@@ -52,6 +52,8 @@ def test_a_program_that_ends_without_closing_ends_soon_and_keeps_what_it_publish
     assert ended.returncode == CODES.get(ending, 0), ended.stderr
     assert "node n was not closed" in ended.stderr
     assert "Fatal Python error" not in ended.stderr
+    assert "did not close well" not in ended.stderr
+    assert ("Traceback" in ended.stderr) == (ended.returncode == 1), "the program's own, if any"
     assert left_on(tmp_path) == 10
 
 
