@@ -34,7 +34,7 @@ def main() -> None:
     """Serve a few requests on a thread, and process what they ordered on another."""
     with (
         tempfile.TemporaryDirectory() as directory,
-        p2pmq.blocking.Node("shop", mesh="example", data_dir=directory) as node,
+        p2pmq.blocking.Node("shop", mesh="example-web", data_dir=directory) as node,
     ):
 
         def application(environ: WSGIEnvironment, respond: StartResponse) -> Iterable[bytes]:
