@@ -37,6 +37,10 @@ check: $(STAMP) ## lint, format, types, import contracts, tidiness
 bench: $(STAMP) ## measure this machine
 	$(BIN)/p2pmq bench
 
+.PHONY: api
+api: $(STAMP) ## write docs/api.md anew from the docstrings
+	$(BIN)/python docs/api_page.py docs/api.md
+
 .PHONY: fix
 fix: $(STAMP) ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

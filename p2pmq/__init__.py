@@ -1,16 +1,28 @@
 """p2pmq: a message queue without a broker.
 
 A `Node` lives inside each service; nodes find each other, share the queues
-out among themselves, and keep every confirmed message on disk.
+out among themselves, and keep every confirmed message on disk. For code without
+asyncio there is the same in `p2pmq.blocking`.
 """
 
 from p2pmq._version import __version__
-from p2pmq.config import LAN, WAN, Config, Limits, OutboxPolicy, Replication, SwimConfig, Timing
+from p2pmq.config import (
+    LAN,
+    WAN,
+    Config,
+    Limits,
+    OutboxPolicy,
+    Replication,
+    Retry,
+    SwimConfig,
+    Timing,
+)
 from p2pmq.errors import (
     BodyTooLargeError,
     ClosedNodeError,
     DataDirectoryError,
     DataDirectoryLockedError,
+    ForkedNodeError,
     InsecureListenError,
     LibraryVersionError,
     NameTakenError,
@@ -44,6 +56,7 @@ __all__ = [
     "DataDirectoryError",
     "DataDirectoryLockedError",
     "DeadLetter",
+    "ForkedNodeError",
     "InsecureListenError",
     "LibraryVersionError",
     "Limits",
@@ -68,6 +81,7 @@ __all__ = [
     "Receipt",
     "Replication",
     "RequestTimeoutError",
+    "Retry",
     "StaleReceiptError",
     "StoreError",
     "SwimConfig",

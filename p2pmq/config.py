@@ -20,25 +20,38 @@ class SwimConfig:
     """
 
     probe_interval_ms: int = 1_000
+    """How often a node asks another one whether it lives."""
     probe_timeout_ms: int = 500
+    """How long it waits for the answer before it asks by way of others."""
     indirect_checks: int = 3
+    """How many others it asks."""
     suspicion_mult: int = 4
+    """How long a suspect has to refute, in probe intervals, once enough others confirm it …"""
     suspicion_max_timeout_mult: int = 6
+    """… and how many times as long while nobody does."""
     retransmit_mult: int = 4
+    """How often a piece of news is told."""
     gossip_interval_ms: int = 200
+    """How often news are told …"""
     gossip_nodes: int = 3
+    """… and to how many."""
     gossip_to_the_dead_ms: int = 30_000
+    """For how long a member that was declared dead is still told of it."""
     push_pull_interval_ms: int = 30_000
+    """How often two nodes compare all that they know of members."""
     awareness_max: int = 8
+    """How many times slower than usual a node that is itself slow may probe."""
     healing_interval_ms: int = 15_000
     """How often a node tries some dead or once-known members: three turns fit into the 60 s
     within which a split heals."""
     healing_fanout: int = 3
+    """How many of them it tries."""
     leaf_reap_ms: int = 600_000
     """A dead member that never owns (weight 0) is dropped from the roster after this."""
     tombstone_ms: int = 86_400_000
     """How long a member that left or was forgotten is remembered as such."""
     rumours_per_packet: int = 12
+    """How many pieces of news ride on another packet."""
     lifeguard: bool = True
     """Off only in simulations that show what it is good for."""
 
@@ -60,6 +73,7 @@ class Limits:
     """Bounds of every buffer, window and table; at a bound callers wait, then get an error."""
 
     body_bytes_max: int = 16 * 1024 * 1024
+    """The largest body, packed; the same on every node of a mesh."""
     packet_bytes_max: int = 20 * 1024 * 1024
     """Above the largest body with its header; anything larger closes the connection (ZMQ)."""
     outbox_bytes_max: int = 64 * 1024 * 1024
@@ -77,15 +91,19 @@ class Timing:
     """How long the node waits for what. Milliseconds."""
 
     confirm_timeout_ms: int = 5_000
+    """How long a publish waits for its confirm, and for room in the outbox, unless it says so."""
     resend_ms: int = 1_000
     """No confirm at all for this long: send the unconfirmed batches again."""
     spill_ms: int = 500
     """An unconfirmed batch goes to the outbox's disk after this."""
     settle_resend_ms: int = 1_000
+    """No answer to acks for this long: send them again."""
     visibility_timeout_ms: int = 30_000
+    """How long a delivery hides its message from other consumers, unless the consumer says so."""
     drain_timeout_ms: int = 10_000
     """How long `close()` waits for the outbox to empty."""
     stats_timeout_ms: int = 2_000
+    """How long owners have to say how much they hold."""
     join_timeout_ms: int = 1_500
     """How long `start()` waits to meet somebody, before it goes on alone."""
     name_claim_ms: int = 15_000
@@ -186,11 +204,15 @@ class NodeSettings:
     """Who a node is, where it listens and keeps things, and whom it may meet."""
 
     name: str
+    """Who it is in the mesh; no two living nodes of one may share it. 1 to 255 bytes, printable."""
     mesh: str = "default"
+    """Which mesh it belongs to: it talks to no node of another one."""
     listen: str = "127.0.0.1:0"
     """`host:port` to listen on; port 0 takes any that is free."""
     seeds: tuple[str, ...] = ()
+    """`host:port` of nodes to meet, or DNS names of them: see docs/discovery.md."""
     mdns: bool = True
+    """Whether to find others, and to be found, by multicast DNS."""
     store: Literal["disk", "memory"] = "disk"
     """"memory" is for leaves and tests: a full node's confirms then hold as long as its process."""
     data_dir: str | None = None
@@ -198,6 +220,9 @@ class NodeSettings:
     leaf: bool = False
     """A leaf never owns a queue: it publishes and consumes."""
     zone: str = ""
+    """What fails together with this node (a rack, a site): copies are spread over zones."""
     weight: int = 1
+    """Its part of the load, 1 to 32: 2 owns twice as many queues as 1."""
     insecure: bool = False
+    """Whether it may listen off the loopback interface without mesh credentials."""
     config: Config = Config()

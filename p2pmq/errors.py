@@ -17,6 +17,7 @@ __all__ = [
     "ClosedNodeError",
     "DataDirectoryError",
     "DataDirectoryLockedError",
+    "ForkedNodeError",
     "InsecureListenError",
     "LibraryVersionError",
     "NameLookupError",
@@ -53,7 +54,7 @@ class QueueNameError(UsageError):
 
 
 class BodyTooLargeError(UsageError):
-    """A body is over the node's `body_bytes_max`."""
+    """A body is over the node's `body_bytes_max`: its packed `size`, and the `limit`, in bytes."""
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(
@@ -65,7 +66,7 @@ class BodyTooLargeError(UsageError):
 
 
 class NotSerializableError(UsageError):
-    """A body holds an object that msgpack cannot carry."""
+    """A body holds an object that msgpack cannot carry; `body_type` is the body's type."""
 
     def __init__(self, body: object, reason: str) -> None:
         super().__init__(
@@ -80,11 +81,23 @@ class ClosedNodeError(P2PMQError):
 
     def __init__(self, name: str, state: str) -> None:
         super().__init__(
-            f"node {name!r} is {state}: use it inside `async with Node(...)`, "
-            "or between `await node.start()` and `await node.close()`"
+            f"node {name!r} is {state}: use it inside `async with Node(...)` (a blocking one "
+            "inside `with`), or between its start() and its close()"
         )
         self.name = name
         self.state = state
+
+
+class ForkedNodeError(P2PMQError):
+    """A blocking node is used in a fork of the process in which it runs."""
+
+    def __init__(self, name: str, started_in: int, used_in: int) -> None:
+        super().__init__(
+            f"node {name!r} runs in process {started_in}, and process {used_in} is a fork of it, "
+            "without the node's thread: start a node after the fork, in each process that uses "
+            "one, under a name and a data directory of its own"
+        )
+        self.name = name
 
 
 class NodeFailedError(P2PMQError):
@@ -122,7 +135,7 @@ class InsecureListenError(UsageError):
 
 
 class NameTakenError(P2PMQError):
-    """Another living node of the mesh has this name."""
+    """Another living node of the mesh has this name: raised by `start()`."""
 
     def __init__(self, name: str, mesh: str, address: str) -> None:
         super().__init__(
@@ -144,7 +157,7 @@ class VersionRefusedError(P2PMQError):
 
 
 class LibraryVersionError(P2PMQError):
-    """A library below us is too old to be safe."""
+    """A library below us is too old to be safe: raised by `start()`."""
 
     def __init__(self, library: str, found: str, needed: str) -> None:
         super().__init__(
@@ -245,6 +258,7 @@ class NotCommittedError(P2PMQError):
 
     `receipt` tells what holds now: `receipt.stored` is true once it is durable here.
     Only if `dropped` is true it does not stay: the outbox's policy has let go of it.
+    `copies` of `wanted` are known to be durable after `waited_ms`.
     """
 
     def __init__(
@@ -280,7 +294,7 @@ class NoOwnerError(P2PMQError):
 
 
 class RequestTimeoutError(P2PMQError, TimeoutError):
-    """A peer did not answer a question in time."""
+    """A question was not answered in time: by a peer, or by a blocking node's own thread."""
 
 
 class StaleReceiptError(P2PMQError):

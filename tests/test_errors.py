@@ -19,6 +19,7 @@ EXAMPLES: dict[type[P2PMQError], P2PMQError] = {
         errors.BodyTooLargeError(17_000_000, 16_777_216),
         errors.NotSerializableError(object(), "no such type"),
         errors.ClosedNodeError("billing", "closed"),
+        errors.ForkedNodeError("billing", 4711, 4712),
         errors.PortTakenError("127.0.0.1:5555", "address already in use"),
         errors.InsecureListenError("0.0.0.0:5555"),
         errors.NotDeclaredError("orders", DISK_FULL),
@@ -47,7 +48,15 @@ RAISED_WITH_A_SENTENCE = {
 BRANCHES = {P2PMQError, UsageError, errors.StoreError}
 ADVICE = (
     *("use it", "choose", "give", "send", "stop", "raise", "upgrade", "listen", "move", "free"),
-    *("check", "publish less", "run a release", "start it again", "settle", "is sent when"),
+    *(
+        "check",
+        "publish less",
+        "run a release",
+        "start it again",
+        "start a node",
+        "settle",
+        "is sent when",
+    ),
 )
 
 

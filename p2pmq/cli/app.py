@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from p2pmq import __version__
 from p2pmq.bench.main import bench
+from p2pmq.cli.declare import declare_queue
 from p2pmq.cli.demo import Demo
 from p2pmq.cli.look import forget_member, show_peers, show_queues
-from p2pmq.cli.options import DaemonOptions, MeshOptions, VisitOptions, flattened
+from p2pmq.cli.options import (
+    DaemonOptions,
+    MeshOptions,
+    PostOptions,
+    TakeOptions,
+    VisitOptions,
+    flattened,
+)
+from p2pmq.cli.places import Mailbox, Queue
 from p2pmq.cli.pub import publish_lines
 from p2pmq.cli.run import serve
 from p2pmq.cli.session import run_async
 from p2pmq.cli.simulate import simulate
-from p2pmq.cli.sub import Ending, consume_lines
+from p2pmq.cli.sub import consume_lines
 from p2pmq.core.names import check_queue_name
-from p2pmq.errors import QueueNameError
+from p2pmq.errors import QueueNameError, UsageError
+from p2pmq.node.arguments import mailbox_key
+from p2pmq.node.settings import DELIVERIES_MAX, REPLICAS_MAX, Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -38,7 +49,26 @@ def _queue_name(name: str) -> str:
     return name
 
 
+def _node_name(name: str) -> str:
+    try:
+        mailbox_key(name)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+    return name
+
+
+def _check_post(body: list[str] | None, post: PostOptions) -> None:
+    if body and post.file is not None:
+        raise typer.BadParameter("give what is to be published as BODY or by --file, not both")
+    if post.confirm == "stored" and post.data_dir is None:
+        raise typer.BadParameter(
+            "--confirm stored needs --data-dir: a disk to store the lines on until they are sent"
+        )
+
+
 QueueName = Annotated[str, typer.Argument(callback=_queue_name, show_default=False)]
+NodeName = Annotated[str, typer.Argument(callback=_node_name, show_default=False)]
+Bodies = Annotated[list[str] | None, typer.Argument(metavar="[BODY]...", show_default=False)]
 
 
 def _show_version(asked: bool) -> None:  # noqa: FBT001  typer passes an option by position
@@ -71,44 +101,36 @@ def pub(
     queue: QueueName,
     mesh: MeshOptions,
     visit: VisitOptions,
+    post: PostOptions,
     *,
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", "-f", exists=True, dir_okay=False, help="Read this, not stdin."),
-    ] = None,
-    confirm: Annotated[
-        Literal["committed", "stored", "none"],
-        typer.Option(help="What to wait for of every line; `stored` needs --data-dir."),
-    ] = "committed",
-    timeout: Annotated[
-        float,
-        typer.Option(
-            min=0, metavar="SECONDS", help="Give up when lines wait for so long to be committed."
-        ),
-    ] = 3600.0,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(file_okay=False, help="Keep what is not committed yet here, not in memory."),
-    ] = None,
+    body: Bodies = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish each line of stdin or of a file to QUEUE."""
-    if confirm == "stored" and data_dir is None:
-        raise typer.BadParameter(
-            "--confirm stored needs --data-dir: a disk to store the lines on until they are sent"
-        )
+    """Publish each BODY to QUEUE; without one, each line of stdin or of a file."""
+    _check_post(body, post)
     run_async(
-        publish_lines(
-            queue,
-            mesh,
-            visit,
-            file=file,
-            confirm=confirm,
-            timeout_s=timeout,
-            data_dir=data_dir,
-            as_json=as_json,
-        ),
-        debug=mesh.debug,
+        publish_lines(Queue(queue), body, mesh, visit, post, as_json=as_json), debug=mesh.debug
+    )
+
+
+@app.command("send")
+@flattened
+def send(
+    node: NodeName,
+    mesh: MeshOptions,
+    visit: VisitOptions,
+    post: PostOptions,
+    *,
+    body: Bodies = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send each BODY to the node named NODE; without one, each line of stdin or of a file.
+
+    The node may be away: its mail is kept for a week, or for --ttl.
+    """
+    _check_post(body, post)
+    run_async(
+        publish_lines(Mailbox(node), body, mesh, visit, post, as_json=as_json), debug=mesh.debug
     )
 
 
@@ -118,31 +140,75 @@ def sub(
     queue: QueueName,
     mesh: MeshOptions,
     visit: VisitOptions,
+    take: TakeOptions,
     *,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", dir_okay=False, help="Append to this, not to stdout."),
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option("--count", "-n", min=1, help="Stop after so many messages.")
-    ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Go on when the queue is empty.")
-    ] = False,
-    idle: Annotated[
-        float,
-        typer.Option(
-            min=0.1, metavar="SECONDS", help="Stop when nothing came for so long and none is left."
-        ),
-    ] = 2.0,
     as_json: AsJson = False,
 ) -> None:
     """Write each message of QUEUE as a line, and ack it."""
-    ending = Ending(count=count, idle_s=None if follow else idle)
-    run_async(
-        consume_lines(queue, mesh, visit, out=out, ending=ending, as_json=as_json),
-        debug=mesh.debug,
+    run_async(consume_lines(Queue(queue), mesh, visit, take, as_json=as_json), debug=mesh.debug)
+
+
+@app.command("inbox")
+@flattened
+def inbox(
+    mesh: MeshOptions, visit: VisitOptions, take: TakeOptions, *, as_json: AsJson = False
+) -> None:
+    """Join as the node --name, write each message that was sent to it as a line, and ack it."""
+    if visit.name is None:
+        raise typer.BadParameter("inbox needs --name: the name of the node whose mail it reads")
+    mailbox = Mailbox(_node_name(visit.name))
+    run_async(consume_lines(mailbox, mesh, visit, take, as_json=as_json), debug=mesh.debug)
+
+
+@app.command("declare")
+@flattened
+def declare(
+    queue: QueueName,
+    mesh: MeshOptions,
+    visit: VisitOptions,
+    *,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=REPLICAS_MAX, help="On how many disks; left out: the mesh's default."
+        ),
+    ] = None,
+    min_copies: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=REPLICAS_MAX, help="On how many of them to be committed; left out: most."
+        ),
+    ] = None,
+    max_deliveries: Annotated[
+        int | None,
+        typer.Option(min=1, max=DELIVERIES_MAX, help="Failures that make a dead letter."),
+    ] = None,
+    backoff: Annotated[
+        float | None, typer.Option(help="Seconds of rest after the first failure.")
+    ] = None,
+    backoff_max: Annotated[float | None, typer.Option(help="The longest rest, seconds.")] = None,
+    visibility_timeout: Annotated[
+        float | None, typer.Option(help="Of consumers that name none, seconds.")
+    ] = None,
+    ttl: Annotated[
+        float | None, typer.Option(help="Of messages published without one, seconds.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give QUEUE settings of its own, on every node; the latest declaration holds.
+
+    What is left out goes back to its default.
+    """
+    settings = Settings(
+        replicas=replicas,
+        min_copies=min_copies,
+        max_deliveries=max_deliveries,
+        backoff=backoff,
+        backoff_max=backoff_max,
+        visibility_timeout=visibility_timeout,
+        ttl=ttl,
     )
+    run_async(declare_queue(queue, settings, mesh, visit, as_json=as_json), debug=mesh.debug)
 
 
 @app.command("peers")

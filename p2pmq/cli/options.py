@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from p2pmq.core.packets.publishing import PRIORITY_MAX
+
 MESH_PANEL = "Which mesh"
 NODE_PANEL = "This node"
 
@@ -100,6 +102,67 @@ class VisitOptions:
             rich_help_panel=MESH_PANEL,
         ),
     ] = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PostOptions:
+    """What is published, and on which terms: options of `pub` and `send`."""
+
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", exists=True, dir_okay=False, help="Read this, not stdin."),
+    ] = None
+    confirm: Annotated[
+        Literal["committed", "stored", "none"],
+        typer.Option(help="What to wait for of every line; `stored` needs --data-dir."),
+    ] = "committed"
+    timeout: Annotated[
+        float,
+        typer.Option(
+            min=0, metavar="SECONDS", help="Give up when lines wait for so long to be committed."
+        ),
+    ] = 3600.0
+    ttl: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="Drop what nobody has acked after so long; `inf`: never.",
+        ),
+    ] = None
+    priority: Annotated[
+        int,
+        typer.Option(min=0, max=PRIORITY_MAX, help="The higher, the sooner it is delivered."),
+    ] = 0
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Keep what is not committed yet here, not in memory."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOptions:
+    """Where messages are written, and until when: options of `sub` and `inbox`."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", dir_okay=False, help="Append to this, not to stdout."),
+    ] = None
+    count: Annotated[
+        int | None, typer.Option("--count", "-n", min=1, help="Stop after so many messages.")
+    ] = None
+    follow: Annotated[bool, typer.Option("--follow", help="Go on when the queue is empty.")] = False
+    idle: Annotated[
+        float,
+        typer.Option(
+            min=0.1, metavar="SECONDS", help="Stop when nothing came for so long and none is left."
+        ),
+    ] = 2.0
+
+    @property
+    def idle_s(self) -> float | None:
+        """How long nothing comes before it ends; None: it goes on."""
+        return None if self.follow else self.idle
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ from rich.table import Table
 
 Row = Mapping[str, Any]
 
+RATE_SECONDS_MIN = 0.1
+"""Less than what times are shown in: a rate of it would be a matter of chance."""
+
 
 def say(text: str) -> None:
     """One line for the person, on stderr."""
@@ -146,6 +149,15 @@ def metered(what: str, total: int | None) -> Iterator[Meter]:
         yield Meter(progress, progress.add_task(what, total=total))
 
 
-def rate(count: int, seconds: float) -> int:
-    """How many a second, rounded."""
-    return round(count / seconds) if seconds > 0 else 0
+def rate(count: int, seconds: float) -> int | None:
+    """How many a second, as far as the time tells: to three digits; None where it was too short."""
+    if seconds < RATE_SECONDS_MIN:
+        return None
+    return round(float(f"{count / seconds:.3g}"))
+
+
+def with_rate(took: str, count: int, seconds: float) -> str:
+    """The sentence "`took` in 1.2 s (3,450 messages/s)", without the rate if it cannot be told."""
+    speed = rate(count, seconds)
+    told = f" ({speed:,} messages/s)" if speed is not None else ""
+    return f"{took} in {seconds:.1f} s{told}"

@@ -1,4 +1,4 @@
-"""`p2pmq pub`: the lines of stdin or of a file, each a message.
+"""`p2pmq pub` and `p2pmq send`: the lines of stdin or of a file, each a message.
 
 A block of lines is handed to the node whole, without a wait in between, so
 that it is always known which lines the outbox has. Blocks are pipelined and
@@ -18,22 +18,22 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from p2pmq.cli.lines import LineSplitter, read_block
 from p2pmq.cli.offloop import OffLoop
-from p2pmq.cli.output import Meter, metered, put_json, rate, say
+from p2pmq.cli.output import Meter, metered, put_json, rate, say, with_rate
 from p2pmq.cli.session import EXIT_INTERRUPTED, visiting
 from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from p2pmq.cli.options import MeshOptions, VisitOptions
+    from p2pmq.cli.options import MeshOptions, PostOptions, VisitOptions
+    from p2pmq.cli.places import Place
     from p2pmq.node.node import Node
     from p2pmq.node.receipts import BulkReceipt
-
-Confirm = Literal["committed", "stored", "none"]
 
 STDIN = 0
 IN_FLIGHT_BYTES_MAX = 8 * 1024 * 1024
@@ -54,24 +54,20 @@ class Block:
 
 
 async def publish_lines(
-    queue: str,
+    place: Place,
+    bodies: Sequence[str] | None,
     mesh: MeshOptions,
     visit: VisitOptions,
+    post: PostOptions,
     *,
-    file: Path | None,
-    confirm: Confirm,
-    timeout_s: float,
-    data_dir: Path | None,
     as_json: bool,
 ) -> int:
-    """Publish every line; the exit code tells whether all were confirmed."""
-    with _opened(file) as (descriptor, size):
-        async with visiting(mesh, visit, "pub", data_dir=data_dir) as node:
-            with metered(f"publishing to {queue}", size) as meter:
-                publishing = Publishing(
-                    node, queue, confirm, timeout_s, meter, counts_bytes=size is not None
-                )
-                code = await publishing.run(descriptor)
+    """Publish the bodies, or else every line; the exit code tells whether all were confirmed."""
+    with _opened(bodies, post.file) as (descriptor, size):
+        async with visiting(mesh, visit, "pub", data_dir=post.data_dir) as node:
+            with metered(f"publishing to {place.queue}", size) as meter:
+                publishing = Publishing(node, place, post, meter, counts_bytes=size is not None)
+                code = await publishing.run(descriptor, bodies)
             if code:
                 await node.close(0.0)
     publishing.report(as_json=as_json)
@@ -79,9 +75,9 @@ async def publish_lines(
 
 
 @contextmanager
-def _opened(file: Path | None) -> Iterator[tuple[int, int | None]]:
+def _opened(bodies: Sequence[str] | None, file: Path | None) -> Iterator[tuple[int, int | None]]:
     """The descriptor to read from, and the bytes that it will give if that is known."""
-    if file is None:
+    if bodies or file is None:
         yield STDIN, None
         return
     descriptor = os.open(file, os.O_RDONLY)
@@ -95,22 +91,16 @@ class Publishing:
     """One run of `pub`: what was read, what is on its way, what is confirmed."""
 
     def __init__(
-        self,
-        node: Node,
-        queue: str,
-        confirm: Confirm,
-        timeout_s: float,
-        meter: Meter,
-        *,
-        counts_bytes: bool,
+        self, node: Node, place: Place, post: PostOptions, meter: Meter, *, counts_bytes: bool
     ) -> None:
         self._node = node
-        self._queue = queue
-        self._confirm: Confirm = confirm
-        self._timeout_s = timeout_s
+        self._place = place
+        self._queue = place.queue
+        self._post = post
+        self._confirm = post.confirm
         self._meter = meter
         self._counts_bytes = counts_bytes
-        self._blocks_max = 1 if confirm == "none" else IN_FLIGHT_BLOCKS_MAX
+        self._blocks_max = 1 if post.confirm == "none" else IN_FLIGHT_BLOCKS_MAX
         self._loop = asyncio.get_running_loop()
         self._splitter = LineSplitter(node.settings.config.limits.body_bytes_max)
         self._blocks: deque[Block] = deque()
@@ -122,11 +112,14 @@ class Publishing:
         self.published = 0
         self.confirmed = 0
 
-    async def run(self, descriptor: int) -> int:
-        """Read to the end and wait for the confirms; the exit code."""
+    async def run(self, descriptor: int, bodies: Sequence[str] | None = None) -> int:
+        """Publish the bodies, or read to the end, and wait for the confirms; the exit code."""
+        if bodies:
+            self._ended = True
+            self._hand_over([os.fsencode(body) for body in bodies])
         try:
             await self._pump(descriptor)
-            if self._confirm == "none" and not await self._node.flush(self._timeout_s):
+            if self._confirm == "none" and not await self._node.flush(self._post.timeout):
                 say("p2pmq: time is up before all lines had left this process: the rest is lost")
                 return 1
         except asyncio.CancelledError:
@@ -139,7 +132,6 @@ class Publishing:
     def report(self, *, as_json: bool) -> None:
         """Say what became of the lines: on stderr, as JSON on stdout."""
         seconds = self._loop.time() - self._began
-        speed = rate(self.confirmed, seconds)
         if as_json:
             put_json(
                 {
@@ -147,14 +139,12 @@ class Publishing:
                     "published": self.published,
                     self._confirmed_word: self.confirmed,
                     "seconds": round(seconds, 3),
-                    "messages_per_s": speed,
+                    "messages_per_s": rate(self.confirmed, seconds),
                 }
             )
             return
-        say(
-            f"{self.published:,} published, {self.confirmed:,} {self._confirmed_word} "
-            f"in {seconds:.1f} s ({speed:,} messages/s)"
-        )
+        took = f"{self.published:,} published, {self.confirmed:,} {self._confirmed_word}"
+        say(with_rate(took, self.confirmed, seconds))
 
     @property
     def _confirmed_word(self) -> str:
@@ -173,7 +163,7 @@ class Publishing:
                 await self._wait_for_something(waited)
                 self._take_confirms()
                 if reading is not None and reading.done():
-                    self._hand_over(reading.result())
+                    self._hand_over(self._split(reading.result()))
                     reading = None
         finally:
             if reading is not None:
@@ -182,16 +172,17 @@ class Publishing:
     def _has_room(self) -> bool:
         return self._bytes_in_flight < IN_FLIGHT_BYTES_MAX and len(self._blocks) < self._blocks_max
 
-    def _hand_over(self, data: bytes) -> None:
-        """Give what was read to the outbox; nothing is awaited before all of it is there."""
+    def _split(self, data: bytes) -> list[bytes]:
+        """The lines that end in what was read; at the end, nothing, the last one."""
         self._ended = not data
-        lines = self._splitter.feed(data) if data else self._splitter.end()
+        return self._splitter.feed(data) if data else self._splitter.end()
+
+    def _hand_over(self, lines: list[bytes]) -> None:
+        """Give lines to the outbox; nothing is awaited before all of them are there."""
         if not lines:
             return
         size = sum(map(len, lines)) + len(lines)
-        publish = self._node.publish_many(
-            self._queue, lines, confirm=self._confirm, timeout=self._timeout_s
-        )
+        publish = self._place.publish(self._node, lines, self._post)
         self._blocks.append(Block(asyncio.create_task(publish), len(lines), size))
         self._bytes_in_flight += size
         self.published += len(lines)

@@ -1,4 +1,4 @@
-"""`p2pmq sub`: messages as lines, each acked once its line is written.
+"""`p2pmq sub` and `p2pmq inbox`: messages as lines, each acked once its line is written.
 
 At least once: what was written and whose ack then got lost, with this process
 or with the owner, is delivered and written again.
@@ -14,19 +14,19 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from p2pmq.cli.offloop import OffLoop, write_whole
-from p2pmq.cli.output import Meter, metered, rate, say
+from p2pmq.cli.output import Meter, metered, say, with_rate
 from p2pmq.cli.session import visiting
 from p2pmq.errors import RequestTimeoutError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from p2pmq.cli.options import MeshOptions, VisitOptions
+    from p2pmq.cli.options import MeshOptions, TakeOptions, VisitOptions
+    from p2pmq.cli.places import Place
     from p2pmq.node.message import Message, MessageBatch
     from p2pmq.node.node import Node
 
@@ -34,31 +34,17 @@ STDOUT = 1
 PREFETCH = 4_096
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """When to stop: after `count` messages, or when none came for `idle_s` and none is left."""
-
-    count: int | None
-    idle_s: float | None
-
-
 async def consume_lines(
-    queue: str,
-    mesh: MeshOptions,
-    visit: VisitOptions,
-    *,
-    out: Path | None,
-    ending: Ending,
-    as_json: bool,
+    place: Place, mesh: MeshOptions, visit: VisitOptions, take: TakeOptions, *, as_json: bool
 ) -> int:
-    """Write messages until `ending`, a signal, or until nobody reads any more; the exit code."""
-    with _opened(out) as descriptor:
+    """Write messages until the end, a signal, or until nobody reads any more; the exit code."""
+    with _opened(take.out) as descriptor:
         async with visiting(mesh, visit, "sub") as node:
-            with _metered(queue, ending, descriptor) as meter:
-                consuming = Consuming(node, queue, descriptor, meter, as_json=as_json)
+            with _metered(place.queue, take, descriptor) as meter:
+                consuming = Consuming(node, place, descriptor, meter, as_json=as_json)
                 # The ways in which a person ends it: Ctrl-C, and closing the pipe.
                 with suppress(asyncio.CancelledError, BrokenPipeError):
-                    await consuming.run(ending)
+                    await consuming.run(take)
     consuming.report()
     return 0
 
@@ -77,23 +63,24 @@ def _opened(out: Path | None) -> Iterator[int]:
 
 
 @contextmanager
-def _metered(queue: str, ending: Ending, descriptor: int) -> Iterator[Meter]:
+def _metered(queue: str, take: TakeOptions, descriptor: int) -> Iterator[Meter]:
     """A progress bar, unless the lines themselves go to the terminal."""
     if os.isatty(descriptor):
         yield Meter(None, None)
         return
-    with metered(f"consuming {queue}", ending.count) as meter:
+    with metered(f"consuming {queue}", take.count) as meter:
         yield meter
 
 
 class Consuming:
-    """One run of `sub`."""
+    """One run of `sub` or `inbox`."""
 
     def __init__(
-        self, node: Node, queue: str, descriptor: int, meter: Meter, *, as_json: bool
+        self, node: Node, place: Place, descriptor: int, meter: Meter, *, as_json: bool
     ) -> None:
         self._node = node
-        self._queue = queue
+        self._place = place
+        self._queue = place.queue
         self._descriptor = descriptor
         self._meter = meter
         self._as_json = as_json
@@ -105,17 +92,17 @@ class Consuming:
         self.written = 0
         self.redelivered = 0
 
-    async def run(self, ending: Ending) -> None:
+    async def run(self, take: TakeOptions) -> None:
         """Write batches until it is to end."""
-        prefetch = min(PREFETCH, ending.count or PREFETCH)
-        batches = self._node.consume_batches(self._queue, prefetch=prefetch)
+        prefetch = min(PREFETCH, take.count or PREFETCH)
+        batches = self._place.consume(self._node, prefetch)
         try:
-            while ending.count is None or self.written < ending.count:
-                first = await self._next(batches, ending.idle_s)
+            while take.count is None or self.written < take.count:
+                first = await self._next(batches, take.idle_s)
                 if first is None:
                     return
                 group = await self._with_others(first, batches)
-                wanted = None if ending.count is None else ending.count - self.written
+                wanted = None if take.count is None else take.count - self.written
                 await self._write(group, wanted)
         finally:
             if self._arriving is not None:
@@ -127,10 +114,7 @@ class Consuming:
         """Say on stderr what was done."""
         seconds = self._ended - self._began
         again = f", {self.redelivered:,} of them redelivered" if self.redelivered else ""
-        say(
-            f"{self.written:,} messages{again} in {seconds:.1f} s "
-            f"({rate(self.written, seconds):,} messages/s)"
-        )
+        say(with_rate(f"{self.written:,} messages{again}", self.written, seconds))
 
     async def _next(
         self, batches: AsyncIterator[MessageBatch], idle_s: float | None

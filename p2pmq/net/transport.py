@@ -178,6 +178,9 @@ async def _end(context: zmq.Context[zmq.Socket[bytes]]) -> None:
             loop.call_soon_threadsafe(ended.set)
 
     # Not the loop's executor: who closes the loop waits for its threads, and without a bound.
-    Thread(target=end, name="p2pmq-net-close", daemon=True).start()
+    try:
+        Thread(target=end, name="p2pmq-net-close", daemon=True).start()
+    except RuntimeError:  # the interpreter ends, and starts no thread any more: the process's end
+        return  # ends them
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(ended.wait(), CLOSE_SECONDS_MAX)

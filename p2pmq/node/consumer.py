@@ -145,14 +145,18 @@ class Consumer:
         """
         if self.closed or self._draining:
             return None
-        taker = self._taker
         self._draining = True
         self._feed(events.DrainRequested(self.consumer_id, self._unread()))
         self._wake()
         if not self._in_hand:
             return None
         self._done = self._loop.create_future()
-        return None if taker is None or taker is closer or taker.done() else self._done
+        return self._done if self._will_settle(closer) else None
+
+    def _will_settle(self, closer: asyncio.Task[object] | None) -> bool:
+        """Whether who took the last messages may settle them while `closer` waits."""
+        taker = self._taker
+        return taker is not None and taker is not closer and not taker.done()
 
     async def _finished(self) -> None:
         """Wait for handlers beside the loop of who takes: when that ends, the rest goes back."""
@@ -231,17 +235,21 @@ class Consumer:
     def _flush(self) -> None:
         """Pass everything settled since the last time to the core, as one."""
         self._flushing = False
+        settled = self._gathered()
+        if settled is not None:
+            self._feed(settled)
+
+    def _gathered(self) -> events.SettleRequested | None:
+        """What was settled since the last time, if anything was."""
         if not (self._acks or self._nacks or self._extends):
-            return
+            return None
         acks, self._acks = self._acks, []
         nacks, self._nacks = self._nacks, []
         extends, self._extends = self._extends, []
-        self._feed(
-            events.SettleRequested(
-                self.consumer_id,
-                self._key,
-                acks=tuple(Run(*ack) for ack in acks),
-                nacks=tuple(nacks),
-                extends=tuple(extends),
-            )
+        return events.SettleRequested(
+            self.consumer_id,
+            self._key,
+            acks=tuple(Run(*ack) for ack in acks),
+            nacks=tuple(nacks),
+            extends=tuple(extends),
         )

@@ -47,15 +47,20 @@ async def drained(
             elif await _is_empty(node, queue):
                 return
             elif loop.time() >= give_up_at:
-                raise RequestTimeoutError(
-                    f"queue {queue!r} was not drained: for {patience_s:g} s nothing came, and it "
-                    "was not known to be empty; its owner is away, or somebody holds messages"
-                )
+                raise not_drained(queue, patience_s)
     finally:
         if coming is not None:
             coming.cancel()
             await asyncio.wait((coming,))
         await batches.aclose()  # type: ignore[attr-defined]  # an async generator, as Node makes it
+
+
+def not_drained(queue: str, patience_s: float) -> RequestTimeoutError:
+    """The error for whoever has waited long enough."""
+    return RequestTimeoutError(
+        f"queue {queue!r} was not drained: for {patience_s:g} s nothing came, and it was not known "
+        "to be empty; its owner is away, or somebody holds messages"
+    )
 
 
 async def _is_empty(node: Node, queue: str) -> bool:

@@ -138,7 +138,8 @@ class Engine:
         self._state = "starting"
         self._draining = False
         self._error = self._refusal = self._version_refusal = None
-        self._met.clear()
+        self._met = asyncio.Event()  # a start that failed may have been on another loop
+        self._stopped.clear()
         self._loop = self._world.loop()
         self._calm_log = CalmLog(log, self._loop.time)
         self._ports = contextlib.AsyncExitStack()

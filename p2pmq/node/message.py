@@ -1,7 +1,8 @@
 """What a consumer gets: messages one by one, or a batch of them.
 
 Both are handles on one delivery. A message is settled once: by `ack`, by
-`nack`, or by leaving its `async with` (ack, or nack on an exception).
+`nack`, or by leaving its `async with` (ack, or nack on an exception). Nothing
+of it waits, so a plain `with` does the same; it is what blocking code has.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class DeadLetter:
 
 
 class Settleable(ABC):
-    """What `async with` settles: an ack at its end, a nack if that is an exception."""
+    """What `async with` or `with` settles: an ack at its end, a nack if that is an exception."""
 
     __slots__ = ()
 
@@ -75,10 +76,10 @@ class Settleable(ABC):
         """It can never be processed: make a dead letter of it at once (`<queue>.dlq`)."""
         self._give_back(0, bounded(error), rejected=True)
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -90,6 +91,17 @@ class Settleable(ABC):
             self.nack(error=f"{kind.__qualname__}: {error}")
         else:  # cancelled: the message is not to blame
             self._give_back(0, "", failed=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, trace)
 
 
 class Message(Settleable):
@@ -173,7 +185,7 @@ class Message(Settleable):
             self.settled = True
 
     def extend(self, seconds: float) -> None:
-        """Keep it hidden from others for `seconds` from now."""
+        """Keep it hidden from others for `seconds` from now. Raises as `ack`, and UsageError."""
         if not self.settled:
             batch = self._segment.batch
             self._consumer.settle_extend(batch.session, batch.first + self._position, seconds)
@@ -219,7 +231,7 @@ class MessageBatch(Settleable):
             yield Message(self._consumer, self._segment, position)
 
     def ack(self) -> None:
-        """All of them are done."""
+        """All of them are done. Raises StaleReceiptError where the consumer has ended."""
         if not self.settled:
             self._consumer.settle_ack_run(self._segment.batch.run)
             self.settled = True

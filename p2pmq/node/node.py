@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from p2pmq.core import effects, events
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
@@ -42,13 +42,18 @@ from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_inf
 from p2pmq.node.typed import converted, converter_to
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
     from typing import Any, Literal, Unpack
 
+    from p2pmq.core.ids import ConsumerId
     from p2pmq.node.message import Message, MessageBatch
 
     Confirm = Literal["committed", "stored", "none"]
     HandlerFunction = Callable[[Message], Awaitable[Any]]
+    Feed = Callable[[events.Event], None]
+
+AnyConsumer = TypeVar("AnyConsumer", bound=Consumer)
 
 PREFETCH = 100
 """Messages that a consumer may hold unsettled, unless it says otherwise."""
@@ -66,6 +71,8 @@ class Node(Engine):
     for each parameter. `on_overflow` is called with an `Overflow` whenever the
     outbox's limits (`Config.outbox`) make messages wait, or refuse or drop them;
     it runs in the node's loop, so it must be quick, and what it raises is logged.
+    `world` is for simulations. Once it has started, `addresses` are where others
+    reach it, `node_id` is its id (8 bytes), and `counters.snapshot()` what it counted.
 
     >>> import asyncio, p2pmq
     >>> async def main():
@@ -171,6 +178,25 @@ class Node(Engine):
         terms = self._terms(key, confirm, timeout, ttl, priority)
         return await self._publisher.publish(key, body, terms)
 
+    async def send_many(
+        self,
+        name: str,
+        bodies: Iterable[object] | AsyncIterable[object],
+        *,
+        confirm: Confirm = "committed",
+        timeout: float | None = None,  # noqa: ASYNC109  as above
+        ttl: float | None = MAIL_TTL_S,
+        priority: int = 0,
+    ) -> BulkReceipt:
+        """Send many messages to the node of that name: `send`, pipelined as by `publish_many`.
+
+        Raises as that does, and UsageError where no node can have the name.
+        """
+        self._check_running()
+        key = mailbox_key(name)
+        terms = self._terms(key, confirm, timeout, ttl, priority)
+        return await self._publisher.publish_many(key, bodies, terms)
+
     # -- consuming --
 
     def consume(
@@ -188,6 +214,10 @@ class Node(Engine):
         With `type`, a dataclass, pydantic model or other annotation, `message.body`
         is one of these; a body that does not fit becomes a dead letter with reason
         `rejected` (needs `pip install "p2pmq[types]"`).
+
+        Raises QueueNameError, UsageError and ClosedNodeError when the first one is asked
+        for, and what made the node fail (StoreError, NodeFailedError) at any later one.
+        The iteration ends when the node closes.
         """
         convert = None if type is None else converter_to(type)
         return self._messages(reading_key_of, queue, prefetch, visibility_timeout, convert)
@@ -207,7 +237,7 @@ class Node(Engine):
         convert: Callable[[object], Any] | None = None,
     ) -> AsyncIterator[Message]:
         """The messages of the queue that `key_for` finds for the name; it may raise."""
-        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout)
+        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout, Consumer)
         try:
             async for message in consumer.messages():
                 if convert is None or converted(message, convert):
@@ -215,11 +245,27 @@ class Node(Engine):
         finally:
             self._drop(consumer)
 
-    async def consume_batches(
+    def consume_batches(
         self, queue: str, *, prefetch: int = BATCH_PREFETCH, visibility_timeout: float | None = None
     ) -> AsyncIterator[MessageBatch]:
         """The queue's messages in batches as they come: the fastest way. See `consume`."""
-        consumer = self._subscribe(reading_key_of(queue), prefetch, visibility_timeout)
+        return self._batches(reading_key_of, queue, prefetch, visibility_timeout)
+
+    def inbox_batches(
+        self, *, prefetch: int = BATCH_PREFETCH, visibility_timeout: float | None = None
+    ) -> AsyncIterator[MessageBatch]:
+        """What was sent to this node by name, in batches as they come. See `inbox`."""
+        return self._batches(mailbox_key, self.settings.name, prefetch, visibility_timeout)
+
+    async def _batches(
+        self,
+        key_for: Callable[[str], PartitionKey],
+        name: str,
+        prefetch: int,
+        visibility_timeout: float | None,
+    ) -> AsyncIterator[MessageBatch]:
+        """As `_messages`, in batches."""
+        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout, Consumer)
         try:
             async for batch in consumer.batches():
                 yield batch
@@ -227,15 +273,23 @@ class Node(Engine):
             self._drop(consumer)
 
     def _subscribe(
-        self, key: PartitionKey, prefetch: int, visibility_timeout: float | None
-    ) -> Consumer:
+        self,
+        key: PartitionKey,
+        prefetch: int,
+        visibility_timeout: float | None,
+        kind: Callable[
+            [ConsumerId, PartitionKey, Callable[[events.Event], None], AbstractEventLoop],
+            AnyConsumer,
+        ],
+    ) -> AnyConsumer:
+        """A consumer of this kind, begun; raises UsageError and its kin, ClosedNodeError."""
         self._check_running()
         if self._draining:
             raise ClosedNodeError(self.settings.name, "closing")
         check_prefetch(prefetch)
         visibility_ms = self._visibility_ms(key.queue, visibility_timeout)
         consumer_id = self._world.random_bytes(ID_BYTES)
-        consumer = Consumer(consumer_id, key, self._driver.feed, self._loop)
+        consumer = kind(consumer_id, key, self._driver.feed, self._loop)
         self._consumers[consumer_id] = consumer
         self._driver.feed(events.SubscribeRequested(consumer_id, key, prefetch, visibility_ms))
         return consumer
@@ -316,7 +370,7 @@ class Node(Engine):
             self._begin(handler)
 
     def queue(self, name: str) -> Queue:
-        """A handle on one queue."""
+        """A handle on one queue. Raises QueueNameError."""
         check_queue_name(name)
         return Queue(self, name)
 
@@ -358,7 +412,10 @@ class Node(Engine):
     # -- looking --
 
     async def depth(self, queue: str) -> QueueDepth:
-        """How many messages the queue holds; raises RequestTimeoutError if its owner is silent."""
+        """How many messages the queue holds, mailboxes (`@name`) too, as its owner counts them.
+
+        Raises RequestTimeoutError if the owner is away or silent.
+        """
         key = place_of(queue)
         stats = await self._ask_stats(queue)
         owner = self._name_of(self._machine.owner_of(key))
@@ -371,7 +428,10 @@ class Node(Engine):
         return depth_of(queue, found, owner, self._machine.copies_of(queue))
 
     async def queues(self) -> list[QueueDepth]:
-        """Every queue that a living owner holds, by name."""
+        """Every queue that a living owner holds, by name.
+
+        An owner that does not answer in time (`Timing.stats_timeout_ms`) is left out.
+        """
         stats = await self._ask_stats("")
         depths = [
             depth_of(

@@ -36,7 +36,7 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BulkReceipt:
-    """What became of a `publish_many`: counts of messages."""
+    """What became of a `publish_many`: counts of messages, and the names of who confirmed them."""
 
     queue: str
     published: int
@@ -80,7 +80,8 @@ class QueueDepth:
     """How many messages a queue holds, as its owner sees it; `size` in bytes.
 
     `ready` may be delivered now, `in_flight` are with consumers, `delayed`
-    rest after a nack with a delay. `replicas` and `min_copies` are as in `QueueInfo`.
+    rest after a nack with a delay. `consumers` are attached to it, on any node; `owner`
+    is a node's name. `replicas` and `min_copies` are as in `QueueInfo`.
     """
 
     queue: str
@@ -101,7 +102,12 @@ class QueueDepth:
 
 @dataclass(frozen=True, slots=True)
 class MemberInfo:
-    """One member of the mesh, as this node sees it."""
+    """One member of the mesh, as this node sees it.
+
+    `node_id` is in hexadecimal. `state`: "alive", "suspect" (it did not answer, and may yet),
+    "dead" (it is away, and keeps its place), or "unmet" (known from before a restart).
+    `addresses` are of the form host:port. `leaf`: it never owns a queue.
+    """
 
     name: str
     node_id: str

@@ -15,7 +15,8 @@ def invoke(*args: str) -> Result:
 
 def test_version_and_help_end_well() -> None:
     assert invoke("--version").output == f"p2pmq {__version__}\n"
-    for command in ("run", "pub", "sub", "peers", "queues", "forget", "demo"):
+    nodes = ("run", "pub", "send", "sub", "inbox", "declare", "peers", "queues", "forget")
+    for command in (*nodes, "demo"):
         assert invoke(command, "--help").exit_code == 0
 
 
@@ -31,6 +32,17 @@ def test_version_and_help_end_well() -> None:
         ["pub", "q", "--file", "/nowhere/at/all"],
         ["pub", "q", "--confirm", "perhaps"],
         ["pub", "q", "--confirm", "stored"],
+        ["pub", "q", "body", "--file", __file__],
+        ["pub", "q", "--priority", "10"],
+        ["pub", "q", "--ttl", "0"],
+        ["send"],
+        ["send", "a\x07b"],
+        ["send", "x" * 255],
+        ["send", "n", "--confirm", "stored"],
+        ["inbox"],
+        ["inbox", "--name", "x" * 255],
+        ["declare", "q", "--replicas", "0"],
+        ["declare", "q", "--min-copies", "10"],
         ["sub", "q", "--count", "0"],
         ["sub", "q", "--idle", "0"],
         ["run", "--weight", "0"],
@@ -43,7 +55,18 @@ def test_wrong_usage_ends_with_2_before_anything_is_done(args: list[str]) -> Non
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("args", [["pub", "q"], ["sub", "q"], ["peers"], ["queues"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["pub", "q"],
+        ["send", "n"],
+        ["sub", "q"],
+        ["inbox", "--name", "n"],
+        ["declare", "q"],
+        ["peers"],
+        ["queues"],
+    ],
+)
 def test_without_a_full_node_a_command_says_what_to_do(args: list[str]) -> None:
     result = invoke(*args, *ALONE)
     assert result.exit_code == 1

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from p2pmq.cli.output import aligned, metered, put_rows, rate
+from p2pmq.cli.output import aligned, metered, put_rows, rate, with_rate
 
 ROWS = [{"name": "shop", "ready": 12_345, "zone": ""}, {"name": "b", "ready": 7, "zone": "east"}]
 COLUMNS = {"name": "NAME", "ready": "READY", "zone": "ZONE"}
@@ -40,6 +40,16 @@ def test_no_meter_is_shown_where_there_is_no_terminal(capsys: pytest.CaptureFixt
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_rate_of_no_time_is_none() -> None:
-    assert rate(100, 0.0) == 0
-    assert rate(100, 3.0) == 33
+@pytest.mark.parametrize(
+    ("count", "seconds", "told"),
+    [(100, 0.0, None), (5_000, 0.006, None), (100, 3.0, 33), (0, 2.0, 0), (20_000, 0.3, 66_700)],
+)
+def test_a_rate_is_no_finer_than_the_time_it_was_measured_in(
+    count: int, seconds: float, told: int | None
+) -> None:
+    assert rate(count, seconds) == told
+
+
+def test_a_time_too_short_for_a_rate_is_told_without_one() -> None:
+    assert with_rate("5,000 messages", 5_000, 0.006) == "5,000 messages in 0.0 s"
+    assert with_rate("5,000 messages", 5_000, 2.5) == "5,000 messages in 2.5 s (2,000 messages/s)"

@@ -8,9 +8,11 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from p2pmq.blocking import node as blocking_node_module
 from p2pmq.node import node as node_module
 
 ROOT = Path(__file__).parents[2]
@@ -39,17 +41,21 @@ async def run(code_or_path: str | Path, data_home: Path) -> str:
     return out.decode()
 
 
-def readme_example() -> str:
-    """The README's one Python example."""
+PRINTED = ["True billing\n{'id': 1}\n", "{'id': 2}\n"]
+"""What the README's examples print, in their order."""
+
+
+def readme_examples() -> list[str]:
+    """The README's Python examples: with asyncio, and without."""
     text = (ROOT / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    return str(code)
+    return [str(code) for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
 
 
-async def test_the_example_of_the_readme_prints_the_message_that_it_published(
-    tmp_path: Path,
+@pytest.mark.parametrize(("code", "printed"), list(zip(readme_examples(), PRINTED, strict=True)))
+async def test_the_examples_of_the_readme_print_the_message_that_they_published(
+    code: str, printed: str, tmp_path: Path
 ) -> None:
-    assert await run(readme_example(), tmp_path) == "True billing\n{'id': 1}\n"
+    assert await run(code, tmp_path) == printed
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -57,7 +63,8 @@ async def test_every_example_runs_to_its_end(path: Path, tmp_path: Path) -> None
     assert await run(path, tmp_path)
 
 
-def test_the_example_in_the_docstring_of_node_is_true() -> None:
-    failed, tried = doctest.testmod(node_module)
+@pytest.mark.parametrize("module", [node_module, blocking_node_module])
+def test_the_example_in_the_docstring_of_a_node_is_true(module: ModuleType) -> None:
+    failed, tried = doctest.testmod(module)
     assert tried
     assert not failed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pmq import ClosedNodeError, Node
+from p2pmq import ClosedNodeError, Node, PortTakenError
 from p2pmq.core.membership import MemberState
 from p2pmq.core.packets.membership import Rumour
 from p2pmq.core.records import MemberSaved
@@ -150,6 +150,19 @@ async def test_closing_twice_is_closing_once() -> None:
     await made.close()
     await made.close()
     await node("never started").close()
+
+
+async def test_a_start_that_failed_is_forgotten_by_whoever_waits_for_the_next_ones_end() -> None:
+    async with node("first") as first:
+        made = node("second", listen=first.addresses[0])
+        with pytest.raises(PortTakenError):
+            await made.start()
+    await made.start()
+    waiting = asyncio.create_task(made.wait_stopped())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await made.close()
+    await asyncio.wait_for(waiting, PATIENCE_S)
 
 
 async def test_flush_waits_for_confirms_and_tells_whether_all_came(tmp_path: Path) -> None:

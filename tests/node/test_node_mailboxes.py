@@ -1,9 +1,11 @@
 """Mailboxes on real nodes on loopback: `send`, `inbox`, and what is refused."""
 
+import asyncio
+
 import pytest
 
 from p2pmq import Node, QueueNameError, UsageError
-from tests.node.kit import mesh, node, take
+from tests.node.kit import PATIENCE_S, mesh, node, take
 
 
 async def test_mail_comes_to_the_node_it_names_and_its_ack_empties_the_mailbox() -> None:
@@ -47,6 +49,26 @@ async def test_mail_to_oneself_comes_by_the_same_way() -> None:
     async with node("alone") as alone:
         await alone.send("alone", "note")
         await _read_one(alone, "note")
+
+
+async def test_many_are_sent_and_read_in_batches_in_their_order() -> None:
+    async with mesh("a", "b", "c") as (a, b, _):
+        receipt = await a.send_many("b", range(1_000))
+        assert (receipt.queue, receipt.published, receipt.committed) == ("@b", 1_000, 1_000)
+        bodies: list[int] = []
+        async with asyncio.timeout(PATIENCE_S):
+            async for batch in b.inbox_batches():
+                async with batch:
+                    bodies += batch.bodies
+                if len(bodies) >= 1_000:
+                    break
+        assert bodies == list(range(1_000))
+
+
+async def test_mail_of_many_to_a_name_that_no_mailbox_can_have_is_refused() -> None:
+    async with node("alone") as alone:
+        with pytest.raises(UsageError, match="name"):
+            await alone.send_many("", [1])
 
 
 async def _read_one(reader: Node, body: object) -> None:

@@ -1,0 +1,76 @@
+"""A handle on one queue: the same calls as the node's, with the name given once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Literal, Unpack
+
+    from p2pmq.blocking.node import Node
+    from p2pmq.blocking.taking import Batches, Messages
+    from p2pmq.node.message import Message
+    from p2pmq.node.receipts import BulkReceipt, QueueDepth, Receipt
+    from p2pmq.node.settings import QueueInfo, Settings
+
+
+class Queue:
+    """One queue, seen from one blocking node. Any number of threads may use it."""
+
+    __slots__ = ("_node", "name")
+
+    def __init__(self, node: Node, name: str) -> None:
+        self._node = node
+        self.name = name
+
+    def publish(
+        self,
+        body: object,
+        *,
+        confirm: Literal["committed", "stored", "none"] = "committed",
+        timeout: float | None = None,
+        ttl: float | None = None,
+        priority: int = 0,
+    ) -> Receipt:
+        """Publish one message: see `Node.publish`."""
+        return self._node.publish(
+            self.name, body, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority
+        )
+
+    def publish_many(
+        self,
+        bodies: Iterable[object],
+        *,
+        confirm: Literal["committed", "stored", "none"] = "committed",
+        timeout: float | None = None,
+        ttl: float | None = None,
+        priority: int = 0,
+    ) -> BulkReceipt:
+        """Publish many messages: see `Node.publish_many`."""
+        return self._node.publish_many(
+            self.name, bodies, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority
+        )
+
+    def declare(self, **settings: Unpack[Settings]) -> QueueInfo:
+        """Give the queue settings of its own: see `Node.declare`."""
+        return self._node.declare(self.name, **settings)
+
+    def consume(self, *, prefetch: int = 100) -> Messages:
+        """Messages one by one: see `Node.consume`."""
+        return self._node.consume(self.name, prefetch=prefetch)
+
+    def consume_batches(self, *, prefetch: int = 4_096) -> Batches:
+        """Messages in batches: see `Node.consume_batches`."""
+        return self._node.consume_batches(self.name, prefetch=prefetch)
+
+    def drain(self, *, prefetch: int = 4_096, patience: float = 30.0) -> Iterator[Message]:
+        """Messages until the queue is empty, each acked as the next is asked for: `Node.drain`."""
+        return self._node.drain(self.name, prefetch=prefetch, patience=patience)
+
+    def depth(self) -> QueueDepth:
+        """How many messages the queue holds: see `Node.depth`."""
+        return self._node.depth(self.name)
+
+    def __repr__(self) -> str:
+        return f"<blocking Queue {self.name!r}>"
