@@ -278,6 +278,11 @@ class Engine:
         finally:
             await self._shut("closed")
 
+    @property
+    def has_stopped(self) -> bool:
+        """Whether it has stopped: closed, aborted, or by an error (`wait_stopped` raises it)."""
+        return self._stopped.is_set()
+
     async def wait_stopped(self) -> None:
         """Wait until the node has stopped, for as long as that takes.
 

@@ -43,6 +43,8 @@ LEAF = 0.15
 HEAVY = 0.1
 JOINS = 0.2
 LEAVES = 0.15
+FEW = 3
+"""Messages in one publish that a consumer takes up one by one, too."""
 STAY = 2
 """So many full nodes are there from first to last."""
 
@@ -54,7 +56,10 @@ def drawn_scenario(seed: int) -> Scenario:
     duration_ms = rng.choice(DURATIONS_MS)
     queues = QUEUES[: rng.randint(1, len(QUEUES))]
     publishers = tuple(_publishers(rng, nodes.all, queues) for _ in range(rng.randint(1, 3)))
-    consumers = tuple(_consumers(rng, nodes.all, queues) for _ in range(rng.randint(0, 3)))
+    much = any(one.batch[1] > FEW for one in publishers)
+    consumers = tuple(
+        _consumers(rng, nodes.all, queues, quick=much) for _ in range(rng.randint(0, 3))
+    )
     chaos = _chaos(rng)
     faults = drawn_faults(rng, nodes.all, chaos, duration_ms)
     faults += _joins_and_leaves(rng, nodes, duration_ms)
@@ -98,17 +103,21 @@ def _publishers(rng: random.Random, names: Sequence[str], queues: Sequence[str])
         every_ms=rng.choice(((100, 300), (300, 1_000), (1_000, 3_000))),
         batch=rng.choice(((1, 1), (1, 1), (1, 3), (5, 50))),
         size_bytes=rng.choice(((10, 10), (0, 200), (1, 20_000))),
+        priority=rng.choice(((0, 0), (0, 0), (0, 0), (0, 9))),
         confirm=_some(rng, CONFIRMS),
         timeout_ms=rng.choice((None, None, 500, 30_000)),
     )
 
 
-def _consumers(rng: random.Random, names: Sequence[str], queues: Sequence[str]) -> Consumers:
+def _consumers(
+    rng: random.Random, names: Sequence[str], queues: Sequence[str], *, quick: bool
+) -> Consumers:
+    """`quick`: there is so much to do that others would not be through in the time to settle."""
     return Consumers(
         on=_some(rng, names),
         queues=_some(rng, queues),
-        prefetch=rng.choice((1, 10, 100, 1_000)),
-        handler_ms=rng.choice(((0, 0), (0, 0), (0, 20), (50, 300))),
+        prefetch=rng.choice((10, 100, 1_000) if quick else (1, 10, 100, 1_000)),
+        handler_ms=rng.choice(((0, 0), (0, 0), (0, 20), (0, 20) if quick else (50, 300))),
         visibility_ms=rng.choice((None, 3_000, 10_000)),
         nack=rng.choice((0.0, 0.0, 0.05, 0.3)),
         nack_delay_ms=rng.choice(((0, 0), (0, 3_000))),

@@ -19,6 +19,7 @@ from p2pmq.sim.units import (
     DURATION,
     FLAG,
     NUMBER,
+    PRIORITY,
     SHARE,
     SHIFT,
     SIZE,
@@ -178,6 +179,8 @@ class Publishers:
     batch: Annotated[RangeMs, range_of(COUNT_1)] = (1, 1)
     """Messages in one publish."""
     size_bytes: Annotated[RangeMs, range_of(SIZE)] = (100, 100)
+    priority: Annotated[RangeMs, range_of(PRIORITY)] = (0, 0)
+    """The higher the more urgent."""
     confirm: Annotated[Names, list_of(one_of(*CONFIRMS))] = ("committed",)
     """One of these is drawn each time."""
     timeout_ms: Annotated[int | None, DURATION] = None

@@ -156,9 +156,12 @@ class Timetable:
 
     async def _mended(self, name: str) -> None:
         """It runs again; one that has left meanwhile stays away."""
-        if name in self.present and self._mesh.host(name).state is HostState.DOWN:
-            if self._mesh.host(name).disk.cut_short:
-                self._mesh.wipe(name)
+        host = self._mesh.host(name)
+        if name not in self.present:
+            return
+        if host.state is HostState.DOWN and host.disk.cut_short:
+            self._mesh.wipe(name)
+        if host.state is HostState.DOWN or host.node.has_stopped:
             await self._mesh.restart(name)
 
     # -- faults --

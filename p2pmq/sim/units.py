@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from p2pmq.core.packets.publishing import PRIORITY_MAX
+
 UNITS_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 UNITS_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _QUANTITY = re.compile(r"([+-]?\d+(?:\.\d+)?) *([A-Za-z]+)")
@@ -91,6 +93,12 @@ def _share(value: object) -> float:
     return share
 
 
+def _priority(value: object) -> int:
+    if type(value) is not int or value not in range(PRIORITY_MAX + 1):
+        raise ValueRefused(f"{value!r} is no priority: write 0 to {PRIORITY_MAX}")
+    return value
+
+
 def _count(least: int) -> Callable[[object], int]:
     def read(value: object) -> int:
         if type(value) is not int or value < least:
@@ -126,6 +134,7 @@ SHIFT = Kind(
 SIZE = Kind('bytes, or "64KiB"', _size, _written_size)
 SHARE = Kind("a number from 0 to 1", _share, _same)
 NUMBER = Kind("a number", _number, _same)
+PRIORITY = Kind("a whole number from 0 to 9", _priority, _same)
 COUNT = Kind("a whole number from 0 on", _count(0), _same)
 COUNT_1 = Kind("a whole number from 1 on", _count(1), _same)
 TEXT = Kind("text", _text, _same)

@@ -127,10 +127,24 @@ class _Publisher:
         bodies = [self._body() for _ in range(batch)]
         self._sent += batch
         timeout_s = None if spec.timeout_ms is None else spec.timeout_ms / 1000
+        low, high = spec.priority
+        priority = low if low == high else rng.randint(low, high)
         if batch == 1:
-            await node.publish(queue, bodies[0], confirm=confirm, timeout=timeout_s)  # type: ignore[arg-type]  # one of CONFIRMS, as its kind checks
+            await node.publish(
+                queue,
+                bodies[0],
+                confirm=confirm,  # type: ignore[arg-type]  # one of CONFIRMS, as its kind checks
+                timeout=timeout_s,
+                priority=priority,
+            )
         else:
-            await node.publish_many(queue, bodies, confirm=confirm, timeout=timeout_s)  # type: ignore[arg-type]  # as above
+            await node.publish_many(
+                queue,
+                bodies,
+                confirm=confirm,  # type: ignore[arg-type]  # as above
+                timeout=timeout_s,
+                priority=priority,
+            )
 
     def _body(self) -> bytes:
         size = self._rng.randint(*self._spec.size_bytes)
