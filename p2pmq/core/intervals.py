@@ -115,11 +115,11 @@ class IntervalSet:
         return twin
 
     def within(self, low: int, high: int) -> IntervalSet:
-        """What of low … high is in, as a set of its own."""
+        """What of low … high is in, as a set of its own; nothing if low is above high."""
         start = bisect_left(self._highs, low)
         end = bisect_right(self._lows, high)
         part = IntervalSet()
-        if start < end:
+        if low <= high and start < end:
             part._lows, part._highs = self._lows[start:end], self._highs[start:end]
             part._lows[0] = max(low, part._lows[0])
             part._highs[-1] = min(high, part._highs[-1])

@@ -97,3 +97,14 @@ def test_a_million_seqs_in_order_are_one_interval() -> None:
     for first in range(1, 1_000_000, 1000):
         found.add(first, first + 999)
     assert found.pairs() == ((1, 1_000_000),)
+
+
+@given(st.lists(intervals, max_size=8), st.integers(0, 45), st.integers(0, 45))
+def test_within_is_the_part_between_two_integers_and_nothing_where_they_are_reversed(
+    pairs: list[Interval], low: int, high: int
+) -> None:
+    """A hostile range that ended before it began gave an interval that did."""
+    whole = IntervalSet(pairs)
+    part = whole.within(low, high)
+    assert list(part) == (whole.overlap(low, high) if low <= high else [])
+    assert whole == IntervalSet(pairs), "and the whole stays as it was"
