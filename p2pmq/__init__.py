@@ -38,6 +38,7 @@ from p2pmq.node.message import Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, QueueInfo, Receipt
+from p2pmq.node.subscription import Event, Subscription
 
 __all__ = [
     "LAN",
@@ -48,6 +49,7 @@ __all__ = [
     "Config",
     "DataDirectoryError",
     "DataDirectoryLockedError",
+    "Event",
     "InsecureListenError",
     "LibraryVersionError",
     "Limits",
@@ -78,6 +80,7 @@ __all__ = [
     "ResponderGoneError",
     "StaleReceiptError",
     "StoreError",
+    "Subscription",
     "SubscriptionLimitError",
     "SwimConfig",
     "Timing",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from p2pmq.core.events import DurableEvent
     from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey, Run
     from p2pmq.core.packets.delivering import Segment
-    from p2pmq.core.packets.publishing import QueueStats
+    from p2pmq.core.packets.publishing import Bodies, QueueStats
     from p2pmq.core.packets.registry import Packet
     from p2pmq.core.records import Record
 
@@ -56,6 +56,15 @@ class Deliver:
     consumer: ConsumerId
     key: PartitionKey
     segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """Events that another node emitted, in order: a topic for each body."""
+
+    peer: NodeId
+    topics: tuple[str, ...]
+    bodies: Bodies
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,4 +190,4 @@ class Notify:
     notice: Notice
 
 
-Effect = Send | Persist | Learn | Deliver | Resolve | Notify
+Effect = Send | Persist | Learn | Deliver | Emitted | Resolve | Notify

@@ -187,6 +187,29 @@ class DeclareRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class InterestsRequested:
+    """This node is interested in the patterns of `added` from now on, and no more in `removed`.
+
+    No pattern is in both, and none is added twice before it was removed.
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EmitRequested:
+    """Events for whoever is interested on other nodes: topics and bodies, one for each.
+
+    `size` is in bytes.
+    """
+
+    topics: tuple[str, ...]
+    bodies: Bodies
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class BatchDurable:
     """A batch that was appended to a partition is on disk."""
 
@@ -319,6 +342,8 @@ Event = (
     | StopRequested
     | ForgetRequested
     | DeclareRequested
+    | InterestsRequested
+    | EmitRequested
     | BatchDurable
     | SettleDurable
     | OutboxDurable

@@ -27,9 +27,11 @@ from p2pmq.errors import (
 )
 from p2pmq.node.arguments import check_name, to_ms
 from p2pmq.node.consumer import Consumer
+from p2pmq.node.emitter import Emitter
 from p2pmq.node.farewell import let_handlers_finish, tell_what_is_left
 from p2pmq.node.publisher import Publisher
 from p2pmq.node.receipts import overflow_of
+from p2pmq.node.wanted import Wanted
 from p2pmq.observe.counters import CalmLog, Counters
 from p2pmq.runtime.driver import Driver
 from p2pmq.runtime.links import Links
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey
     from p2pmq.core.packets.delivering import Segment
+    from p2pmq.core.packets.publishing import Bodies
     from p2pmq.core.records import Recovered
     from p2pmq.discovery.base import Discovery, Sighting
     from p2pmq.net.base import Transport
@@ -181,6 +184,15 @@ class Engine:
             policy=settings.config.outbox,
             report=self._on_held_back,
         )
+        wanted = Wanted(self._driver.feed, self._loop)
+        self._emitter = Emitter(
+            settings.name,
+            self._driver.feed,
+            self._loop,
+            limits.body_bytes_max,
+            wanted,
+            self.counters.add,
+        )
         self.addresses = (await self._transport.open(self._links))[:ADDRESSES_MAX]
         self._links.renew_hello()
         own = Rumour(
@@ -266,6 +278,7 @@ class Engine:
             for consumer in list(self._consumers.values()):
                 consumer.close()
                 consumer.end()
+            self._emitter.end()
             with contextlib.suppress(P2PMQError):  # it fails just now: on_failed has said so
                 if self._error is None:
                     tell_what_is_left(await self._flushed(timeout), self.settings)
@@ -344,6 +357,10 @@ class Engine:
         found = self._consumers.get(consumer)
         if found is not None and not found.closed:
             found.on_deliver(segments)
+
+    def on_emitted(self, peer: NodeId, topics: tuple[str, ...], bodies: Bodies) -> None:
+        """Events for our subscriptions."""
+        self._emitter.on_emitted(self._name_of(peer) or "", topics, bodies)
 
     def on_resolve(self, token: int, outcome: effects.Outcome) -> None:
         """A request has ended."""
@@ -469,3 +486,4 @@ class Engine:
             consumer.fail(error)
         if hasattr(self, "_publisher"):
             self._publisher.fail(error)
+            self._emitter.fail(error)

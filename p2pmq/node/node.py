@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from p2pmq.core import effects, events
@@ -22,8 +23,10 @@ from p2pmq.node.arguments import (
     confirmation_of,
     key_of,
     mailbox_key,
+    patterns_of,
     place_of,
     to_ms,
+    topic_of,
 )
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
@@ -39,18 +42,22 @@ from p2pmq.node.receipts import (
     depth_of,
     info_of,
 )
+from p2pmq.node.subscription import Subscription
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
     from typing import Literal
 
     from p2pmq.node.message import Message, MessageBatch
+    from p2pmq.node.subscription import OnSlow
 
     Confirm = Literal["committed", "stored", "none"]
 
 PREFETCH = 100
 """Messages that a consumer may hold unsettled, unless it says otherwise."""
 BATCH_PREFETCH = 4_096
+BUFFER_EVENTS = 1_000
+"""Events that wait for a subscriber's loop, unless it says otherwise."""
 MAIL_TTL_S = 7 * 86_400.0
 """A message to a node that does not come back must not lie there for ever."""
 
@@ -237,6 +244,50 @@ class Node(Engine):
         """A handle on one queue."""
         check_queue_name(name)
         return Queue(self, name)
+
+    # -- topics --
+
+    async def emit(self, topic: str, body: object) -> None:
+        """Emit an event to everybody who is subscribed to its topic right now, at most once.
+
+        Nothing is stored, nothing is confirmed and nobody is waited for: who is away misses it,
+        and a slow link or subscriber drops events and counts them. `topic` is 1 to 255 bytes
+        of UTF-8 in up to 32 tokens parted by dots, without wildcards; `body` is as in `publish`.
+
+        Raises TopicError, BodyTooLargeError, NotSerializableError, ClosedNodeError.
+
+        >>> import asyncio, p2pmq
+        >>> async def main():
+        ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+        ...         async with node.subscribe("site.*.temp") as events:
+        ...             await node.emit("site.7.temp", 21.5)
+        ...             async for event in events:
+        ...                 return event.topic, event.body, event.sender
+        >>> asyncio.run(main())
+        ('site.7.temp', 21.5, 'doc')
+        """
+        self._check_running()
+        if self._emitter.emit(topic_of(topic), body):
+            await asyncio.sleep(0)  # a loop that does nothing but emit lets the others run
+
+    def subscribe(
+        self, *patterns: str, buffer: int = BUFFER_EVENTS, on_slow: OnSlow = "drop-oldest"
+    ) -> Subscription:
+        """Events whose topic matches one of the patterns, from all nodes, this one too.
+
+        Iterate it as it is, or within `async with`, where events gather from its start on. In
+        a pattern `*` stands for one token, `>` for one or more at the end. At most `buffer`
+        events (1 to a million, and 64 MiB of bodies) wait for a slow reader; beyond that
+        `on_slow` says which are dropped, "drop-oldest" or "drop-newest", and
+        `subscription.dropped` counts them. Events of one node come in the order emitted.
+
+        Raises TopicError, UsageError, ClosedNodeError; SubscriptionLimitError as it begins, where
+        this node has 4,096 patterns and responders, or 192 KiB of them.
+        """
+        self._check_running()
+        if self._draining:
+            raise ClosedNodeError(self.settings.name, "closing")
+        return Subscription(self._emitter, patterns_of(patterns), buffer, on_slow)
 
     # -- settings --
 

@@ -9,7 +9,8 @@ from p2pmq.core.packets.link import WindowUpdate
 from p2pmq.core.packets.publishing import Publish
 from p2pmq.core.packets.registry import Packet
 from p2pmq.net.base import SendResult
-from p2pmq.runtime.links import BULK_QUEUE_MAX, CONTROL_QUEUE_MAX, WINDOW_STALL_S
+from p2pmq.runtime.lanes import BULK_QUEUE_MAX, CONTROL_QUEUE_MAX
+from p2pmq.runtime.links import WINDOW_STALL_S
 from p2pmq.wire.codec import encode
 from tests.runtime.kit import ADDRESS, PEER, Scene, advance, bulk, control, hello, virtual_loop
 
