@@ -38,6 +38,7 @@ from p2pmq.node.message import Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, QueueInfo, Receipt
+from p2pmq.node.requests import Request, Responder
 from p2pmq.node.subscription import Event, Subscription
 
 __all__ = [
@@ -76,7 +77,9 @@ __all__ = [
     "Receipt",
     "RemoteError",
     "Replication",
+    "Request",
     "RequestTimeoutError",
+    "Responder",
     "ResponderGoneError",
     "StaleReceiptError",
     "StoreError",

@@ -68,8 +68,6 @@ class Interests:
         self._trie: Trie[NodeId] = Trie()
         self._matches: dict[str, tuple[NodeId, ...]] = {}
         self._timers: Timers[NodeId] = Timers()
-        self.learned = 0
-        """Rises whenever something is learned of another node's interests."""
 
     @property
     def version(self) -> int:
@@ -219,7 +217,6 @@ class Interests:
             state.patterns[pattern] = None
             self._trie.insert(pattern, peer)
         self._matches.clear()
-        self.learned += 1
 
     def on_version(self, peer: NodeId, version: int, now: int) -> list[Effect]:
         """A peer's packet shows the version of its interests: ask for them if they are newer."""

@@ -16,24 +16,16 @@ from typing import TYPE_CHECKING, Any
 from p2pmq.core import events
 from p2pmq.core.consuming import Consuming
 from p2pmq.core.effects import Counted, Done, MemberNotice, Notify, Resolve, Send
-from p2pmq.core.emitting import Emitting
+from p2pmq.core.ephemeral import Ephemeral
 from p2pmq.core.handover import Handovers
 from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import PartitionKey, key_of
 from p2pmq.core.intact import Intactness
-from p2pmq.core.interests import Interests
 from p2pmq.core.membership import MemberState
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
-from p2pmq.core.packets import (
-    delivering,
-    emitting,
-    membership,
-    publishing,
-    registering,
-    replicating,
-)
+from p2pmq.core.packets import delivering, membership, publishing, registering, replicating
 from p2pmq.core.pair import Pair
 from p2pmq.core.placement import seat_of
 from p2pmq.core.records import Space
@@ -101,8 +93,9 @@ class Machine:
         )
         self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
         self._pair = Pair(config.replication)
-        self.interests = Interests(own.boot)
-        self._emitting = Emitting(session, self.interests, self.swim.members)
+        self.ephemeral = Ephemeral(
+            own, session, self.swim.members, config.timing.responder_wait_ms, rng
+        )
         self._rooms = (
             self.registry,
             self.owner,
@@ -114,7 +107,7 @@ class Machine:
             self.requests,
             self._pair,
             self.refill,
-            self.interests,
+            self.ephemeral,
         )
         self._boots: dict[NodeId, int] = {}
         self._placed_versions = (-1, -1)
@@ -187,8 +180,7 @@ class Machine:
                 e, now + self._clock.wall_offset_ms
             ),
             events.DeclareDurable: lambda e, _now: self.registry.on_durable(e),
-            events.InterestsRequested: self.interests.on_requested,
-            events.EmitRequested: lambda e, _now: self._emitting.on_emit(e),
+            **self.ephemeral.event_table(),
             events.BatchDurable: self.owner.on_batch_durable,
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
             events.OutboxDurable: self.outbox.on_durable,
@@ -242,10 +234,7 @@ class Machine:
             replicating.Holdings: self.refill.on_holdings,
             delivering.Handover: self.handovers.on_handover,
             delivering.HandoverTaken: self.handovers.on_taken,
-            emitting.Interests: self.interests.on_interests,
-            emitting.InterestsChanged: self.interests.on_changed,
-            emitting.InterestsKnown: self.interests.on_known,
-            emitting.Emit: self._emitting.on_packet,
+            **self.ephemeral.packet_table(),
         }
 
     # -- events --
@@ -300,7 +289,7 @@ class Machine:
         effects += self.replication.on_peer_connected(peer, now)
         effects += self.outbox.on_peer_connected(peer, now)
         effects += self.consuming.on_peer_connected(peer, now)
-        effects += self.interests.on_peer_connected(peer, now, restarted=restarted)
+        effects += self.ephemeral.on_peer_connected(peer, now, restarted=restarted)
         return self._membership(effects, now)
 
     def _on_stats_requested(self, event: events.StatsRequested, now: int) -> list[Effect]:
@@ -414,10 +403,5 @@ class Machine:
         effects += self.owner.on_placement_changed(now)
         effects += self.consuming.on_placement_changed(now)
         effects += self.handovers.on_placement_changed(now)
-        return effects + self._on_roster(now)
-
-    def _on_roster(self, now: int) -> list[Effect]:
-        """What is told to members straight follows who is there, not who owns what."""
         roster = [member.node_id for member in self.swim.roster()]
-        self._emitting.on_roster()
-        return self.interests.on_roster(self._others(), roster, now)
+        return effects + self.ephemeral.on_roster(self._others(), roster, now)

@@ -23,6 +23,8 @@ ONE = "*"
 REST = ">"
 OWN = "$"
 """What the first token of the library's own topics begins with."""
+RESPONDERS = "$r."
+"""Whoever answers to a name is interested in the topic of the name behind this."""
 
 Value = TypeVar("Value")
 
@@ -46,6 +48,21 @@ def check_pattern(pattern: str) -> None:
     reason = _fault_of(pattern, wildcards=True)
     if reason:
         raise TopicError(f"the pattern {pattern[:40]!r} cannot be subscribed to: {reason}")
+
+
+def check_responder(name: str) -> None:
+    """Pass, or raise TopicError: it is no name to answer to.
+
+    >>> check_responder("prices.gold")
+    """
+    reason = _fault_of(responder_topic(name), wildcards=False, own=True)
+    if reason:
+        raise TopicError(f"nobody can answer to the name {name[:40]!r}: as {RESPONDERS}… {reason}")
+
+
+def responder_topic(name: str) -> str:
+    """The topic in which all who answer to a name are interested."""
+    return RESPONDERS + name
 
 
 def is_topic(text: str) -> bool:

@@ -10,7 +10,7 @@ from p2pmq.core.ids import PartitionKey
 from p2pmq.core.names import MAILBOX, check_queue_name, mailbox_of
 from p2pmq.core.packets.publishing import PRIORITY_MAX
 from p2pmq.core.packets.registry import ITEMS_MAX
-from p2pmq.core.topics import check_pattern, check_topic
+from p2pmq.core.topics import check_pattern, check_responder, check_topic
 from p2pmq.errors import QueueNameError, UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +74,13 @@ def topic_of(topic: str) -> str:
     """The topic to emit to; remembered, since every emit asks. Raises TopicError."""
     check_topic(topic)
     return topic
+
+
+@lru_cache(maxsize=4_096)
+def responder_of(name: str) -> str:
+    """The name to ask or to answer to; remembered. Raises TopicError."""
+    check_responder(name)
+    return name
 
 
 def patterns_of(patterns: tuple[str, ...]) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from p2pmq.node.emitter import Emitter
 from p2pmq.node.farewell import let_handlers_finish, tell_what_is_left
 from p2pmq.node.publisher import Publisher
 from p2pmq.node.receipts import overflow_of
+from p2pmq.node.requests import RequestDesk
 from p2pmq.node.wanted import Wanted
 from p2pmq.observe.counters import CalmLog, Counters
 from p2pmq.runtime.driver import Driver
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, Self
 
-    from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey
+    from p2pmq.core.ids import ConsumerId, JobId, NodeId, PartitionKey
     from p2pmq.core.packets.delivering import Segment
     from p2pmq.core.packets.publishing import Bodies
     from p2pmq.core.records import Recovered
@@ -107,6 +108,7 @@ class Engine:
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._next_token = -1
         self._consumers: dict[ConsumerId, Consumer] = {}
+        self._requests = RequestDesk()
         self._met: asyncio.Event = asyncio.Event()
         self._stopped: asyncio.Event = asyncio.Event()
         self._refusal: tuple[int, str, str] | None = None
@@ -148,10 +150,18 @@ class Engine:
             self._ports.push_async_callback(self._store.close)
             await self._open_ports(recovered)
             await self._meet()
+            self._state = "running"
+            self._requests.open(
+                self._driver.feed,
+                self._loop,
+                self.settings.config.limits.body_bytes_max,
+                self._wanted,
+                self._name_of,
+                self.counters.add,
+            )
         except BaseException:
             await self._shut("not started")
             raise
-        self._state = "running"
         if self.settings.store == "memory" and not self.settings.leaf:
             log.warning(
                 "node %s keeps its queues in memory: what it confirms as committed is lost with "
@@ -184,13 +194,13 @@ class Engine:
             policy=settings.config.outbox,
             report=self._on_held_back,
         )
-        wanted = Wanted(self._driver.feed, self._loop)
+        self._wanted = Wanted(self._driver.feed, self._loop)
         self._emitter = Emitter(
             settings.name,
             self._driver.feed,
             self._loop,
             limits.body_bytes_max,
-            wanted,
+            self._wanted,
             self.counters.add,
         )
         self.addresses = (await self._transport.open(self._links))[:ADDRESSES_MAX]
@@ -272,13 +282,14 @@ class Engine:
             timeout = self.settings.config.timing.drain_timeout_ms / 1000
         deadline = self._loop.time() + timeout
         try:
-            await let_handlers_finish(list(self._consumers.values()), timeout)
+            await let_handlers_finish(list(self._consumers.values()), self._requests, timeout)
             timeout = max(0.0, deadline - self._loop.time())
             self._state = "closing"
             for consumer in list(self._consumers.values()):
                 consumer.close()
                 consumer.end()
             self._emitter.end()
+            self._requests.end()
             with contextlib.suppress(P2PMQError):  # it fails just now: on_failed has said so
                 if self._error is None:
                     tell_what_is_left(await self._flushed(timeout), self.settings)
@@ -361,6 +372,14 @@ class Engine:
     def on_emitted(self, peer: NodeId, topics: tuple[str, ...], bodies: Bodies) -> None:
         """Events for our subscriptions."""
         self._emitter.on_emitted(self._name_of(peer) or "", topics, bodies)
+
+    def on_handle(self, request: effects.Handle) -> None:
+        """A request for one of our responders."""
+        self._requests.on_handle(request)
+
+    def on_stop_handling(self, job_id: JobId) -> None:
+        """Nobody waits for a request any more."""
+        self._requests.on_stop_handling(job_id)
 
     def on_resolve(self, token: int, outcome: effects.Outcome) -> None:
         """A request has ended."""
@@ -487,3 +506,4 @@ class Engine:
         if hasattr(self, "_publisher"):
             self._publisher.fail(error)
             self._emitter.fail(error)
+        self._requests.end()

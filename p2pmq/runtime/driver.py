@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from p2pmq.core.events import Event
-    from p2pmq.core.ids import ConsumerId, NodeId
+    from p2pmq.core.ids import ConsumerId, JobId, NodeId
     from p2pmq.core.machine import Machine
     from p2pmq.core.packets.delivering import Segment
     from p2pmq.core.packets.link import Hello
@@ -55,6 +55,12 @@ class DriverEvents(Protocol):
 
     def on_emitted(self, peer: NodeId, topics: tuple[str, ...], bodies: Bodies) -> None:
         """Events came, a topic for each body."""
+
+    def on_handle(self, request: effects.Handle) -> None:
+        """A request came for one of our responders."""
+
+    def on_stop_handling(self, job_id: JobId) -> None:
+        """Nobody waits for the answer to a request any more."""
 
     def on_resolve(self, token: int, outcome: effects.Outcome) -> None:
         """A request has ended."""
@@ -146,6 +152,10 @@ class Driver:
                 self._deliver(consumer, segments)
             case effects.Emitted(peer, topics, bodies):
                 self._node.on_emitted(peer, topics, bodies)
+            case effects.Handle():
+                self._node.on_handle(effect)
+            case effects.StopHandling(job_id):
+                self._node.on_stop_handling(job_id)
             case effects.Resolve(token, outcome):
                 self._node.on_resolve(token, outcome)
             case effects.Learn(peer, addresses):

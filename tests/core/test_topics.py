@@ -16,9 +16,11 @@ from p2pmq.core.topics import (
     TOPIC_BYTES_MAX,
     Trie,
     check_pattern,
+    check_responder,
     check_topic,
     is_pattern,
     is_topic,
+    responder_topic,
 )
 from p2pmq.errors import TopicError
 
@@ -164,3 +166,12 @@ def test_the_examples_in_the_docstrings_are_true() -> None:
     failed, tried = doctest.testmod(topics)
     assert tried
     assert not failed
+
+
+def test_a_responders_name_is_a_topic_with_room_for_what_stands_before_it() -> None:
+    for good in ("prices", "prices.gold", "$mine", "x" * (TOPIC_BYTES_MAX - 3)):
+        check_responder(good)
+        assert is_pattern(responder_topic(good))
+    for bad in ("", "a.*", ">", "a..b", "x" * (TOPIC_BYTES_MAX - 2), "a\n"):
+        with pytest.raises(TopicError, match="nobody can answer"):
+            check_responder(bad)

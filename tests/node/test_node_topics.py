@@ -26,7 +26,7 @@ async def test_events_cross_real_sockets_to_whoever_subscribed() -> None:
             b.subscribe("site.*.temp") as temps,
             c.subscribe("site.>", buffer=2_000) as everything,
         ):
-            await until(lambda: len(a._machine.interests.match("site.7.temp")) == 2)
+            await until(lambda: len(a._machine.ephemeral.interests.match("site.7.temp")) == 2)
             for number in range(1_000):
                 await a.emit("site.7.temp", number)
             await a.emit("site.7.door", {"open": True})
@@ -36,7 +36,7 @@ async def test_events_cross_real_sockets_to_whoever_subscribed() -> None:
         assert [event.body for event in heard] == list(range(1_000))
         assert {event.sender for event in heard} == {"a"}
         assert (last[-1].topic, last[-1].body) == ("site.7.door", {"open": True})
-        await until(lambda: not a._machine.interests.match("site.7.temp"))
+        await until(lambda: not a._machine.ephemeral.interests.match("site.7.temp"))
 
 
 async def test_a_loop_that_only_emits_lets_others_run_and_holds_a_bounded_batch() -> None:
@@ -80,7 +80,7 @@ async def test_a_users_faults_are_raised_before_anything_is_sent() -> None:
 
 async def test_what_was_emitted_just_before_the_close_still_leaves() -> None:
     async with mesh("a", "b") as (a, b), b.subscribe("bye") as events:
-        await until(lambda: bool(a._machine.interests.match("bye")))
+        await until(lambda: bool(a._machine.ephemeral.interests.match("bye")))
         await a.emit("bye", 1)
         await a.close()
         async with asyncio.timeout(PATIENCE_S):

@@ -87,7 +87,7 @@ async def test_an_event_that_nobody_wants_costs_no_packet_and_mail_between_calm_
     await mesh.run_for(seconds=SPREADS_S)
     machine = mesh.host("a").machine
     assert machine is not None
-    assert machine.interests.next_deadline() is None
+    assert machine.ephemeral.interests.next_deadline() is None
     sent: list[str] = []
     mesh.host("a").tripwires.append(lambda packet: sent.append(type(packet).__name__))
     await a.emit("y.1", 1)
@@ -145,7 +145,7 @@ async def test_what_was_subscribed_and_given_up_during_a_split_is_known_after_it
     assert new.heard == [("a", "new", 1)]
     machine = mesh.host("a").machine
     assert machine is not None
-    assert machine.interests.patterns_of(b.node_id) == ("new",)
+    assert machine.ephemeral.interests.patterns_of(b.node_id) == ("new",)
 
 
 @seeds(10)
@@ -250,7 +250,7 @@ async def test_a_node_that_restarts_hears_again_and_its_old_interests_are_forgot
     for name in ("a", "c"):
         machine = mesh.host(name).machine
         assert machine is not None
-        assert machine.interests.patterns_of(b.node_id) == ("n",)
+        assert machine.ephemeral.interests.patterns_of(b.node_id) == ("n",)
 
 
 @seeds(5)
@@ -261,11 +261,11 @@ async def test_interests_of_who_left_or_died_are_dropped(mesh: Mesh) -> None:
     await mesh.run_for(seconds=SPREADS_S)
     machine = mesh.host("a").machine
     assert machine is not None
-    assert machine.interests.match("n") == tuple(sorted((b.node_id, c.node_id)))
+    assert machine.ephemeral.interests.match("n") == tuple(sorted((b.node_id, c.node_id)))
     mesh.crash("b")
     await mesh.leave("c")
     await mesh.run_for(seconds=30)
-    assert machine.interests.match("n") == ()
+    assert machine.ephemeral.interests.match("n") == ()
     await a.emit("n", 1)
 
 

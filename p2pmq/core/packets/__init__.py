@@ -8,6 +8,7 @@ from p2pmq.core.packets import (
     publishing,
     registering,
     replicating,
+    requesting,
 )
 from p2pmq.core.packets.registry import PACKETS, Packet, Struct
 
@@ -22,4 +23,5 @@ __all__ = [
     "publishing",
     "registering",
     "replicating",
+    "requesting",
 ]
