@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from p2pmq.core.effects import Counted, Notify, Send
+from p2pmq.core.packets.emitting import PATTERNS_MAX, InterestsChanged, InterestsKnown
 from p2pmq.core.packets.emitting import Interests as InterestsPacket
-from p2pmq.core.packets.emitting import InterestsChanged, InterestsKnown
 from p2pmq.core.timers import Timers
 from p2pmq.core.topics import Trie, is_pattern
 
@@ -202,12 +202,13 @@ class Interests:
             return [Send(peer, InterestsKnown(state.known))]
         if packet.version != state.known + 1 or not state.known:
             return self.on_version(peer, packet.version, now)
-        if not all(map(is_pattern, packet.added + packet.removed)):
+        gone = dict.fromkeys(pattern for pattern in packet.removed if pattern in state.patterns)
+        count = len(state.patterns) - len(gone) + len(packet.added)
+        if count > PATTERNS_MAX or not all(map(is_pattern, packet.added)):
             return [_malformed(peer)]
-        for pattern in packet.removed:
-            if pattern in state.patterns:
-                del state.patterns[pattern]
-                self._trie.remove(pattern, peer)
+        for pattern in gone:
+            del state.patterns[pattern]
+            self._trie.remove(pattern, peer)
         self._learn(peer, state, packet.version, packet.added)
         return [Send(peer, InterestsKnown(state.known))]
 
@@ -278,5 +279,5 @@ class Interests:
 
 
 def _malformed(peer: NodeId) -> Effect:
-    text = f"{peer.hex()} is interested in what is no pattern"
+    text = f"{peer.hex()} is interested in what is no pattern, or in too many"
     return Notify(Counted("interests_malformed", text=text))

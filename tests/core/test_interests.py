@@ -10,8 +10,8 @@ import pytest
 from p2pmq.core.effects import Effect, Notify, Send
 from p2pmq.core.events import InterestsRequested
 from p2pmq.core.interests import MATCHES_MAX, RETRY_MS, RETRY_MS_MAX, Interests
+from p2pmq.core.packets.emitting import PATTERNS_MAX, InterestsChanged, InterestsKnown
 from p2pmq.core.packets.emitting import Interests as Whole
-from p2pmq.core.packets.emitting import InterestsChanged, InterestsKnown
 from tests.core.kit import A, B, C, packets
 
 if TYPE_CHECKING:
@@ -159,6 +159,16 @@ def test_what_is_no_pattern_is_dropped_with_its_packet(bad: str) -> None:
     hear(interests, B, Whole(BOOT + 1, ("a",)))
     assert isinstance(hear(interests, B, InterestsChanged(BOOT + 2, (bad,), ("a",)))[0], Notify)
     assert interests.match("a") == (B,)
+
+
+def test_changes_upon_changes_do_not_add_up_beyond_what_one_node_may_have() -> None:
+    interests = made(B)
+    hear(interests, B, Whole(BOOT + 1, ("a",)))
+    for number in range(10):
+        many = tuple(f"p.{number}.{at}" for at in range(PATTERNS_MAX // 2))
+        removed = tuple(f"none.{at}" for at in range(PATTERNS_MAX))
+        hear(interests, B, InterestsChanged(BOOT + 2 + number, many, removed))
+    assert len(interests.patterns_of(B)) <= PATTERNS_MAX
 
 
 def test_of_strangers_nothing_is_kept_and_nothing_answered() -> None:

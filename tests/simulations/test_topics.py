@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from p2pmq import Config, Limits
+from p2pmq.errors import P2PMQError
 from p2pmq.sim import seeds
+from p2pmq.sim.host import HostState
 
 if TYPE_CHECKING:
     from p2pmq.node.node import Node
+    from p2pmq.node.requests import Request
     from p2pmq.node.subscription import OnSlow, Subscription
     from p2pmq.sim.mesh import Mesh
 
@@ -282,6 +287,90 @@ async def test_a_leaf_emits_and_hears_over_the_links_that_it_dialled(mesh: Mesh)
     assert up.heard == [("phone", "up.1", "from the leaf")]
     assert down.heard == [("b", "down.1", "to the leaf")]
     assert a.counters["emits_dropped"] == 0
+
+
+class Echo:
+    """A responder on each host, now and after each restart: who was asked what, how often."""
+
+    def __init__(self, mesh: Mesh, host: str) -> None:
+        self.asked: Counter[object] = Counter()
+        mesh.serve(host, self._serve)
+
+    async def _serve(self, node: Node) -> None:
+        node.respond("echo", self._echo)
+
+    async def _echo(self, request: Request) -> object:
+        self.asked[request.body] += 1
+        return request.body
+
+
+async def talk(node: Node) -> None:
+    """Emit and ask, for ever; bodies are unlike all others of all processes."""
+    for number in itertools.count():
+        await node.emit("talk", f"{node.node_id.hex()} {node._boot} {number:08}")
+        try:
+            asked = f"{node.settings.name} {node._boot} {number}"
+            assert await node.request("echo", asked, timeout=1) == asked
+        except P2PMQError:
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(0.3)
+
+
+@seeds(12)
+async def test_whatever_breaks_nothing_comes_twice_and_after_the_heal_all_hear_and_answer_all(
+    mesh: Mesh,
+) -> None:
+    names = ("a", "b", "c", "d")
+    await mesh.start(*names)
+    ears = {name: ear(mesh, name, "talk", "after") for name in names}
+    echoes = [Echo(mesh, name) for name in names]
+    for name in names:
+        mesh.serve(name, talk)
+    for _ in range(25):
+        await break_something(mesh)
+        await mesh.run_for(seconds=mesh.random.uniform(0.5, 8))
+    mesh.heal()
+    for name in names:
+        if mesh.host(name).state is HostState.PAUSED:
+            mesh.resume(name)
+        elif not mesh.is_up(name):
+            await mesh.restart(name)
+    await mesh.settle()
+    for name in names:
+        await mesh.node(name).emit("after", name)
+        assert await mesh.node(name).request("echo", f"after {name}") == f"after {name}"
+    await mesh.run_for(seconds=1)
+    for name, listener in ears.items():
+        bodies = [body for _, _, body in listener.heard]
+        assert len(set(bodies)) == len(bodies), f"{name} heard something twice"
+        for sender in names:
+            assert sender in listener.of(sender), f"{name} did not hear {sender} after the heal"
+    asked = sum((echo.asked for echo in echoes), Counter[object]())
+    assert max(asked.values()) == 1
+
+
+async def break_something(mesh: Mesh) -> None:
+    """One fault, drawn."""
+    rng = mesh.random
+    name = rng.choice(mesh.names)
+    state = mesh.host(name).state
+    match rng.choice(("crash", "pause", "partition", "network", "heal")):
+        case "crash" if state is HostState.UP:
+            mesh.crash(name)
+            await mesh.run_for(seconds=rng.uniform(0.1, 5))
+            await mesh.restart(name)
+        case "pause" if state is HostState.UP:
+            mesh.pause(name)
+        case "pause" if state is HostState.PAUSED:
+            mesh.resume(name)
+        case "partition":
+            mesh.partition({name})
+        case "network":
+            mesh.loss(0.1)
+            mesh.duplicate(0.3)
+            mesh.reorder(0.3)
+        case _:
+            mesh.heal()
 
 
 @seeds(3)
