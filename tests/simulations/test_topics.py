@@ -290,7 +290,7 @@ async def test_a_leaf_emits_and_hears_over_the_links_that_it_dialled(mesh: Mesh)
 
 
 class Echo:
-    """A responder on each host, now and after each restart: who was asked what, how often."""
+    """A responder on a host, now and after each restart: what was asked, how often."""
 
     def __init__(self, mesh: Mesh, host: str) -> None:
         self.asked: Counter[object] = Counter()
@@ -323,7 +323,7 @@ async def test_whatever_breaks_nothing_comes_twice_and_after_the_heal_all_hear_a
     names = ("a", "b", "c", "d")
     await mesh.start(*names)
     ears = {name: ear(mesh, name, "talk", "after") for name in names}
-    echoes = [Echo(mesh, name) for name in names]
+    echoes = [Echo(mesh, name) for name in ("a", "b")]  # a node of its own asks no other
     for name in names:
         mesh.serve(name, talk)
     for _ in range(25):
