@@ -15,16 +15,22 @@ from p2pmq.errors import (
     LibraryVersionError,
     NameTakenError,
     NodeFailedError,
+    NoResponderError,
     NotCommittedError,
     NotDeclaredError,
     NotSerializableError,
     OutboxFullError,
+    OverloadedError,
     P2PMQError,
     PortTakenError,
     QueueNameError,
+    RemoteError,
     RequestTimeoutError,
+    ResponderGoneError,
     StaleReceiptError,
     StoreError,
+    SubscriptionLimitError,
+    TopicError,
     UsageError,
     VersionRefusedError,
 )
@@ -32,7 +38,9 @@ from p2pmq.node.message import DeadLetter, Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, Receipt
+from p2pmq.node.requests import Request, Responder
 from p2pmq.node.settings import QueueInfo
+from p2pmq.node.subscription import Event, Subscription
 
 __all__ = [
     "LAN",
@@ -44,6 +52,7 @@ __all__ = [
     "DataDirectoryError",
     "DataDirectoryLockedError",
     "DeadLetter",
+    "Event",
     "InsecureListenError",
     "LibraryVersionError",
     "Limits",
@@ -51,6 +60,7 @@ __all__ = [
     "Message",
     "MessageBatch",
     "NameTakenError",
+    "NoResponderError",
     "Node",
     "NodeFailedError",
     "NotCommittedError",
@@ -59,6 +69,7 @@ __all__ = [
     "OutboxFullError",
     "OutboxPolicy",
     "Overflow",
+    "OverloadedError",
     "P2PMQError",
     "PortTakenError",
     "Queue",
@@ -66,12 +77,19 @@ __all__ = [
     "QueueInfo",
     "QueueNameError",
     "Receipt",
+    "RemoteError",
     "Replication",
+    "Request",
     "RequestTimeoutError",
+    "Responder",
+    "ResponderGoneError",
     "StaleReceiptError",
     "StoreError",
+    "Subscription",
+    "SubscriptionLimitError",
     "SwimConfig",
     "Timing",
+    "TopicError",
     "UsageError",
     "VersionRefusedError",
     "__version__",
