@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from p2pmq.node.message import Message, MessageBatch
-    from p2pmq.node.requests import Handler
+    from p2pmq.node.requests import RequestHandler
     from p2pmq.node.subscription import OnSlow
 
     Confirm = Literal["committed", "stored", "none"]
@@ -70,7 +70,7 @@ MAIL_TTL_S = 7 * 86_400.0
 """A message to a node that does not come back must not lie there for ever."""
 
 
-H = TypeVar("H", bound="Handler")
+H = TypeVar("H", bound="RequestHandler")
 
 
 class Node(Engine):
@@ -353,7 +353,7 @@ class Node(Engine):
     def respond(
         self,
         responder: str,
-        handler: Handler,
+        handler: RequestHandler,
         *,
         concurrency: int = CONCURRENCY,
         waiting: int = WAITING,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.publishing import Bodies
     from p2pmq.node.wanted import Wanted
 
-    Handler = Callable[["Request"], Awaitable[object]]
+    RequestHandler = Callable[["Request"], Awaitable[object]]
 
 log = logging.getLogger("p2pmq")
 
@@ -96,7 +96,9 @@ class _Terms:
 
     __slots__ = ("concurrency", "handle", "handler", "waiting")
 
-    def __init__(self, handle: Responder, handler: Handler, concurrency: int, waiting: int) -> None:
+    def __init__(
+        self, handle: Responder, handler: RequestHandler, concurrency: int, waiting: int
+    ) -> None:
         self.handle = handle
         self.handler = handler
         self.concurrency = concurrency
@@ -113,7 +115,9 @@ class RequestDesk:
 
     # -- responders --
 
-    def respond(self, name: str, handler: Handler, concurrency: int, waiting: int) -> Responder:
+    def respond(
+        self, name: str, handler: RequestHandler, concurrency: int, waiting: int
+    ) -> Responder:
         """Answer to a valid name, now or from the node's start on."""
         _check_numbers(concurrency, waiting)
         if not _is_async(handler):
@@ -235,7 +239,7 @@ class RequestDesk:
         self._feed(events.RequestHandled(job_id, kind=kind, text=text))
 
 
-async def _handled(handler: Handler, request: Request) -> object:
+async def _handled(handler: RequestHandler, request: Request) -> object:
     return await handler(request)
 
 

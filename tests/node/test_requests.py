@@ -34,7 +34,7 @@ from p2pmq.node.requests import (
 from p2pmq.node.wanted import Wanted
 
 if TYPE_CHECKING:
-    from p2pmq.node.requests import Handler
+    from p2pmq.node.requests import RequestHandler
 
 PEER = b"peer-----"[:8]
 
@@ -174,7 +174,7 @@ def test_a_name_has_one_handler_and_that_is_asynchronous() -> None:
     with pytest.raises(UsageError, match="already"):
         desk.respond("work", echo, 1, 1)
     with pytest.raises(UsageError, match="async def"):
-        desk.respond("other", cast("Handler", lambda request: None), 1, 1)
+        desk.respond("other", cast("RequestHandler", lambda request: None), 1, 1)
 
 
 @pytest.mark.parametrize("body", [b"raw", None, 1.5, {"a": [1, "x"]}, ""])
