@@ -27,16 +27,22 @@ from p2pmq.errors import (
     LibraryVersionError,
     NameTakenError,
     NodeFailedError,
+    NoResponderError,
     NotCommittedError,
     NotDeclaredError,
     NotSerializableError,
     OutboxFullError,
+    OverloadedError,
     P2PMQError,
     PortTakenError,
     QueueNameError,
+    RemoteError,
     RequestTimeoutError,
+    ResponderGoneError,
     StaleReceiptError,
     StoreError,
+    SubscriptionLimitError,
+    TopicError,
     UsageError,
     VersionRefusedError,
 )
@@ -44,7 +50,9 @@ from p2pmq.node.message import DeadLetter, Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, Receipt
+from p2pmq.node.requests import Request, Responder
 from p2pmq.node.settings import QueueInfo
+from p2pmq.node.subscription import Event, Subscription
 
 __all__ = [
     "LAN",
@@ -56,6 +64,7 @@ __all__ = [
     "DataDirectoryError",
     "DataDirectoryLockedError",
     "DeadLetter",
+    "Event",
     "ForkedNodeError",
     "InsecureListenError",
     "LibraryVersionError",
@@ -64,6 +73,7 @@ __all__ = [
     "Message",
     "MessageBatch",
     "NameTakenError",
+    "NoResponderError",
     "Node",
     "NodeFailedError",
     "NotCommittedError",
@@ -72,6 +82,7 @@ __all__ = [
     "OutboxFullError",
     "OutboxPolicy",
     "Overflow",
+    "OverloadedError",
     "P2PMQError",
     "PortTakenError",
     "Queue",
@@ -79,13 +90,20 @@ __all__ = [
     "QueueInfo",
     "QueueNameError",
     "Receipt",
+    "RemoteError",
     "Replication",
+    "Request",
     "RequestTimeoutError",
+    "Responder",
+    "ResponderGoneError",
     "Retry",
     "StaleReceiptError",
     "StoreError",
+    "Subscription",
+    "SubscriptionLimitError",
     "SwimConfig",
     "Timing",
+    "TopicError",
     "UsageError",
     "VersionRefusedError",
     "__version__",

@@ -104,6 +104,8 @@ class Timing:
     """How long `close()` waits for the outbox to empty."""
     stats_timeout_ms: int = 2_000
     """How long owners have to say how much they hold."""
+    responder_wait_ms: int = 500
+    """How long a request waits for a responder to become known, before it says that none is."""
     join_timeout_ms: int = 1_500
     """How long `start()` waits to meet somebody, before it goes on alone."""
     name_claim_ms: int = 15_000

@@ -23,19 +23,25 @@ __all__ = [
     "NameLookupError",
     "NameTakenError",
     "NoOwnerError",
+    "NoResponderError",
     "NodeFailedError",
     "NotCommittedError",
     "NotDeclaredError",
     "NotSerializableError",
     "OutboxFullError",
+    "OverloadedError",
     "P2PMQError",
     "PortTakenError",
     "QueueNameError",
+    "RemoteError",
     "RequestTimeoutError",
+    "ResponderGoneError",
     "StaleReceiptError",
     "StoreCorruptError",
     "StoreError",
     "StoreFullError",
+    "SubscriptionLimitError",
+    "TopicError",
     "UsageError",
     "VersionRefusedError",
 ]
@@ -51,6 +57,10 @@ class UsageError(P2PMQError, ValueError):
 
 class QueueNameError(UsageError):
     """A queue name is empty, over 255 bytes of UTF-8, has control characters, or is a mailbox's."""
+
+
+class TopicError(UsageError):
+    """A topic, a pattern or the name of a responder breaks the rules for them."""
 
 
 class BodyTooLargeError(UsageError):
@@ -307,3 +317,68 @@ class StaleReceiptError(P2PMQError):
             "before leaving their loop"
         )
         self.queue = queue
+
+
+class SubscriptionLimitError(P2PMQError):
+    """This node may make no more patterns and responders known to the others."""
+
+    def __init__(self, count: int, size: int, count_max: int, size_max: int) -> None:
+        super().__init__(
+            f"this node would have {count:,} patterns and responders of {size:,} bytes in all, and "
+            f"{count_max:,} of {size_max:,} bytes are allowed, for every other node keeps them in "
+            "memory: stop subscriptions that are not needed, or use wildcards"
+        )
+        self.count = count
+        self.size = size
+
+
+class NoResponderError(P2PMQError):
+    """No living node is known to answer requests of this name; nothing was sent, or nothing taken.
+
+    A node that has just started may not know yet who does: the request waited a moment for it.
+    """
+
+    def __init__(self, responder: str) -> None:
+        super().__init__(
+            f"nobody answers requests for {responder!r}: start a node that does, or check the "
+            "name (a split network may hide it, then the request can be made again later)"
+        )
+        self.responder = responder
+
+
+class OverloadedError(P2PMQError):
+    """Every responder that was asked has too much to do already; the request was not taken."""
+
+    def __init__(self, responder: str, node: str) -> None:
+        super().__init__(
+            f"node {node!r} has as many requests for {responder!r} as it may have, and did not "
+            "take one more: send fewer at once, or give the responder more concurrency or nodes"
+        )
+        self.responder = responder
+        self.node = node
+
+
+class RemoteError(P2PMQError):
+    """The handler of a request raised. `kind` is the class of its error, `text` what it says."""
+
+    def __init__(self, responder: str, node: str, kind: str, text: str) -> None:
+        super().__init__(
+            f"the handler for {responder!r} on node {node!r} raised {kind}: {text or '(no text)'}; "
+            "check the log of that node, the fault is there"
+        )
+        self.responder = responder
+        self.node = node
+        self.kind = kind
+        self.text = text
+
+
+class ResponderGoneError(P2PMQError):
+    """The node that had a request died or restarted; whether it was acted on nobody knows."""
+
+    def __init__(self, responder: str, node: str) -> None:
+        super().__init__(
+            f"node {node!r} died or restarted while it had a request for {responder!r}: it may "
+            "have acted on it or not; send the request again only if twice does no harm"
+        )
+        self.responder = responder
+        self.node = node

@@ -35,6 +35,11 @@ EXAMPLES: dict[type[P2PMQError], P2PMQError] = {
             receipt=RECEIPT, copies=0, wanted=1, waited_ms=5_000, away=["bank"]
         ),
         errors.StaleReceiptError("invoices"),
+        errors.SubscriptionLimitError(5_000, 70_000, 4_096, 196_608),
+        errors.NoResponderError("prices"),
+        errors.OverloadedError("prices", "bank"),
+        errors.RemoteError("prices", "bank", "KeyError", "'gold'"),
+        errors.ResponderGoneError("prices", "bank"),
         errors.VersionRefusedError("billing", "it speaks 1 to 2", "10.0.0.1:5555"),
     )
 }
@@ -42,6 +47,7 @@ RAISED_WITH_A_SENTENCE = {
     # Their one message is made where they are raised, and tested there.
     errors.NoOwnerError,
     errors.QueueNameError,
+    errors.TopicError,
     errors.RequestTimeoutError,
     errors.NameLookupError,
 }

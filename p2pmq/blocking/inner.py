@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from p2pmq.blocking.consumer import ThreadedConsumer
-from p2pmq.node.arguments import key_of, mailbox_key
+from p2pmq.node.arguments import mailbox_key, reading_key_of
 from p2pmq.node.node import Node
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class InnerNode(Node):
         """What it does, as errors tell it."""
         return self._state
 
-    def subscribe(
+    def begin_consuming(
         self,
         thread: LoopThread,
         queue: str | None,
@@ -29,7 +29,7 @@ class InnerNode(Node):
         visibility_timeout: float | None,
     ) -> ThreadedConsumer:
         """Begin to consume a queue, or this node's mailbox (None)."""
-        key = mailbox_key(self.settings.name) if queue is None else key_of(queue)
+        key = mailbox_key(self.settings.name) if queue is None else reading_key_of(queue)
         kind = partial(ThreadedConsumer, thread)
         return self._subscribe(key, prefetch, visibility_timeout, kind)
 

@@ -24,6 +24,7 @@ from p2pmq.blocking.taking import Batches, Messages
 from p2pmq.core.names import check_queue_name
 from p2pmq.errors import ClosedNodeError
 from p2pmq.node.node import BATCH_PREFETCH, MAIL_TTL_S, PREFETCH
+from p2pmq.node.talking import REQUEST_TIMEOUT_S
 from p2pmq.node.typed import converter_to
 
 if TYPE_CHECKING:
@@ -338,6 +339,19 @@ class Node:
         check_queue_name(name)
         return Queue(self, name)
 
+    # -- topics and requests --
+
+    def emit(self, topic: str, body: object) -> None:
+        """Emit an event to everybody who is subscribed to its topic: see `p2pmq.Node.emit`."""
+        self._call(partial(self._inner.emit, topic, body), GRACE_S)
+
+    def request(
+        self, responder: str, body: object = None, *, timeout: float = REQUEST_TIMEOUT_S
+    ) -> Any:  # noqa: ANN401  whatever the handler returned
+        """Ask one living node that answers to the name: see `p2pmq.Node.request`."""
+        ask = partial(self._inner.request, responder, body, timeout=timeout)
+        return self._call(ask, timeout + GRACE_S)
+
     # -- settings --
 
     def declare(self, queue: str, **settings: Unpack[Settings]) -> QueueInfo:
@@ -431,7 +445,7 @@ class Node:
         made: list[ThreadedConsumer] = []
 
         def subscribe() -> ThreadedConsumer:
-            made.append(self._inner.subscribe(thread, queue, prefetch, visibility_timeout))
+            made.append(self._inner.begin_consuming(thread, queue, prefetch, visibility_timeout))
             return made[0]
 
         def drop() -> None:

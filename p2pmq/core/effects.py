@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from p2pmq.core.events import DurableEvent
-    from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey, Run
+    from p2pmq.core.ids import ConsumerId, JobId, NodeId, PartitionKey, Run
     from p2pmq.core.packets.delivering import Segment
-    from p2pmq.core.packets.publishing import QueueStats
+    from p2pmq.core.packets.publishing import Bodies, QueueStats
     from p2pmq.core.packets.registry import Packet
     from p2pmq.core.records import Record
 
@@ -56,6 +56,33 @@ class Deliver:
     consumer: ConsumerId
     key: PartitionKey
     segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """Events that another node emitted, in order: a topic for each body."""
+
+    peer: NodeId
+    topics: tuple[str, ...]
+    bodies: Bodies
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """Run the handler of a responder on a request; `RequestHandled` follows when it has ended."""
+
+    job_id: JobId
+    responder: str
+    bodies: Bodies
+    left_ms: int
+    """Until the deadline, at which `StopHandling` comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopHandling:
+    """Stop the handler of a request, for nobody waits for it any more."""
+
+    job_id: JobId
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +134,27 @@ class Refused:
     reason: str
 
 
-Outcome = Published | Flushed | Stats | Done | Refused
+@dataclass(frozen=True, slots=True)
+class Replied:
+    """The answer to a request, one body."""
+
+    bodies: Bodies
+
+
+@dataclass(frozen=True, slots=True)
+class NotReplied:
+    """There is no answer: nobody was there, or `peer` was silent, died, was too busy or raised.
+
+    `kind` and `text` are those of the error that its handler raised.
+    """
+
+    reason: Literal["nobody", "timeout", "gone", "overloaded", "raised"]
+    peer: NodeId | None = None
+    kind: str = ""
+    text: str = ""
+
+
+Outcome = Published | Flushed | Stats | Done | Refused | Replied | NotReplied
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,4 +242,4 @@ class Notify:
     notice: Notice
 
 
-Effect = Send | Persist | Learn | Deliver | Resolve | Notify
+Effect = Send | Persist | Learn | Deliver | Emitted | Handle | StopHandling | Resolve | Notify

@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey, Run
+    from p2pmq.core.ids import ConsumerId, JobId, NodeId, PartitionKey, Run
     from p2pmq.core.packets.delivering import LeaseField
     from p2pmq.core.packets.publishing import Bodies
     from p2pmq.core.packets.registering import QueueRecord, QueueSettings
@@ -196,6 +196,74 @@ class DeclareRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class InterestsRequested:
+    """This node is interested in the patterns of `added` from now on, and no more in `removed`.
+
+    No pattern is in both, and none is added twice before it was removed.
+    """
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EmitRequested:
+    """Events for whoever is interested on other nodes: topics and bodies, one for each.
+
+    `size` is in bytes.
+    """
+
+    topics: tuple[str, ...]
+    bodies: Bodies
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequested:
+    """Ask one responder of that name. `bodies` holds one body of `size` bytes."""
+
+    responder: str
+    bodies: Bodies
+    size: int
+    timeout_ms: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallCancelled:
+    """Whoever waits for the token of a call waits no more; it does not resolve."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class RespondRequested:
+    """Answer to this name, so many requests at a time, with so many more in line."""
+
+    responder: str
+    concurrency: int
+    waiting_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class RespondEnded:
+    """Answer to this name no more; what runs may end."""
+
+    responder: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHandled:
+    """A handler has ended: with one body of `size` bytes, or (None) with an error."""
+
+    job_id: JobId
+    bodies: Bodies | None = None
+    size: int = 0
+    kind: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class BatchDurable:
     """A batch that was appended to a partition is on disk."""
 
@@ -328,6 +396,13 @@ Event = (
     | StopRequested
     | ForgetRequested
     | DeclareRequested
+    | InterestsRequested
+    | EmitRequested
+    | CallRequested
+    | CallCancelled
+    | RespondRequested
+    | RespondEnded
+    | RequestHandled
     | BatchDurable
     | SettleDurable
     | OutboxDurable

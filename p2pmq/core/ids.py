@@ -29,6 +29,14 @@ class PartitionKey(NamedTuple):
     number: int
 
 
+class JobId(NamedTuple):
+    """One request as its responder names it: who asked, which process of it, its number there."""
+
+    peer: NodeId
+    session: Session
+    number: int
+
+
 class AboutPartition(Protocol):
     """Any packet about a partition of a queue."""
 

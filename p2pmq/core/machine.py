@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from p2pmq.core import events
 from p2pmq.core.consuming import Consuming
 from p2pmq.core.effects import Counted, Done, MemberNotice, Notify, Resolve, Send
+from p2pmq.core.ephemeral import Ephemeral
 from p2pmq.core.handover import Handovers
 from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import PartitionKey, key_of
@@ -99,6 +100,9 @@ class Machine:
         )
         self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
         self._pair = Pair(config.replication)
+        self.ephemeral = Ephemeral(
+            own, session, self.swim.members, config.timing.responder_wait_ms, rng
+        )
         self._rooms = (
             self.registry,
             self.owner,
@@ -112,6 +116,7 @@ class Machine:
             self.requests,
             self._pair,
             self.refill,
+            self.ephemeral,
         )
         self._boots: dict[NodeId, int] = {}
         self._placed_versions = (-1, -1)
@@ -188,6 +193,7 @@ class Machine:
                 e, now + self._clock.wall_offset_ms
             ),
             events.DeclareDurable: lambda e, _now: self.registry.on_durable(e),
+            **self.ephemeral.event_table(),
             events.BatchDurable: self.owner.on_batch_durable,
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
             events.OutboxDurable: self.outbox.on_durable,
@@ -242,6 +248,7 @@ class Machine:
             replicating.Holdings: self.refill.on_holdings,
             delivering.Handover: self.handovers.on_handover,
             delivering.HandoverTaken: self.handovers.on_taken,
+            **self.ephemeral.packet_table(),
         }
 
     # -- events --
@@ -289,7 +296,8 @@ class Machine:
         effects = self.swim.on_connected(
             peer, event.boot, event.name, event.addresses, event.leaf, now
         )
-        if self._boots.get(peer, event.boot) != event.boot:
+        restarted = self._boots.get(peer, event.boot) != event.boot
+        if restarted:
             effects += self.owner.on_node_gone(peer, now)
             effects += self.owner.on_node_restarted(peer, now)
         self._boots[peer] = event.boot
@@ -297,6 +305,7 @@ class Machine:
         effects += self.replication.on_peer_connected(peer, now)
         effects += self.outbox.on_peer_connected(peer, now)
         effects += self.consuming.on_peer_connected(peer, now)
+        effects += self.ephemeral.on_peer_connected(peer, now, restarted=restarted)
         return self._membership(effects, now)
 
     def _on_stats_requested(self, event: events.StatsRequested, now: int) -> list[Effect]:
@@ -411,4 +420,6 @@ class Machine:
         effects += self.owner.on_placement_changed(now)
         effects += self.dead_letters.on_placement_changed(now)
         effects += self.consuming.on_placement_changed(now)
-        return effects + self.handovers.on_placement_changed(now)
+        effects += self.handovers.on_placement_changed(now)
+        roster = [member.node_id for member in self.swim.roster()]
+        return effects + self.ephemeral.on_roster(self._others(), roster, now)

@@ -9,6 +9,7 @@ from p2pmq.core.ids import PartitionKey
 from p2pmq.core.names import DEAD_LETTERS, MAILBOX, check_queue_name, mailbox_of
 from p2pmq.core.packets.publishing import PRIORITY_MAX
 from p2pmq.core.packets.registry import ITEMS_MAX
+from p2pmq.core.topics import check_pattern, check_responder, check_topic
 from p2pmq.errors import QueueNameError, UsageError
 
 MS_MAX = 2**42
@@ -67,6 +68,29 @@ def mailbox_key(name: str) -> PartitionKey:
     """The partition that is a node's mailbox. Raises UsageError."""
     check_name("node", name)
     return place_of(mailbox_of(name))
+
+
+@lru_cache(maxsize=4_096)
+def topic_of(topic: str) -> str:
+    """The topic to emit to; remembered, since every emit asks. Raises TopicError."""
+    check_topic(topic)
+    return topic
+
+
+@lru_cache(maxsize=4_096)
+def responder_of(name: str) -> str:
+    """The name to ask or to answer to; remembered. Raises TopicError."""
+    check_responder(name)
+    return name
+
+
+def patterns_of(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Patterns to subscribe to, each once. Raises TopicError, UsageError."""
+    if not patterns:
+        raise UsageError("a subscription without a pattern gets nothing: give it one or more")
+    for pattern in patterns:
+        check_pattern(pattern)
+    return tuple(dict.fromkeys(patterns))
 
 
 def confirmation_of(confirm: str) -> Confirmation:

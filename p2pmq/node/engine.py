@@ -27,10 +27,13 @@ from p2pmq.errors import (
 )
 from p2pmq.node.arguments import check_name, to_ms
 from p2pmq.node.consumer import Consumer
+from p2pmq.node.emitter import Emitter
 from p2pmq.node.farewell import let_handlers_finish, tell_what_is_left
 from p2pmq.node.handlers import Handler
 from p2pmq.node.publisher import Publisher
 from p2pmq.node.receipts import overflow_of
+from p2pmq.node.requests import RequestDesk
+from p2pmq.node.wanted import Wanted
 from p2pmq.observe.counters import CalmLog, Counters
 from p2pmq.runtime.driver import Driver
 from p2pmq.runtime.links import Links
@@ -41,8 +44,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, Self
 
-    from p2pmq.core.ids import ConsumerId, NodeId, PartitionKey
+    from p2pmq.core.ids import ConsumerId, JobId, NodeId, PartitionKey
     from p2pmq.core.packets.delivering import Segment
+    from p2pmq.core.packets.publishing import Bodies
     from p2pmq.core.records import Recovered
     from p2pmq.discovery.base import Discovery, Sighting
     from p2pmq.net.base import Transport
@@ -107,6 +111,7 @@ class Engine:
         self._consumers: dict[ConsumerId, Consumer] = {}
         self._handlers: list[Handler] = []
         self._handling: set[asyncio.Task[None]] = set()
+        self._requests = RequestDesk()
         self._met: asyncio.Event = asyncio.Event()
         self._stopped: asyncio.Event = asyncio.Event()
         self._refusal: tuple[int, str, str] | None = None
@@ -149,10 +154,18 @@ class Engine:
             self._ports.push_async_callback(self._store.close)
             await self._open_ports(recovered)
             await self._meet()
+            self._state = "running"
+            self._requests.open(
+                self._driver.feed,
+                self._loop,
+                self.settings.config.limits.body_bytes_max,
+                self._wanted,
+                self._name_of,
+                self.counters.add,
+            )
         except BaseException:
             await self._shut("not started")
             raise
-        self._state = "running"
         if self.settings.store == "memory" and not self.settings.leaf:
             log.warning(
                 "node %s keeps its queues in memory: what it confirms as committed is lost with "
@@ -184,6 +197,15 @@ class Engine:
             self._wanted_of,
             policy=settings.config.outbox,
             report=self._on_held_back,
+        )
+        self._wanted = Wanted(self._driver.feed, self._loop)
+        self._emitter = Emitter(
+            settings.name,
+            self._driver.feed,
+            self._loop,
+            limits.body_bytes_max,
+            self._wanted,
+            self.counters.add,
         )
         self.addresses = (await self._transport.open(self._links))[:ADDRESSES_MAX]
         self._links.renew_hello()
@@ -264,12 +286,14 @@ class Engine:
             timeout = self.settings.config.timing.drain_timeout_ms / 1000
         deadline = self._loop.time() + timeout
         try:
-            await let_handlers_finish(list(self._consumers.values()), timeout)
+            await let_handlers_finish(list(self._consumers.values()), self._requests, timeout)
             timeout = max(0.0, deadline - self._loop.time())
             self._state = "closing"
             for consumer in list(self._consumers.values()):
                 consumer.close()
                 consumer.end()
+            self._emitter.end()
+            self._requests.end()
             with contextlib.suppress(P2PMQError):  # it fails just now: on_failed has said so
                 if self._error is None:
                     tell_what_is_left(await self._flushed(timeout), self.settings)
@@ -353,6 +377,18 @@ class Engine:
         found = self._consumers.get(consumer)
         if found is not None and not found.closed:
             found.on_deliver(segments)
+
+    def on_emitted(self, peer: NodeId, topics: tuple[str, ...], bodies: Bodies) -> None:
+        """Events for our subscriptions."""
+        self._emitter.on_emitted(self._name_of(peer) or "", topics, bodies)
+
+    def on_handle(self, request: effects.Handle) -> None:
+        """A request for one of our responders."""
+        self._requests.on_handle(request)
+
+    def on_stop_handling(self, job_id: JobId) -> None:
+        """Nobody waits for a request any more."""
+        self._requests.on_stop_handling(job_id)
 
     def on_resolve(self, token: int, outcome: effects.Outcome) -> None:
         """A request has ended."""
@@ -491,3 +527,5 @@ class Engine:
             consumer.fail(error)
         if hasattr(self, "_publisher"):
             self._publisher.fail(error)
+            self._emitter.fail(error)
+        self._requests.end()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -12,15 +12,19 @@ if TYPE_CHECKING:
     from p2pmq.config import NodeSettings
     from p2pmq.core.effects import Flushed
     from p2pmq.node.consumer import Consumer
+    from p2pmq.node.requests import RequestDesk
 
 log = logging.getLogger("p2pmq")
 
 
-async def let_handlers_finish(consumers: Iterable[Consumer], seconds: float) -> None:
-    """Take no more messages, and wait so long for those that handlers are at."""
+async def let_handlers_finish(
+    consumers: Iterable[Consumer], requests: RequestDesk, seconds: float
+) -> None:
+    """Take no more messages and requests, and wait so long for those that handlers are at."""
     closer = asyncio.current_task()
     waits = [consumer.drain(closer) for consumer in consumers]
-    under_way = [done for done in waits if done is not None]
+    under_way: list[asyncio.Future[Any]] = [done for done in waits if done is not None]
+    under_way += requests.drain(closer)
     if under_way:
         await asyncio.wait(under_way, timeout=seconds)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pmq.core import effects, events
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
@@ -26,7 +26,6 @@ from p2pmq.node.arguments import (
 )
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
-from p2pmq.node.engine import Engine
 from p2pmq.node.handlers import Handler, guarded
 from p2pmq.node.publisher import Terms
 from p2pmq.node.queue import Queue
@@ -39,12 +38,13 @@ from p2pmq.node.receipts import (
     info_of,
 )
 from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
+from p2pmq.node.talking import Talking
 from p2pmq.node.typed import converted, converter_to
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
-    from typing import Any, Literal, Unpack
+    from typing import Literal, Unpack
 
     from p2pmq.core.ids import ConsumerId
     from p2pmq.node.message import Message, MessageBatch
@@ -62,7 +62,7 @@ MAIL_TTL_S = 7 * 86_400.0
 """A message to a node that does not come back must not lie there for ever."""
 
 
-class Node(Engine):
+class Node(Talking):
     """One member of a mesh, inside this process.
 
     `name` is unique in the mesh. Everything else has a default that suits a

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from p2pmq.core.events import Event
-    from p2pmq.core.ids import ConsumerId, NodeId
+    from p2pmq.core.ids import ConsumerId, JobId, NodeId
     from p2pmq.core.machine import Machine
     from p2pmq.core.packets.delivering import Segment
     from p2pmq.core.packets.link import Hello
-    from p2pmq.core.packets.publishing import Batch
+    from p2pmq.core.packets.publishing import Batch, Bodies
     from p2pmq.core.packets.registry import Packet
     from p2pmq.core.records import Record
     from p2pmq.errors import StoreError
@@ -52,6 +52,15 @@ class DriverEvents(Protocol):
 
     def on_deliver(self, consumer: ConsumerId, segments: tuple[Segment, ...]) -> None:
         """Messages for one of our consumers, bodies at hand."""
+
+    def on_emitted(self, peer: NodeId, topics: tuple[str, ...], bodies: Bodies) -> None:
+        """Events came, a topic for each body."""
+
+    def on_handle(self, request: effects.Handle) -> None:
+        """A request came for one of our responders."""
+
+    def on_stop_handling(self, job_id: JobId) -> None:
+        """Nobody waits for the answer to a request any more."""
 
     def on_resolve(self, token: int, outcome: effects.Outcome) -> None:
         """A request has ended."""
@@ -141,6 +150,12 @@ class Driver:
                 self._persist(effect, records)
             case effects.Deliver(consumer, _, segments):
                 self._deliver(consumer, segments)
+            case effects.Emitted(peer, topics, bodies):
+                self._node.on_emitted(peer, topics, bodies)
+            case effects.Handle():
+                self._node.on_handle(effect)
+            case effects.StopHandling(job_id):
+                self._node.on_stop_handling(job_id)
             case effects.Resolve(token, outcome):
                 self._node.on_resolve(token, outcome)
             case effects.Learn(peer, addresses):

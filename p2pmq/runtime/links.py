@@ -1,8 +1,8 @@
 """Links: one to each peer, over whichever connections there are to it.
 
 A connection becomes part of a link once both ends have said Hello. Packets
-leave in two lanes: control at once, bulk (message bodies) within a window of
-bytes that the peer has not yet taken in, so that a probe never waits behind
+leave in lanes (`lanes`): control at once, bulk (message bodies) within a window
+of bytes that the peer has not yet taken in, so that a probe never waits behind
 more than that, whatever the transport buffers.
 
 Invariant: what is handed to the transport of bulk and not yet reported as
@@ -12,10 +12,10 @@ taken in is at most the window, or one packet.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from p2pmq.core.packets.emitting import Emit
 from p2pmq.core.packets.link import (
     REFUSALS,
     REFUSED_NAME_TAKEN,
@@ -28,6 +28,7 @@ from p2pmq.core.packets.link import (
     WindowUpdate,
 )
 from p2pmq.net.base import SendResult
+from p2pmq.runtime.lanes import Lanes
 from p2pmq.wire.codec import CODEC, PacketError
 
 if TYPE_CHECKING:
@@ -48,9 +49,6 @@ HELLOS_MAX = 5
 """A dialled address that has not answered by then is given up (and may be dialled anew)."""
 WINDOW_STALL_S = 1.0
 """No report from the peer for this long with a full window: what was sent is taken for lost."""
-CONTROL_QUEUE_MAX = 1_024
-BULK_QUEUE_MAX = 1_024
-"""Packets that wait for the window. Resends to a link that stands still would add up for ever."""
 HELLO_WANTED_INTERVAL_S = 1.0
 REFUSAL_TEXT_MAX = 200
 UNKNOWN_PACKET = "unknown-packet"
@@ -122,8 +120,7 @@ class Link:
     version: int = 0
     """The latest protocol version that both ends speak; 0 before the first Hello."""
     connections: list[Connection] = field(default_factory=list)
-    control: deque[Packet] = field(default_factory=deque)
-    bulk: deque[Packet] = field(default_factory=deque)
+    lanes: Lanes = field(default_factory=Lanes)
     full: bool = False
     stall: TimerHandle | None = None
     used_at: float = 0.0
@@ -183,14 +180,10 @@ class Links:
         link = self._links.get(peer)
         if link is None or (not link.connections and not link.addresses):
             self._events.counted("packet_dropped_no_address")
+            if type(packet) is Emit:
+                self._events.counted("emits_dropped", packet.batch.count)
             return
-        lane, most = (
-            (link.bulk, BULK_QUEUE_MAX) if packet.BULK else (link.control, CONTROL_QUEUE_MAX)
-        )
-        lane.append(packet)
-        if len(lane) > most:
-            lane.popleft()
-            self._events.counted("packet_dropped_queue_full")
+        self._count_dropped(link.lanes.put(packet))
         if link.connections:
             self._flush(link)
         else:
@@ -404,7 +397,9 @@ class Links:
         dialled = sum(1 for state in self._connections.values() if state.address is not None)
         if dialled <= self._limits.links_max:
             return
-        idle = [link for link in self._links.values() if self._dialled(link) and not link.bulk]
+        idle = [
+            link for link in self._links.values() if self._dialled(link) and not link.lanes.bulk
+        ]
         if idle:
             # Only what we dialled: the peer would go on to use, in vain, what it dialled itself.
             for connection in list(min(idle, key=lambda link: link.used_at).connections):
@@ -426,11 +421,7 @@ class Links:
         self._hang_up(connection)
         for link in self._links.values():
             if state.address in link.addresses and not link.connections:
-                dropped = len(link.control) + len(link.bulk)
-                link.control.clear()
-                link.bulk.clear()
-                if dropped:
-                    self._events.counted("packet_dropped_unreachable", dropped)
+                self._count_dropped(link.lanes.clear())
 
     def _hang_up(self, connection: Connection) -> None:
         state = self._connections.pop(connection, None)
@@ -452,7 +443,7 @@ class Links:
         link.full = False
         self._calm(link)
         if not link.connections:
-            link.bulk.clear()
+            self._count_dropped(link.lanes.clear_bulk())
             self._events.on_peer_disconnected(link.peer)
             self._forget_if_unknown(link)
 
@@ -472,24 +463,28 @@ class Links:
 
     def _flush(self, link: Link) -> None:
         """Send what may go: control first, then bulk within the window."""
-        control, bulk = link.control, link.bulk
+        lanes, control = link.lanes, link.lanes.control
         while control and link.connections and not link.full:
             if not self._hand_over(link, self._codec.encode(control[0])):
                 continue
             control.popleft()
-        while bulk and link.connections and not link.full:
+        while link.connections and not link.full and (waiting := lanes.next_bulk()) is not None:
             state = self._connections[link.connections[0]]
             if state.bulk_sent - state.bulk_taken >= self._limits.link_window_bytes:
                 self._watch_stall(link)
                 return
-            packet = self._events.resolved(bulk[0])
+            packet = self._events.resolved(waiting)
             if packet is None:
-                bulk.popleft()
+                lanes.taken(waiting)
                 continue
             frames = self._codec.encode(packet)
             if self._hand_over(link, frames):
-                bulk.popleft()
+                lanes.taken(waiting)
                 state.bulk_sent += sum(map(len, frames))
+
+    def _count_dropped(self, dropped: dict[str, int]) -> None:
+        for what, count in dropped.items():
+            self._events.counted(what, count)
 
     def _hand_over(self, link: Link, frames: list[bytes]) -> bool:
         """Give one packet to the transport; whether it took it."""

@@ -15,7 +15,7 @@ from p2pmq.core.healing import STRANGERS_MAX
 from p2pmq.core.membership import MEMBERS_MAX, TOMBSTONES_MAX
 from p2pmq.core.owner import HELD_MAX
 from p2pmq.core.replication import SETTLING_MAX
-from p2pmq.runtime.links import BULK_QUEUE_MAX, CONTROL_QUEUE_MAX
+from p2pmq.runtime.lanes import BULK_QUEUE_MAX, CONTROL_QUEUE_MAX, EMIT_QUEUE_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,8 +53,9 @@ def levels(machine: Machine, links: Links, limits: Limits) -> Iterator[Level]:
             unanswered = home.unanswered_bytes
             yield Level("unanswered copies, bytes", unanswered, UNANSWERED_BYTES_MAX)
     for link in links._links.values():  # noqa: SLF001  no room tells its size to anybody else
-        yield Level("control packets of a link", len(link.control), CONTROL_QUEUE_MAX)
-        yield Level("bulk packets of a link", len(link.bulk), BULK_QUEUE_MAX)
+        yield Level("control packets of a link", len(link.lanes.control), CONTROL_QUEUE_MAX)
+        yield Level("bulk packets of a link", len(link.lanes.bulk), BULK_QUEUE_MAX)
+        yield Level("emit packets of a link", len(link.lanes.emits), EMIT_QUEUE_MAX)
     window_max = limits.link_window_bytes + limits.packet_bytes_max
     for state in links._connections.values():  # noqa: SLF001  no room tells its size to anybody else
         yield Level("window of a link, bytes", state.bulk_sent - state.bulk_taken, window_max)

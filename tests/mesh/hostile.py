@@ -14,7 +14,7 @@ from typing import Any
 
 from p2pmq.config import Config, Replication
 from p2pmq.core import effects, events
-from p2pmq.core.ids import PartitionKey
+from p2pmq.core.ids import JobId, PartitionKey
 from p2pmq.core.machine import Machine
 from p2pmq.core.membership import MemberState
 from p2pmq.core.packets import PACKETS, Packet, Struct
@@ -95,6 +95,8 @@ class Host:
         self.outcomes: dict[int, effects.Outcome] = {}
         self.delivered: list[Segment] = []
         self.known: list[bytes] = []
+        self.heard: list[str] = []
+        self.handling: deque[JobId] = deque()
         recovered = Recovered(self.node_id, b"store" + bytes(3), 1, 0)
         self.feed(events.Started(recovered, (self.name,), WALL_MS))
 
@@ -110,6 +112,10 @@ class Host:
                     self.delivered += resolved_segments(segments, self.store)
                 case effects.Resolve(token, outcome):
                     self.outcomes[token] = outcome
+                case effects.Emitted(_, topics):
+                    self.heard += topics
+                case effects.Handle(job_id):
+                    self.handling.append(job_id)
                 case _:
                     pass
 
@@ -142,6 +148,9 @@ class Host:
                 self.feed(events.WriteRefused(persist.then, persist.records))
             elif persist.then is not None:
                 self.feed(persist.then)
+        while self.handling:
+            bodies = PackedBodies.from_bodies([b"reply"])
+            self.feed(events.RequestHandled(self.handling.popleft(), bodies, 5))
 
     def pass_time(self, until: int) -> None:
         """Let time pass, deadline by deadline."""
@@ -185,6 +194,7 @@ class Malice:
         self._ids = ids
         self._classes = [cls for number, cls in PACKETS.items() if number not in LINK_PACKETS]
         self._queues = queues
+        self.texts: tuple[str, ...] = ("zone", "a", "\n")
         pick = rng.choice
         self._by_name: dict[str, Callable[[], Any]] = {
             "mesh": lambda: pick((MESH, MESH, MESH, "other")),
@@ -242,7 +252,7 @@ class Malice:
         if kind.type is int:
             near = (kind.low, kind.low + 1, 2, 3, 5, 50, kind.high - 1, kind.high)
             return max(kind.low, min(kind.high, rng.choice(near)))
-        return rng.choice(("zone", "a", "\n"))[: kind.high]
+        return rng.choice(self.texts)[: kind.high]
 
 
 def weight_of(machine: Machine) -> int:

@@ -5,12 +5,13 @@ peers yet: a member that acks or buries what is not its own is believed.
 """
 
 from collections.abc import Callable
+from itertools import permutations
 from random import Random
 
 import pytest
 
 from p2pmq.core import events
-from p2pmq.core.effects import Learn, Published
+from p2pmq.core.effects import Learn, Published, Replied
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.membership import MemberState
 from p2pmq.core.packets import PACKETS, Packet
@@ -135,7 +136,7 @@ class Mesh:
                     target = self.hosts.get(peer)
                     if target is not None:
                         target.feed(events.PacketReceived(source, packet))
-            if not any(host.sent or host.writing for host in self.hosts.values()):
+            if not any(h.sent or h.writing or h.handling for h in self.hosts.values()):
                 return
         pytest.fail("packets go round for ever")
 
@@ -204,6 +205,44 @@ def test_a_mesh_under_fire_of_data_packets_still_carries_messages_between_its_no
     assert isinstance(outcome, Published)
     assert outcome.copies == (1 if copies == 1 else 2)
     assert three.bodies() == [b"a", b"b", b"c"]
+
+
+def talks(one: Host, other: Host, mesh: Mesh, number: int) -> None:
+    """One asks and emits, and the other answers and hears."""
+    mesh.pass_time(60_000)  # what was shed or refused is told again
+    topic = f"honest.{number}"
+    other.feed(events.InterestsRequested((topic, "$r." + topic)))
+    other.feed(events.RespondRequested(topic, 1, 0))
+    mesh.settle()
+    other.heard.clear()
+    bodies = PackedBodies.from_bodies([b"x"])
+    one.feed(events.EmitRequested((topic,), bodies, 1))
+    one.feed(events.CallRequested(topic, bodies, 1, 5_000, token=-number))
+    mesh.settle()
+    assert other.heard == [topic]
+    assert isinstance(one.outcomes[-number], Replied)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_mesh_under_fire_of_emits_and_requests_neither_grows_nor_stops_talking(
+    seed: int,
+) -> None:
+    mesh, _, rng = hostile_mesh(seed)
+    # Nobody here numbers requests for another's process: a member that does is believed, and that
+    # process's own requests with these numbers are taken for repeats.
+    malice = Malice(rng, [*MEMBERS, *STRANGERS], QUEUES)
+    malice.texts += ("honest.0", "a.*", "x.>", "$r.work")
+    hosts = list(mesh.hosts.values())
+    for host in hosts:
+        host.feed(events.InterestsRequested(("a.*", "zone", "$r.work")))
+        host.feed(events.RespondRequested("work", 2, 3))
+    ephemeral = [number for number in PACKETS if 80 <= number < 90]
+    attack_mesh(mesh, malice, rng, 1_500, ephemeral)
+    weight = max(weight_of(host.machine) for host in hosts)
+    attack_mesh(mesh, malice, rng, 1_500, ephemeral)
+    assert max(weight_of(host.machine) for host in hosts) < 3 * weight + 20_000
+    for number, (one, other) in enumerate(permutations(hosts, 2), 1):
+        talks(one, other, mesh, number)
 
 
 # -- single blows --

@@ -8,10 +8,10 @@ import pytest
 
 from p2pmq.core import effects, events
 from p2pmq.core.events import Event
-from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.ids import JobId, PartitionKey, Run
 from p2pmq.core.machine import Machine
 from p2pmq.core.packets.delivering import Segment
-from p2pmq.core.packets.publishing import Batch, Publish
+from p2pmq.core.packets.publishing import Batch, Bodies, Publish
 from p2pmq.core.records import BatchStored, IncarnationSaved, Record, Recovered, Space, StoredBodies
 from p2pmq.errors import StoreCorruptError, StoreError, StoreFullError
 from p2pmq.runtime.driver import WALL_CLOCK_INTERVAL_S, Driver
@@ -105,6 +105,15 @@ class FakeNode:
 
     def on_refused(self, reason: int, text: str, address: str) -> None:
         self._notes.append(("refused", reason, text, address))
+
+    def on_emitted(self, peer: bytes, topics: tuple[str, ...], bodies: Bodies) -> None:
+        self._notes.append(("emitted", peer, topics, bodies))
+
+    def on_handle(self, request: effects.Handle) -> None:
+        self._notes.append(("handle", request))
+
+    def on_stop_handling(self, job_id: JobId) -> None:
+        self._notes.append(("stop handling", job_id))
 
     def on_failed(self, error: BaseException) -> None:
         self.failures.append(error)

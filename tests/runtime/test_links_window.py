@@ -5,11 +5,14 @@ from collections.abc import Iterator
 import pytest
 
 from p2pmq.config import Limits
+from p2pmq.core.packets.emitting import Emit
 from p2pmq.core.packets.link import WindowUpdate
-from p2pmq.core.packets.publishing import Publish
+from p2pmq.core.packets.publishing import Batch, Publish
 from p2pmq.core.packets.registry import Packet
 from p2pmq.net.base import SendResult
-from p2pmq.runtime.links import BULK_QUEUE_MAX, CONTROL_QUEUE_MAX, WINDOW_STALL_S
+from p2pmq.runtime.lanes import BULK_QUEUE_MAX, CONTROL_QUEUE_MAX, EMIT_QUEUE_MAX
+from p2pmq.runtime.links import WINDOW_STALL_S
+from p2pmq.wire.bodies import PackedBodies
 from p2pmq.wire.codec import encode
 from tests.runtime.kit import ADDRESS, PEER, Scene, advance, bulk, control, hello, virtual_loop
 
@@ -197,3 +200,28 @@ def test_an_absurd_report_does_not_open_the_window_for_ever(scene: Scene) -> Non
     assert len(scene.transport.take()) == 8
     report(scene, 2**64 - 1)
     assert len(scene.transport.take()) <= 4
+
+
+def test_emits_share_the_window_with_bulk_in_turn_and_the_oldest_are_dropped(scene: Scene) -> None:
+    send_bulk(scene, 1, 6)
+    for number in range(1, EMIT_QUEUE_MAX + 4):
+        scene.links.send(PEER, emit(number, SIZE))
+    scene.transport.take()
+    assert scene.events.counts["emits_dropped"] == 3
+    report(scene, 4 * FRAMES)
+    kinds = [type(packet).__name__ for packet in scene.transport.take()]
+    assert kinds == ["Emit", "Publish", "Emit", "Publish"]
+
+
+def test_emits_that_no_link_can_take_are_counted(scene: Scene) -> None:
+    scene.links.send(b"nobody--", emit(1, 10))
+    assert scene.events.counts["emits_dropped"] == 1
+    send_bulk(scene, 1, 10)
+    scene.links.send(PEER, emit(1, SIZE))
+    scene.links.on_closed(1)
+    assert scene.events.counts["emits_dropped"] == 2
+
+
+def emit(number: int, size: int) -> Emit:
+    packed = PackedBodies.from_bodies([bytes(size)])
+    return Emit(("topic",), Batch(b"session1", number, 1, size, packed))

@@ -1,6 +1,15 @@
 """Every packet that nodes send each other; importing this fills the registry."""
 
-from p2pmq.core.packets import delivering, link, membership, publishing, registering, replicating
+from p2pmq.core.packets import (
+    delivering,
+    emitting,
+    link,
+    membership,
+    publishing,
+    registering,
+    replicating,
+    requesting,
+)
 from p2pmq.core.packets.registry import PACKETS, Packet, Struct
 
 __all__ = [
@@ -8,9 +17,11 @@ __all__ = [
     "Packet",
     "Struct",
     "delivering",
+    "emitting",
     "link",
     "membership",
     "publishing",
     "registering",
     "replicating",
+    "requesting",
 ]
