@@ -30,6 +30,10 @@ arguments (`timeout=`, `ttl=`), and in milliseconds where a name ends in `_ms`; 
 """
 GROUPS: dict[str, list[tuple[str, type]]] = {
     "Nodes and queues": [("p2pmq.Node", p2pmq.Node), ("p2pmq.Queue", p2pmq.Queue)],
+    "Topics and requests": [
+        (f"p2pmq.{name}", getattr(p2pmq, name))
+        for name in ("Subscription", "Event", "Responder", "Request")
+    ],
     "Messages": [
         (f"p2pmq.{name}", getattr(p2pmq, name))
         for name in ("Message", "MessageBatch", "DeadLetter")
