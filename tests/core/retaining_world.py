@@ -160,7 +160,7 @@ class RetainingWorld(World):
         others = [node_id for node_id in self.ids if node_id != away]
         owner = others[0]
         for _ in range(5_000):
-            for node_id in others:
+            for node_id in self.ids:  # nobody's write takes hours
                 while self.homes[node_id].writes:
                     self.write(node_id)
                     self.check()
