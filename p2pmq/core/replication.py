@@ -113,7 +113,8 @@ class Replication(Telling):
             if late:
                 home.to_push.extend(late)
                 home.late.remove(stored.run)
-                effects += self._push(key, home, now)
+                if home.contact is Contact.MERGED:  # else it is compared first: it may be stale
+                    effects += self._push(key, home, now)
         return effects
 
     def on_refused(self, key: PartitionKey, stored: Stored) -> None:

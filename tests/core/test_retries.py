@@ -84,7 +84,9 @@ def test_a_rejected_message_is_given_up_at_once_however_often_it_has_failed() ->
     ]
 
 
-@pytest.mark.parametrize("error", ["x" * 5_000, "é" * 5_000, "\ud800" * 5_000])
+@pytest.mark.parametrize(
+    "error", ["x" * 5_000, "é" * 5_000, "\ud800" * 5_000], ids=["short", "accents", "surrogates"]
+)
 def test_a_long_error_is_cut_to_what_a_packet_takes(error: str) -> None:
     nack = Nack(S1, 1, 1, 1, error=bounded(error))
     settle = Settle(*KEY, b"consumer", 1, 1, 0, nacks=(nack,))

@@ -1,15 +1,18 @@
-"""docs/guarantees.md names a test for each promise: every one of them exists."""
+"""docs/guarantees.md and features.md name a test for each promise: every one of them exists."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "guarantees.md").read_text()
+PAGES = {name: (ROOT / "docs" / name).read_text() for name in ("guarantees.md", "features.md")}
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
-def test_every_test_that_a_guarantee_names_exists() -> None:
-    named = TEST.findall(PAGE)
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_every_test_that_a_guarantee_names_exists(page: str) -> None:
+    named = TEST.findall(page)
     assert named
     missing = [
         f"{path}::{name}"
@@ -20,9 +23,10 @@ def test_every_test_that_a_guarantee_names_exists() -> None:
     assert not missing
 
 
-def test_every_row_of_a_table_of_guarantees_names_a_test() -> None:
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_every_row_of_a_table_of_guarantees_names_a_test(page: str) -> None:
     head = ""
-    for line in PAGE.splitlines():
+    for line in page.splitlines():
         if line.startswith("|") and not head:
             head = line
         elif line.startswith("|") and not line.startswith("| ---") and head.endswith("test |"):
