@@ -64,6 +64,7 @@ class Machine:
         owner_of = self._ownership.owner_of
         self.owner = Owner(own.node_id, self._clock, owner_of)
         self.owner.name_of = self.swim.name_of
+        self.owner.is_member = lambda node_id: node_id in self.swim.members
         self.owner.copies_of = self._ownership.copies_of
         self.owner.retry_of = self._ownership.retry_of
         self.owner.rng = rng

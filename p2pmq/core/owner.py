@@ -96,6 +96,8 @@ class Owner:
         self._owner_of = owner_of
         self.name_of: Callable[[NodeId], str | None] = lambda _node_id: None
         """The name of a member: a mailbox is read by its own node only."""
+        self.is_member: Callable[[NodeId], bool] = lambda _node_id: True
+        """Whether a node is on the roster: nobody would say when another's consumers are gone."""
         self.copies_of: Callable[[str], tuple[int, int]] = lambda _queue: (0, 0)
         """R and W of a queue, for its statistics."""
         self.partitions: dict[PartitionKey, Partition] = {}
@@ -211,6 +213,8 @@ class Owner:
         if is_mailbox_of_another(key.queue, self.name_of(peer)):
             text = f"{self.name_of(peer)!r} asked for mail that is not its own: {key.queue!r}"
             return [Notify(Counted("attach_to_mailbox_refused", text=text, alarming=True))]
+        if not self.is_member(peer):  # it has left, or is not known yet: then it asks again
+            return [Notify(Counted("attach_by_stranger"))]
         delivery = self._delivery(key)
         bearer = Bearer(peer, packet.consumer)
         attached = delivery.is_attached(bearer, packet.attachment)

@@ -251,6 +251,17 @@ def test_a_consumer_dropped_by_mistake_is_told_to_attach_anew_when_it_renews() -
     assert kinds(rig.owner.on_attach(B, renewal, rig.now)) == [Moved]
 
 
+def test_an_attach_of_a_node_that_has_left_comes_too_late() -> None:
+    """Its consumer was kept for ever: nobody says a second time that the node is gone."""
+    rig = Rig()
+    rig.write(rig.publish(1, 3))
+    rig.owner.is_member = lambda node_id: node_id != B
+    assert packets(rig.attach()) == []
+    assert not rig.owner.deliveries[KEY].consumers
+    rig.owner.is_member = lambda _node_id: True
+    assert kinds(rig.attach()) == [Attached, Delivery]
+
+
 def test_an_older_attachments_end_is_no_end_of_the_newer() -> None:
     rig = Rig()
     rig.attach(1)
