@@ -63,11 +63,7 @@ class Machine:
         self._ownership = Ownership(config.replication, self.registry.settings_of, config.retry)
         owner_of = self._ownership.owner_of
         self.owner = Owner(own.node_id, self._clock, owner_of)
-        self.owner.name_of = self.swim.name_of
-        self.owner.is_member = lambda node_id: node_id in self.swim.members
-        self.owner.copies_of = self._ownership.copies_of
-        self.owner.retry_of = self._ownership.retry_of
-        self.owner.rng = rng
+        self._inform_owner(rng)
         self.outbox = Outbox(
             session, owner_of, config.limits, config.timing, config.outbox, self._clock
         )
@@ -124,6 +120,14 @@ class Machine:
         self._namesakes_faced = 0
         self._on_event = self._event_table()
         self._on_packet = self._packet_table()
+
+    def _inform_owner(self, rng: Random) -> None:
+        """Tell the owner's part what it asks of others."""
+        self.owner.name_of = self.swim.name_of
+        self.owner.is_member = lambda node_id: node_id in self.swim.members
+        self.owner.copies_of = self._ownership.copies_of
+        self.owner.retry_of = self._ownership.retry_of
+        self.owner.rng = rng
 
     def handle(self, event: Event, now: int) -> list[Effect]:
         """Take one event; what is to be done comes back, in order. `now` is in ms."""
