@@ -41,6 +41,8 @@ SYNC_MS = (0.5, 3.0)
 GROUPS = ("partition", "isolate", "one_way", "cut", "bridge", "ring_of_majorities", "flap")
 PACKETS = ("latency", "loss", "duplicate", "reorder", "corrupt", "rate")
 NETWORK = (*GROUPS, *PACKETS)
+FINISH_S = 600.0
+"""Longer than any start, stop or leave takes on a host that runs; virtual seconds."""
 SLOW = ("stop", "restart", "join", "leave")
 """These take their time; a host does one of them after the other."""
 DOWN = ("crash", "power_cut", "stop", "wipe", "roll_back", "torn_tail", "truncate")
@@ -132,12 +134,18 @@ class Timetable:
         self._tripwires.clear()
 
     async def finish(self) -> None:
-        """Wait for what takes its time: restarts, joins, leaves."""
+        """Wait for what takes its time: restarts, joins, leaves.
+
+        One whose host was paused amid it would never end: it is given up after FINISH_S.
+        """
         while self._tasks:
             tasks, self._tasks = self._tasks, []
-            for result in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(result, Exception):  # a cancelled one died with its host
-                    raise result
+            await asyncio.wait(tasks, timeout=FINISH_S)
+            for task in tasks:
+                if not task.done():
+                    task.cancel()
+                elif not task.cancelled() and (error := task.exception()) is not None:
+                    raise error  # a cancelled one died with its host
 
     async def mend(self, hosts: Sequence[str] | None = None) -> None:
         """Mend everything; or only on `hosts` and between them: then the others stay cut off."""
