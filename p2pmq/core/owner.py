@@ -109,8 +109,9 @@ class Owner:
         self._takeovers: dict[PartitionKey, int] = {}
         self._held: dict[PartitionKey, dict[tuple[Session, int], tuple[NodeId, Publish, int]]] = {}
         self._former: dict[PartitionKey, PartitionDelivery] = {}
+        """Who held what when this node owned the partition: its successor asks for that …"""
         self._handed_back_at: dict[PartitionKey, int] = {}
-        """Who held what when this node owned the partition: its successor asks for that."""
+        """… and when it ceased to."""
         self.retry_of: Callable[[str], Retry] = lambda _queue: Retry()
         """What becomes of a queue's messages that fail; the pauses are drawn from `rng`."""
         self.rng: Random | None = None

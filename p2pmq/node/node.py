@@ -327,8 +327,10 @@ class Node(Talking):
     ) -> Callable[[HandlerFunction], HandlerFunction]:
         """A decorator: the node calls the function with each message of the queue.
 
-        `concurrency` messages are at work at once, each in a task of its own;
-        `prefetch` (twice that) are held ready. The message is acked when the
+        `concurrency` messages are at work at once, each in a task of its own, and
+        no more are held: a larger `prefetch` saves a round trip for each, but what
+        waits for its turn is not extended, and goes to somebody else after the
+        visibility timeout. The message is acked when the
         function returns, unless it was settled by hand, and nacked when it
         raises: it comes again after a pause, and is a dead letter after too many
         failures (`Config.retry`). While the function runs its visibility timeout
@@ -338,7 +340,7 @@ class Node(Talking):
         key_of(queue)
         if concurrency < 1:
             raise UsageError(f"concurrency={concurrency!r} cannot be: give 1 or more")
-        held = 2 * concurrency if prefetch is None else prefetch
+        held = concurrency if prefetch is None else prefetch
         check_prefetch(held)
 
         def register(function: HandlerFunction) -> HandlerFunction:
