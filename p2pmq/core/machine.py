@@ -303,8 +303,7 @@ class Machine:
         )
         restarted = self._boots.get(peer, event.boot) != event.boot
         if restarted:
-            effects += self.owner.on_node_gone(peer, now)
-            effects += self.owner.on_node_restarted(peer, now)
+            effects += self.owner.on_node_gone(peer, now, restarted=True)
         self._boots[peer] = event.boot
         effects += self.registry.on_peer_connected(peer)
         effects += self.replication.on_peer_connected(peer, now)

@@ -437,21 +437,19 @@ class Owner:
                 effects += [self._moved(node_id, key) for node_id in told]
         return effects
 
-    def on_node_gone(self, node_id: NodeId, now: int) -> list[Effect]:
-        """A node died, left or restarted: what its consumers held is free again."""
+    def on_node_gone(self, node_id: NodeId, now: int, *, restarted: bool = False) -> list[Effect]:
+        """A node died, left or restarted: what its consumers held is free again.
+
+        One that restarted has died of it, perhaps: that counts before anybody else gets it.
+        """
         effects: list[Effect] = []
         for key, delivery in self.deliveries.items():
             for consumer in delivery.detach_node(node_id):
                 self._let_go.note(key, consumer)
+            if restarted:
+                delivery.on_restarted(node_id)
+                effects += self._give_up(key, delivery, now)
             effects += self._pump(key, now)
-        return effects
-
-    def on_node_restarted(self, node_id: NodeId, now: int) -> list[Effect]:
-        """A node's process did end: that counts against the messages that it held."""
-        effects: list[Effect] = []
-        for key, delivery in self.deliveries.items():
-            delivery.on_restarted(node_id)
-            effects += self._give_up(key, delivery, now)
         return effects
 
     def next_deadline(self) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from p2pmq.config import Retry
 from p2pmq.core.delivery import PartitionDelivery
 from p2pmq.core.effects import Counted, Effect, Notify, Persist, Send
 from p2pmq.core.events import BatchDurable, SettleDurable
@@ -240,6 +241,20 @@ def test_messages_of_a_consumer_whose_node_is_gone_go_to_others() -> None:
     other = Attach(*KEY, b"another1", 1, 10, 30_000)
     rig.owner.on_attach(C, other, rig.now)
     assert len(pushed(rig.owner.on_node_gone(B, rig.now))) == 3
+
+
+def test_what_ended_its_consumers_process_once_too_often_is_given_to_nobody_else() -> None:
+    """It was given to the next one before it was counted."""
+    rig = Rig()
+    rig.owner.retry_of = lambda _queue: Retry(max_deliveries=1)
+    rig.write(rig.publish(1, 1))
+    assert pushed(rig.attach())
+    other = Attach(*KEY, b"another!", 1, 10, 30_000)
+    rig.owner.on_attach(C, other, rig.now)
+    effects = rig.owner.on_node_gone(B, rig.now, restarted=True)
+    assert not pushed(effects)
+    letters = [packet for packet in packets(effects) if isinstance(packet, Publish)]
+    assert [letter.queue for letter in letters] == [f"{KEY.queue}.dlq"]
 
 
 def test_a_consumer_dropped_by_mistake_is_told_to_attach_anew_when_it_renews() -> None:
