@@ -95,7 +95,7 @@ class PartitionDelivery:
         committed: Callable[[Run], list[Run]],
         retries: Retries | None = None,
     ) -> None:
-        self._partition = partition
+        self.partition = partition
         self._committed = committed
         self.retries = retries if retries is not None else Retries()
         self.consumers: dict[Bearer, Consumer] = {}
@@ -115,7 +115,7 @@ class PartitionDelivery:
 
     def remember(self, former: PartitionDelivery) -> None:
         """This node owned the partition before: what it pushed then, it pushes again as such."""
-        for run in self._partition.unacked.runs():
+        for run in self.partition.unacked.runs():
             pushed = [(part, lease.attempt) for part, lease in former.leases.overlap(run)]
             for part, attempt in (*pushed, *former.attempts.overlap(run)):
                 for known in self.attempts.missing(part):
@@ -180,7 +180,7 @@ class PartitionDelivery:
         held: RunMap[int] = RunMap()
         for field_ in packet.holding:
             run = Run(field_.session, field_.first, field_.last)
-            for part, _ in self._partition.pending.overlap(run):
+            for part, _ in self.partition.pending.overlap(run):
                 self._hold(part, bearer, due, held)
         self._release([r for r, lease in self.leases.items() if lease.bearer == bearer], keep=held)
         return True
@@ -190,7 +190,7 @@ class PartitionDelivery:
         run = Run(lease.session, lease.first, lease.last)
         bearer = Bearer(lease.node_id, lease.consumer)
         held = Lease(bearer, lease.attempt, now + lease.remaining_ms)
-        for part, _ in self._partition.pending.overlap(run):
+        for part, _ in self.partition.pending.overlap(run):
             for free in self.leases.missing(part):
                 for idle in self.delays.missing(free):
                     self._lease(idle, held)
@@ -219,7 +219,7 @@ class PartitionDelivery:
     def on_restarted(self, node_id: NodeId) -> None:
         """A node is there again whose process ended: that counts against what it held."""
         for run in self.retries.on_restarted(node_id):
-            for part, _ in self._partition.pending.overlap(run):
+            for part, _ in self.partition.pending.overlap(run):
                 self.retries.fail(part, PROCESS_DIED)
 
     # -- what consumers say about messages --
@@ -237,7 +237,7 @@ class PartitionDelivery:
         """
         run = Run(nack.session, nack.first, nack.last)
         count = 0
-        for part, _ in self._partition.pending.overlap(run):
+        for part, _ in self.partition.pending.overlap(run):
             for leased, lease in self.leases.overlap(part):
                 if lease.bearer != bearer or lease.attempt > nack.attempt:
                     continue
@@ -337,20 +337,20 @@ class PartitionDelivery:
     # -- within --
 
     def _make_all_ready(self, run: Run) -> None:
-        for part, number in self._partition.pending.overlap(run):
+        for part, number in self.partition.pending.overlap(run):
             self._make_ready(part, number)
 
     def _make_ready(self, run: Run, number: int) -> None:
-        batch = self._partition.batches[number]
+        batch = self.partition.batches[number]
         self._ready.push(Candidate(run, batch.stamp, batch.priority))
         if len(self._ready) > self._ready_max:
             self._rebuild_ready()
 
     def _rebuild_ready(self) -> None:
         """Drop the candidates that are none any more: they gather while nobody has credit."""
-        batches = self._partition.batches
+        batches = self.partition.batches
         self._ready = ReadyLine()
-        for run, number in self._partition.pending.items():
+        for run, number in self.partition.pending.items():
             for part in self._deliverable(run):
                 batch = batches[number]
                 self._ready.push(Candidate(part, batch.stamp, batch.priority))
@@ -424,7 +424,7 @@ class PartitionDelivery:
 
     def _deliverable(self, run: Run) -> list[Run]:
         """The parts of a candidate that are pending, on enough disks, and not leased or delayed."""
-        parts = [part for part, _ in self._partition.pending.overlap(run)]
+        parts = [part for part, _ in self.partition.pending.overlap(run)]
         parts = [enough for part in parts for enough in self._committed(part)]
         if self.leases:
             parts = [free for part in parts for free in self.leases.missing(part)]
@@ -465,8 +465,8 @@ class PartitionDelivery:
         self._has_pushed = True
         for attempt, run in self._by_attempt(piece):
             self._lease(run, Lease(consumer.bearer, attempt, due))
-            for part, number in self._partition.pending.overlap(run):
-                batch = self._partition.batch(part, number)
+            for part, number in self.partition.pending.overlap(run):
+                batch = self.partition.batch(part, number)
                 if consumer.segments and consumer.segments_bytes + batch.size > FRAME_BYTES_MAX:
                     effects.append(self._flush(consumer))
                 consumer.segments.append(Segment(batch, attempt))
@@ -486,7 +486,7 @@ class PartitionDelivery:
     def _flush(self, consumer: Consumer) -> Effect:
         consumer.number += 1
         segments, consumer.segments, consumer.segments_bytes = consumer.segments, [], 0
-        key = self._partition.key
+        key = self.partition.key
         packet = Delivery(
             key.queue,
             key.number,

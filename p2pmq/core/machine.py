@@ -68,6 +68,35 @@ class Machine:
             session, owner_of, config.limits, config.timing, config.outbox, self._clock
         )
         self.consuming = Consuming(owner_of, config.timing)
+        self._look_after_copies(own, config)
+        self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
+        self._pair = Pair(config.replication)
+        self.ephemeral = Ephemeral(
+            own, session, self.swim.members, config.timing.responder_wait_ms, rng
+        )
+        self._rooms = (
+            self.registry,
+            self.owner,
+            self.replication,
+            self.stand_ins,
+            self.retention,
+            self.dead_letters,
+            self.outbox,
+            self.consuming,
+            self.handovers,
+            self.requests,
+            self._pair,
+            self.refill,
+            self.ephemeral,
+        )
+        self._boots: dict[NodeId, int] = {}
+        self._placed_versions = (-1, -1)
+        self._namesakes_faced = 0
+        self._on_event = self._event_table()
+        self._on_packet = self._packet_table()
+
+    def _look_after_copies(self, own: Rumour, config: Config) -> None:
+        """The rooms that keep what others hold in step with the owner's part."""
         self.intact = Intactness()
         self.replication = Replication(
             own.node_id, own.boot, self.owner, self._ownership, self.intact
@@ -95,31 +124,6 @@ class Machine:
             self.replication.replica,
             self.swim.full_members,
         )
-        self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
-        self._pair = Pair(config.replication)
-        self.ephemeral = Ephemeral(
-            own, session, self.swim.members, config.timing.responder_wait_ms, rng
-        )
-        self._rooms = (
-            self.registry,
-            self.owner,
-            self.replication,
-            self.stand_ins,
-            self.retention,
-            self.dead_letters,
-            self.outbox,
-            self.consuming,
-            self.handovers,
-            self.requests,
-            self._pair,
-            self.refill,
-            self.ephemeral,
-        )
-        self._boots: dict[NodeId, int] = {}
-        self._placed_versions = (-1, -1)
-        self._namesakes_faced = 0
-        self._on_event = self._event_table()
-        self._on_packet = self._packet_table()
 
     def _inform_owner(self, rng: Random) -> None:
         """Tell the owner's part what it asks of others."""

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from p2pmq.config import Retry
 from p2pmq.core.deadletters import MAX_DELIVERIES, REJECTED
 from p2pmq.core.delivery import Bearer, PartitionDelivery
-from p2pmq.core.dots import DotSet
-from p2pmq.core.effects import Counted, Expired, Notify, Persist, Send
+from p2pmq.core.early import EarlyBatches
+from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import SettleDurable
+from p2pmq.core.expiry import expire
 from p2pmq.core.ids import SEQ_MAX, PartitionKey, Run, key_of, total
 from p2pmq.core.letgo import LetGo
 from p2pmq.core.names import is_mailbox_of_another
@@ -62,13 +63,6 @@ Their nodes hear of the former owner's death within one round of gossip or two (
 each; 274 ms at most in 15 simulated failovers of five nodes); 500 ms is what a
 failover may cost beyond its detection.
 """
-HELD_MAX = 256
-"""Batches that wait until an owner has merged: each is at most a frame."""
-HELD_MS = 60_000
-"""… and that were said again within this, four times what a publisher waits at most: what nobody
-says any more may have been taken by another owner, acked, and forgotten."""
-EXPIRE_AGAIN_MS = 1_000
-"""A message that a consumer holds when its time ends is looked at again after this."""
 HANDED_BACK_MS = 5_000
 """Whoever owned so recently knows who holds what: in that time its successor has asked it."""
 REATTACH_GRACE_MS = 1_000
@@ -107,7 +101,7 @@ class Owner:
         self._owed: dict[PartitionKey, list[Record]] = {}
         self._next_numbers: dict[PartitionKey, int] = {}
         self._takeovers: dict[PartitionKey, int] = {}
-        self._held: dict[PartitionKey, dict[tuple[Session, int], tuple[NodeId, Publish, int]]] = {}
+        self.early = EarlyBatches()
         self._former: dict[PartitionKey, PartitionDelivery] = {}
         """Who held what when this node owned the partition: its successor asks for that …"""
         self._handed_back_at: dict[PartitionKey, int] = {}
@@ -175,25 +169,11 @@ class Owner:
             )
             return [*begun, Send(peer, refused)]
         if not self._copies.is_active(key):
-            return [*begun, *self._hold(key, peer, packet, now)]
+            return [*begun, *self.early.hold(key, peer, packet, now)]
         if packet.previous and not partition.received(batch.session, packet.previous):
             return [*begun, Send(peer, Gap(key.queue, key.number, batch.session))]
         effects, written = partition.append(batch, now + self.clock.wall_offset_ms, peer)
         return [*begun, *effects, *self._copies.on_appended(key, written, now)]
-
-    def _hold(self, key: PartitionKey, peer: NodeId, packet: Publish, now: int) -> list[Effect]:
-        """Let a batch wait until this owner has merged what the other homes hold.
-
-        Stamped now, it could go before what its publisher sent to a former owner. Whether one
-        before it is missing is asked afterwards: that may be waiting here as well.
-        """
-        held = self._held.setdefault(key, {})
-        name = (packet.batch.session, packet.batch.first)
-        if len(held) >= HELD_MAX and name not in held:
-            return [Notify(Counted("publish_not_held"))]  # its publisher says it again
-        peer, packet, _ = held.get(name, (peer, packet, now))
-        held[name] = (peer, packet, now)
-        return []
 
     def _confirm_again(self, peer: NodeId, key: PartitionKey, run: Run) -> list[Effect]:
         """A repeat of what is here: confirm it, now or once it is on enough disks."""
@@ -311,7 +291,7 @@ class Owner:
 
     def on_active(self, key: PartitionKey, now: int) -> list[Effect]:
         """Perhaps the partition may deliver now."""
-        return self._pump(key, now) if key in self.deliveries or key in self._held else []
+        return self._pump(key, now) if key in self.deliveries or key in self.early else []
 
     def on_stored(self, key: PartitionKey, numbers: tuple[int, ...]) -> list[Stored]:
         """Batches from another home are on disk here."""
@@ -427,7 +407,7 @@ class Owner:
                         self.deliveries[key].remember(former)
                 effects += self._pump(key, now)
             elif key in self.deliveries:
-                self._held.pop(key, None)  # their publishers turn to the new owner
+                self.early.drop(key)  # their publishers turn to the new owner
                 delivery = self._former[key] = self.deliveries.pop(key)
                 for consumer in delivery.consumers.values():
                     self._let_go.note(key, consumer)
@@ -480,7 +460,7 @@ class Owner:
         self.deliveries.pop(key, None)
         self._handed_back_at.pop(key, None)
         self._former.pop(key, None)
-        self._held.pop(key, None)
+        self.early.drop(key)
         self._owed.pop(key, None)
         self._timers.clear(key)
 
@@ -545,10 +525,9 @@ class Owner:
         delivery = self._delivery(key)
         effects: list[Effect] = []
         if self._copies.is_active(key):
-            effects += self._expire(key, delivery, now)
-            for peer, packet, said_at in self._held.pop(key, {}).values():
-                if now - said_at < HELD_MS:
-                    effects += self.on_publish(peer, packet, now)
+            effects += expire(self, self._copies, delivery, now)
+            for peer, packet in self.early.take(key, now):
+                effects += self.on_publish(peer, packet, now)
             effects += delivery.pump(now)
             expiring = self.partition(key).expiring
             if expiring:
@@ -557,27 +536,6 @@ class Owner:
         if due is not None:
             self._timers.set_if_earlier(key, due)
         return effects
-
-    def _expire(self, key: PartitionKey, delivery: PartitionDelivery, now: int) -> list[Effect]:
-        """Remove what nobody holds and whose time is over, here and at the other homes.
-
-        What a consumer holds may be acked yet: it is looked at again a little later.
-        """
-        partition = self.partition(key)
-        runs: list[Run] = []
-        for stored in partition.expired(now):
-            pending = DotSet(run for run, _ in partition.pending.overlap(stored.run))
-            held = DotSet(run for run, _ in delivery.leases.overlap(stored.run))
-            if held or partition.appending.overlap(stored.run):
-                partition.expires_later(stored, now + EXPIRE_AGAIN_MS)
-            runs += pending.difference(held).runs()
-        if not runs:
-            return []
-        removed, records = partition.remove(runs)
-        self.forget(key, removed)
-        persist = Persist((*self.take_owed(key), *records), patient=True)
-        told = Notify(Expired(key, tuple(removed)))
-        return [persist, *self._copies.spread_acks(key, removed, now), told]
 
     def _confirm(self, peer: NodeId, key: PartitionKey, run: Run, copies: int) -> Effect:
         return Send(peer, Confirm(key.queue, key.number, (RunField(*run),), copies))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from p2pmq.core.copies import UNANSWERED_BYTES_MAX
 from p2pmq.core.deadletters import UNDER_WAY_MAX
+from p2pmq.core.early import HELD_MAX
 from p2pmq.core.healing import STRANGERS_MAX
 from p2pmq.core.membership import MEMBERS_MAX, TOMBSTONES_MAX
-from p2pmq.core.owner import HELD_MAX
 from p2pmq.core.replication import SETTLING_MAX
 from p2pmq.runtime.lanes import BULK_QUEUE_MAX, CONTROL_QUEUE_MAX, EMIT_QUEUE_MAX
 
@@ -45,8 +45,8 @@ def levels(machine: Machine, links: Links, limits: Limits) -> Iterator[Level]:
     yield Level("tombstones", len(machine.swim._roster.tombstones), TOMBSTONES_MAX)  # noqa: SLF001  no room tells its size to anybody else
     yield Level("strangers", len(machine.swim._strangers._tries), STRANGERS_MAX)  # noqa: SLF001  no room tells its size to anybody else
     yield Level("dead letters under way", len(machine.dead_letters._letters), UNDER_WAY_MAX)  # noqa: SLF001  no room tells its size to anybody else
-    for held in machine.owner._held.values():  # noqa: SLF001  no room tells its size to anybody else
-        yield Level("batches that wait for a merge", len(held), HELD_MAX)
+    for held in machine.owner.early.counts():
+        yield Level("batches that wait for a merge", held, HELD_MAX)
     for copies in machine.replication._copies.values():  # noqa: SLF001  no room tells its size to anybody else
         yield Level("settles that wait for copies", len(copies.settling), SETTLING_MAX)
         for home in copies.homes.values():

@@ -83,7 +83,7 @@ def check_deliveries(host: Host) -> None:
     for delivery in host.machine.owner.deliveries.values():
         leased, delayed = delivery.leases.runs(), delivery.delays.runs()
         assert not any(delivery.delays.overlap(run) for run in leased)
-        assert not any(delivery._partition.pending.missing(run) for run in leased + delayed)
+        assert not any(delivery.partition.pending.missing(run) for run in leased + delayed)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from p2pmq.config import Config, Replication
+from p2pmq.core.early import HELD_MAX
 from p2pmq.core.ids import PartitionKey
-from p2pmq.core.owner import HELD_MAX
 from p2pmq.core.packets.publishing import Batch, Publish
 from p2pmq.sim.checks import buffers_are_bounded
 from p2pmq.sim.mesh import Mesh
@@ -31,7 +31,7 @@ async def test_a_buffer_that_grows_beyond_its_limit_is_found(mesh: Mesh) -> None
     a, _ = await mesh.start("a", "b")
     packet = Publish("nobody", 0, 0, Batch(b"sessions", 1, 1, 4, LEAST))
     held = {(b"sessions", seq): (a.node_id, packet, 0) for seq in range(HELD_MAX + 1)}
-    a._machine.owner._held[KEY] = held
+    a._machine.owner.early._held[KEY] = held
     await mesh.run_for(seconds=30)
     (found,) = buffers_are_bounded(mesh.history)
     assert found.text == (
