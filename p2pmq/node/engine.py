@@ -102,8 +102,8 @@ class Engine:
         self._on_overflow = on_overflow
         self._codec = self._world.codec()
         self._state = "not started"
-        self._draining = False
-        """Handlers may finish; nobody begins to consume."""
+        self._draining = self._closing = False
+        """Draining: handlers may finish; nobody begins to consume."""
         self._error: BaseException | None = None
         self.counters = Counters()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -141,7 +141,7 @@ class Engine:
         if self._state != "not started":
             raise ClosedNodeError(self.settings.name, self._state)
         self._state = "starting"
-        self._draining = False
+        self._draining = self._closing = False
         self._error = self._refusal = self._version_refusal = None
         self._met = asyncio.Event()  # a start that failed may have been on another loop
         self._stopped.clear()
@@ -260,14 +260,16 @@ class Engine:
         return any(m.node_id != self.node_id for m in self._machine.swim.roster())
 
     async def leave(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  bounds a handover
-        """Leave the mesh for good: empty the outbox, hand over every queue, be forgotten.
+        """Leave the mesh for good: consume no more, empty the outbox, hand over every queue.
 
         A node that only stops (`close`) keeps its place, and its messages are
-        there again when it starts again. `timeout` (seconds) is for each of
-        the two; what is left then stays on this node's disk.
+        there again when it starts again. Handlers finish as in `close`. `timeout`
+        (seconds) is for each of the three; what is left then stays on this node's disk.
         """
         self._check_running()
-        await self._flushed(timeout)  # first: who has left hears no news of owners any more
+        self._draining = True
+        await self._stop_consuming(timeout)  # first: the others free what a node that left held
+        await self._flushed(timeout)  # before: who has left hears no news of owners any more
         token, future = self._wait_token()
         timeout_ms = self._timeout_ms(timeout, self.settings.config.timing.drain_timeout_ms)
         self._driver.feed(events.LeaveRequested(timeout_ms, token))
@@ -279,19 +281,16 @@ class Engine:
         Consumers get no more messages; handlers have until `timeout` (seconds) to settle those that
         they are at, and may publish meanwhile. What was not given to them goes to others at once.
         """
-        if self._state != "running" or self._draining:
+        if self._state != "running" or self._closing:
             return
-        self._draining = True
+        self._closing = self._draining = True
         if timeout is None:
             timeout = self.settings.config.timing.drain_timeout_ms / 1000
         deadline = self._loop.time() + timeout
         try:
-            await let_handlers_finish(list(self._consumers.values()), self._requests, timeout)
+            await self._stop_consuming(timeout)
             timeout = max(0.0, deadline - self._loop.time())
             self._state = "closing"
-            for consumer in list(self._consumers.values()):
-                consumer.close()
-                consumer.end()
             self._emitter.end()
             self._requests.end()
             with contextlib.suppress(P2PMQError):  # it fails just now: on_failed has said so
@@ -301,6 +300,15 @@ class Engine:
                     await self._say_goodbye()
         finally:
             await self._shut("closed")
+
+    async def _stop_consuming(self, timeout: float | None) -> None:  # noqa: ASYNC109  as above
+        """Let handlers finish; what they have not done by then, somebody else does."""
+        if timeout is None:
+            timeout = self.settings.config.timing.drain_timeout_ms / 1000
+        await let_handlers_finish(list(self._consumers.values()), self._requests, timeout)
+        for consumer in list(self._consumers.values()):
+            consumer.close()
+            consumer.end()
 
     @property
     def has_stopped(self) -> bool:

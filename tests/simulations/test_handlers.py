@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from p2pmq.config import Config, Replication
 from p2pmq.errors import UsageError
 from p2pmq.sim.mesh import seeds
 
@@ -96,6 +97,34 @@ async def test_a_node_that_closes_lets_its_handlers_finish(mesh: Mesh) -> None:
     assert len(done) == 2
     drained = [message.body async for message in shop.drain("orders")]
     assert sorted([*drained, *done], key=str) == list(range(10))
+
+
+@seeds(5)
+async def test_a_node_that_leaves_the_mesh_lets_its_handlers_finish(mesh: Mesh) -> None:
+    config = Config(replication=Replication(replicas=1))
+    shop, bank, depot = await mesh.start("shop", "bank", "depot", config=config)
+    begun: list[object] = []
+    done: list[object] = []
+
+    @bank.handler("orders", concurrency=2)
+    async def on_order(message: Message) -> None:
+        begun.append(message.body)
+        await asyncio.sleep(3)
+        done.append(message.body)
+
+    await shop.publish_many("orders", range(10))
+    await mesh.run_for(seconds=1)
+    elsewhere: list[object] = []
+
+    @depot.handler("orders")
+    async def on_another(message: Message) -> None:
+        elsewhere.append(message.body)
+
+    await mesh.leave("bank")
+    await mesh.settle()
+    assert len(done) == 2
+    assert done == begun
+    assert sorted([*elsewhere, *done], key=str) == list(range(10))
 
 
 @seeds(2)
