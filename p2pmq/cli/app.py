@@ -193,6 +193,9 @@ def declare(
     ttl: Annotated[
         float | None, typer.Option(help="Of messages published without one, seconds.")
     ] = None,
+    ageing: Annotated[
+        float | None, typer.Option(help="Seconds of waiting that are worth a level of priority.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Give QUEUE settings of its own, on every node; the latest declaration holds.
@@ -207,6 +210,7 @@ def declare(
         backoff_max=backoff_max,
         visibility_timeout=visibility_timeout,
         ttl=ttl,
+        ageing=ageing,
     )
     run_async(declare_queue(queue, settings, mesh, visit, as_json=as_json), debug=mesh.debug)
 

@@ -36,5 +36,6 @@ async def declare_queue(
             f"{info.max_deliveries} failures, with pauses of {info.backoff:g} to "
             f"{info.backoff_max:g} s; visibility timeout {info.visibility_timeout:g} s, "
             f"time to live {'none' if info.ttl is None else f'{info.ttl:g} s'}"
+            + (f"; a level of priority is worth {info.ageing:g} s" if info.ageing else "")
         )
     return 0

@@ -121,6 +121,12 @@ class PartitionDelivery:
                 for known in self.attempts.missing(part):
                     self.attempts.put(known, attempt)
 
+    def age(self, ageing_ms: int) -> None:
+        """Let each level of priority count for so long a wait; 0: for any."""
+        if ageing_ms != self._ready.ageing_ms:
+            self._ready = ReadyLine(ageing_ms)
+            self._rebuild_ready()
+
     # -- messages come and go --
 
     def add(self, run: Run, number: int) -> None:
@@ -349,7 +355,7 @@ class PartitionDelivery:
     def _rebuild_ready(self) -> None:
         """Drop the candidates that are none any more: they gather while nobody has credit."""
         batches = self.partition.batches
-        self._ready = ReadyLine()
+        self._ready = ReadyLine(self._ready.ageing_ms)
         for run, number in self.partition.pending.items():
             for part in self._deliverable(run):
                 batch = batches[number]

@@ -131,6 +131,7 @@ class Machine:
         self.owner.is_member = lambda node_id: node_id in self.swim.members
         self.owner.copies_of = self._ownership.copies_of
         self.owner.retry_of = self._ownership.retry_of
+        self.owner.ageing_of = self._ownership.ageing_of
         self.owner.rng = rng
 
     def handle(self, event: Event, now: int) -> list[Effect]:

@@ -109,6 +109,8 @@ class Owner:
         self.retry_of: Callable[[str], Retry] = lambda _queue: Retry()
         """What becomes of a queue's messages that fail; the pauses are drawn from `rng`."""
         self.rng: Random | None = None
+        self.ageing_of: Callable[[str], int] = lambda _queue: 0
+        """How priorities age, in ms per level."""
         self._let_go = LetGo()
         self._copies: Replication
 
@@ -405,6 +407,7 @@ class Owner:
                     self._delivery(key)
                     if former is not None:
                         self.deliveries[key].remember(former)
+                self.deliveries[key].age(self.ageing_of(key.queue))
                 effects += self._pump(key, now)
             elif key in self.deliveries:
                 self.early.drop(key)  # their publishers turn to the new owner
@@ -516,6 +519,7 @@ class Owner:
                 partial(self._copies.deliverable, key),
                 Retries(partial(self.retry_of, key.queue), self.rng),
             )
+            delivery.age(self.ageing_of(key.queue))
             self.deliveries[key] = delivery
         return delivery
 

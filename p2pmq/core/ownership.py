@@ -111,6 +111,11 @@ class Ownership:
         has_dead_letters = dead_letters_of(queue)[0]
         return retry if has_dead_letters else replace(retry, max_deliveries=FOR_EVER)
 
+    def ageing_of(self, queue: str) -> int:
+        """For how many ms of waiting a level of the queue's priorities counts; 0: for any."""
+        declared = self._settings_of(queue)
+        return declared.ageing_ms if declared is not None else 0
+
     def in_line(self, key: PartitionKey) -> list[NodeId]:
         """The living members that are no homes, in the order in which they would become so."""
         homes, _ = self.homes_of(key)

@@ -1,6 +1,9 @@
 """Ready: the runs that wait for a consumer with credit, in the order they go out.
 
-The higher priority goes first, always. Within one, a publisher's messages go in
+The higher priority goes first: always, or, where the queue ages its messages,
+unless one of a lower priority has waited longer by `ageing_ms` for each level
+between them. That needs no clock here: each level is worth a head start of so
+many ms in the stamps. Within a priority, a publisher's messages go in
 the order of their seqs, whatever their stamps: two owners of a split stamp by
 clocks that may differ by minutes, and after a merge a later message may bear the
 smaller stamp. Between publishers the stamp of the first that waits decides, so
@@ -18,6 +21,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, NamedTuple
 
+from p2pmq.core.hlc import wall_ms_of
 from p2pmq.core.ids import Run
 
 if TYPE_CHECKING:
@@ -43,9 +47,11 @@ class Candidate(NamedTuple):
 class ReadyLine:
     """Candidates in order. `len()` counts the runs, not their messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, ageing_ms: int = 0) -> None:
+        self.ageing_ms = ageing_ms
+        """How much earlier a message counts as stamped for each level of its priority; 0: strict"""
         self._lanes: dict[tuple[int, Session], list[Waiting]] = {}
-        self._heads: list[tuple[int, int, Session, int]] = []
+        self._heads: list[tuple[int, int, Session, int, int]] = []
         self._count = 0
 
     def __len__(self) -> int:
@@ -58,19 +64,25 @@ class ReadyLine:
         heapq.heappush(lane, Waiting(run.first, run.last, stamp))
         self._count += 1
         if lane[0].first == run.first:
-            heapq.heappush(self._heads, (-priority, lane[0].stamp, run.session, run.first))
+            self._push_head(priority, run.session, lane[0])
 
     def pop(self) -> Candidate:
         """The next. Raises IndexError if none waits."""
         while True:
-            rank, stamp, session, first = heapq.heappop(self._heads)
-            lane = self._lanes.get((-rank, session))
+            _, stamp, session, first, priority = heapq.heappop(self._heads)
+            lane = self._lanes.get((priority, session))
             if lane is not None and lane[0].first == first and lane[0].stamp == stamp:
                 break
         _, last, _ = heapq.heappop(lane)
         self._count -= 1
         if lane:
-            heapq.heappush(self._heads, (rank, lane[0].stamp, session, lane[0].first))
+            self._push_head(priority, session, lane[0])
         else:
-            del self._lanes[-rank, session]
-        return Candidate(Run(session, first, last), stamp, -rank)
+            del self._lanes[priority, session]
+        return Candidate(Run(session, first, last), stamp, priority)
+
+    def _push_head(self, priority: int, session: Session, head: Waiting) -> None:
+        rank = -priority
+        if self.ageing_ms:
+            rank = wall_ms_of(head.stamp) - priority * self.ageing_ms
+        heapq.heappush(self._heads, (rank, head.stamp, session, head.first, priority))

@@ -388,6 +388,8 @@ class Node(Talking):
         rests for `backoff` seconds after the first and twice as long after each
         further one, at most `backoff_max`. `visibility_timeout` is that of
         consumers, `ttl` that of messages, both in seconds, where they name none.
+        `ageing`: a message that has waited so many seconds longer goes before one of
+        the next higher priority, so that no priority starves.
         What is left out is the mesh's default (`Config.replication`, `.retry`,
         `.timing`), and a majority of R. The latest declaration holds; it is on
         this node's disk when this returns, and the others learn it as they are

@@ -31,6 +31,7 @@ class Settings(TypedDict, total=False):
     backoff_max: float | None
     visibility_timeout: float | None
     ttl: float | None
+    ageing: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,8 @@ class QueueInfo:
     `replicas` is on how many nodes its messages are kept, `min_copies` on how many of
     them a message is fsynced to be committed. Both are as asked for: a mesh with fewer
     nodes keeps what it can. `declared`: somebody declared it; else these are the defaults.
-    `ttl` None: messages wait for ever unless they say otherwise.
+    `ttl` None: messages wait for ever unless they say otherwise. `ageing` None: priorities are
+    strict; else a message goes before one of the next higher priority that came so much later.
     """
 
     queue: str
@@ -52,6 +54,7 @@ class QueueInfo:
     backoff_max: float
     visibility_timeout: float
     ttl: float | None
+    ageing: float | None
 
 
 def queue_info(queue: str, machine: Machine, config: Config) -> QueueInfo:
@@ -69,6 +72,7 @@ def queue_info(queue: str, machine: Machine, config: Config) -> QueueInfo:
         retry.backoff_max_ms / 1000,
         visibility_ms / 1000,
         found.ttl_ms / 1000 if found.ttl_ms else None,
+        found.ageing_ms / 1000 if found.ageing_ms else None,
     )
 
 
@@ -110,4 +114,5 @@ def checked_settings(config: Config, settings: Settings) -> QueueSettings:
         backoff_max_ms,
         ms(settings.get("visibility_timeout"), VISIBILITY_MS_MIN),
         ms(settings.get("ttl")),
+        ms(settings.get("ageing")),
     )

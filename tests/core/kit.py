@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 KEY = PartitionKey("orders", 0)
 A, B, C = b"node-aaa", b"node-bbb", b"node-ccc"
-S1, S2 = b"session1", b"session2"
+S1, S2, S3 = b"session1", b"session2", b"session3"
 
 Dot = tuple[bytes, int]
 

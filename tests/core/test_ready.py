@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p2pmq.core.hlc import COUNTER_BITS
 from p2pmq.core.ids import Run
 from p2pmq.core.ready import Candidate, ReadyLine
-from tests.core.kit import S1, S2
+from tests.core.kit import S1, S2, S3
 
 
 def popped(line: ReadyLine) -> list[Run]:
@@ -37,6 +38,13 @@ def test_the_higher_priority_goes_first_also_of_one_publisher() -> None:
     line.push(Candidate(Run(S1, 4, 4), 20, priority=9))
     line.push(Candidate(Run(S2, 1, 1), 15, priority=5))
     assert popped(line) == [Run(S1, 4, 4), Run(S2, 1, 1), Run(S1, 1, 3)]
+
+
+def test_with_ageing_a_level_of_priority_is_worth_so_much_waiting() -> None:
+    line = ReadyLine(ageing_ms=100)
+    for session, at_ms, priority in ((S1, 1_000, 0), (S2, 1_199, 2), (S3, 1_201, 2)):
+        line.push(Candidate(Run(session, 1, 1), at_ms << COUNTER_BITS, priority))
+    assert popped(line) == [Run(S2, 1, 1), Run(S1, 1, 1), Run(S3, 1, 1)]
 
 
 def test_what_is_left_of_a_run_comes_before_what_follows_it() -> None:

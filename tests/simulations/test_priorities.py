@@ -44,3 +44,26 @@ async def test_a_new_owner_knows_the_priorities(mesh: Mesh) -> None:
     mesh.crash(owner)
     await mesh.run_for(seconds=30)
     assert await taken(other, 2) == ["high", "low"]
+
+
+@seeds(5)
+async def test_with_ageing_what_has_waited_long_enough_goes_first(mesh: Mesh) -> None:
+    names = ("shop", "bank", "depot")
+    shop, *_ = await mesh.start(*names)
+    await shop.declare("orders", ageing=10)
+    await shop.publish("orders", "low")
+    await mesh.run_for(seconds=15)
+    await shop.publish("orders", "one level more, 15 s later", priority=1)
+    await shop.publish("orders", "two levels more, 15 s later", priority=2)
+    owner = shop.owner_of("orders")
+    assert owner is not None
+    mesh.crash(owner)
+    await mesh.run_for(seconds=30)
+    other = mesh.node(next(name for name in names if name != owner))
+    expected = ["two levels more, 15 s later", "low", "one level more, 15 s later"]
+    assert await taken(other, 3) == expected
+    await other.publish_many("orders", ["low", "low"])
+    await mesh.run_for(seconds=15)
+    await other.publish("orders", "high", priority=1)
+    await other.declare("orders")  # strict again, for what waits already as well
+    assert await taken(other, 3) == ["high", "low", "low"]
