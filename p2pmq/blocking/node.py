@@ -196,6 +196,7 @@ class Node:
         timeout: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message, and wait for what `confirm` says: see `p2pmq.Node.publish`.
 
@@ -210,6 +211,7 @@ class Node:
                 timeout=timeout,
                 ttl=ttl,
                 priority=priority,
+                id=id,
             ),
             self._publish_limit(timeout),
         )
@@ -223,6 +225,7 @@ class Node:
         timeout: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages, pipelined; returns when all are confirmed.
 
@@ -237,6 +240,7 @@ class Node:
             timeout=timeout,
             ttl=ttl,
             priority=priority,
+            id=id,
         )
         return self._bulk(publish, bodies)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Literal, Unpack
 
     from p2pmq.blocking.node import Node
@@ -32,10 +32,11 @@ class Queue:
         timeout: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message: see `Node.publish`."""
         return self._node.publish(
-            self.name, body, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority
+            self.name, body, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority, id=id
         )
 
     def publish_many(
@@ -46,10 +47,11 @@ class Queue:
         timeout: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages: see `Node.publish_many`."""
         return self._node.publish_many(
-            self.name, bodies, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority
+            self.name, bodies, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority, id=id
         )
 
     def declare(self, **settings: Unpack[Settings]) -> QueueInfo:

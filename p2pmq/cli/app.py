@@ -193,6 +193,9 @@ def declare(
     ttl: Annotated[
         float | None, typer.Option(help="Of messages published without one, seconds.")
     ] = None,
+    dedup_window: Annotated[
+        float | None, typer.Option(help="For how long ids of messages are remembered, seconds.")
+    ] = None,
     ageing: Annotated[
         float | None, typer.Option(help="Seconds of waiting that are worth a level of priority.")
     ] = None,
@@ -210,6 +213,7 @@ def declare(
         backoff_max=backoff_max,
         visibility_timeout=visibility_timeout,
         ttl=ttl,
+        dedup_window=dedup_window,
         ageing=ageing,
     )
     run_async(declare_queue(queue, settings, mesh, visit, as_json=as_json), debug=mesh.debug)

@@ -195,7 +195,7 @@ class DeadLetters:
         """Write a letter and send it; where there is no queue for it, only let the original go."""
         number = self._next_number
         self._next_number += 1
-        into, why = dead_letters_of(key.queue)
+        into, why = ("", "it is a marker") if batch.ids else dead_letters_of(key.queue)
         session = letter_session(key, batch.session)
         dead = replace(
             batch, session=session, stamp=0, ttl_ms=0, dead=(replace(death, dead_queue=key.queue),)
@@ -232,12 +232,13 @@ class DeadLetters:
             self._timers.set(number, now + WRITTEN_SOON_MS)
             return []
         self._drop(number, letter)
+        told = Notify(Buried(key, (run,), letter.death.reason, letter.to.queue, letter.why))
         removed, records = partition.remove([run])
         self._owner.forget(key, removed)
         effects: list[Effect] = [
             Persist((*self._owner.take_owed(key), *records), patient=True),
             *self._copies.spread_acks(key, [run], now),
-            Notify(Buried(key, (run,), letter.death.reason, letter.to.queue, letter.why)),
+            *([] if letter.batch.ids else [told]),
         ]
         return effects + self._go_on(now)
 

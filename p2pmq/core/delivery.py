@@ -348,6 +348,8 @@ class PartitionDelivery:
 
     def _make_ready(self, run: Run, number: int) -> None:
         batch = self.partition.batches[number]
+        if batch.ids:
+            return  # a marker is for nobody
         self._ready.push(Candidate(run, batch.stamp, batch.priority))
         if len(self._ready) > self._ready_max:
             self._rebuild_ready()
@@ -357,6 +359,8 @@ class PartitionDelivery:
         batches = self.partition.batches
         self._ready = ReadyLine(self._ready.ageing_ms)
         for run, number in self.partition.pending.items():
+            if batches[number].ids:
+                continue
             for part in self._deliverable(run):
                 batch = batches[number]
                 self._ready.push(Candidate(part, batch.stamp, batch.priority))

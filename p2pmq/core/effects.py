@@ -219,6 +219,22 @@ class Expired:
 
 
 @dataclass(frozen=True, slots=True)
+class Deduplicated:
+    """These messages are not taken: others with the same ids were published of late."""
+
+    key: PartitionKey
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IdsForgotten:
+    """The window of these messages' ids is over; the dots are their markers' (`core.dedup`)."""
+
+    key: PartitionKey
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Buried:
     """These messages of `key` are gone from there without an ack, for this reason.
 
@@ -232,7 +248,16 @@ class Buried:
     why: str = ""
 
 
-Notice = Expired | Buried | MemberNotice | Counted | OutboxChanged | Overflowed
+Notice = (
+    Expired
+    | Deduplicated
+    | IdsForgotten
+    | Buried
+    | MemberNotice
+    | Counted
+    | OutboxChanged
+    | Overflowed
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,8 +79,8 @@ class PublishRequested:
     """Publish the messages, as one batch. `token` names the request in `Resolve`.
 
     `wanted` is what resolves the token; 0 is for confirm="none". `timeout_ms`
-    ends the wait, not the message. `size` is in bytes. `ttl_ms` and `priority`
-    are as in `Batch`.
+    ends the wait, not the message. `size` is in bytes. `ttl_ms`, `priority`
+    and `ids` are as in `Batch`.
     """
 
     key: PartitionKey
@@ -92,6 +92,7 @@ class PublishRequested:
     token: int
     ttl_ms: int = 0
     priority: int = 0
+    ids: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,10 +266,11 @@ class RequestHandled:
 
 @dataclass(frozen=True, slots=True)
 class BatchDurable:
-    """A batch that was appended to a partition is on disk."""
+    """A batch that was appended to a partition is on disk, and its `core.dedup` marker, if any."""
 
     key: PartitionKey
     number: int
+    marker: int = 0
 
 
 @dataclass(frozen=True, slots=True)

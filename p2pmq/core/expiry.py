@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2pmq.core.dots import DotSet
-from p2pmq.core.effects import Expired, Notify, Persist
+from p2pmq.core.effects import Expired, IdsForgotten, Notify, Persist
 
 if TYPE_CHECKING:
     from p2pmq.core.delivery import PartitionDelivery
@@ -30,17 +30,19 @@ def expire(
     """
     partition = delivery.partition
     runs: list[Run] = []
+    markers: list[Run] = []
     for stored in partition.expired(now):
         pending = DotSet(run for run, _ in partition.pending.overlap(stored.run))
         held = DotSet(run for run, _ in delivery.leases.overlap(stored.run))
         if held or partition.appending.overlap(stored.run):
             partition.expires_later(stored, now + EXPIRE_AGAIN_MS)
-        runs += pending.difference(held).runs()
-    if not runs:
+        (markers if stored.ids else runs).extend(pending.difference(held).runs())
+    if not runs and not markers:
         return []
     key = partition.key
-    removed, records = partition.remove(runs)
+    removed, records = partition.remove([*runs, *markers])
     owner.forget(key, removed)
     persist = Persist((*owner.take_owed(key), *records), patient=True)
-    told = Notify(Expired(key, tuple(removed)))
-    return [persist, *copies.spread_acks(key, removed, now), told]
+    told = [Notify(Expired(key, tuple(runs)))] if runs else []
+    told += [Notify(IdsForgotten(key, tuple(markers)))] if markers else []
+    return [persist, *copies.spread_acks(key, removed, now), *told]

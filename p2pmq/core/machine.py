@@ -131,6 +131,7 @@ class Machine:
         self.owner.is_member = lambda node_id: node_id in self.swim.members
         self.owner.copies_of = self._ownership.copies_of
         self.owner.retry_of = self._ownership.retry_of
+        self.owner.dedup_window_of = self._ownership.dedup_window_of
         self.owner.ageing_of = self._ownership.ageing_of
         self.owner.rng = rng
 
@@ -167,6 +168,10 @@ class Machine:
     def retry_of(self, queue: str) -> Retry:
         """What becomes of a queue's messages that fail."""
         return self._ownership.retry_of(queue)
+
+    def dedup_window_of(self, queue: str) -> int:
+        """For how many ms the ids of a queue's messages are remembered."""
+        return self._ownership.dedup_window_of(queue)
 
     def next_deadline(self) -> int | None:
         """When `handle(TimePassed())` is due, in ms; None: not before something happens."""

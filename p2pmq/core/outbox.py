@@ -128,6 +128,7 @@ class Outbox:
             request.bodies,
             ttl_ms=request.ttl_ms,
             priority=request.priority,
+            ids=request.ids,
         )
         stream.next_seq += request.count
         waits = request.wanted is not Confirmation.NONE

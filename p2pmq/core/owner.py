@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from p2pmq.config import Retry
 from p2pmq.core.deadletters import MAX_DELIVERIES, REJECTED
+from p2pmq.core.dedup import WINDOW_MS, repeats
 from p2pmq.core.delivery import Bearer, PartitionDelivery
 from p2pmq.core.early import EarlyBatches
 from p2pmq.core.effects import Counted, Notify, Persist, Send
@@ -109,6 +110,8 @@ class Owner:
         self.retry_of: Callable[[str], Retry] = lambda _queue: Retry()
         """What becomes of a queue's messages that fail; the pauses are drawn from `rng`."""
         self.rng: Random | None = None
+        self.dedup_window_of: Callable[[str], int] = lambda _queue: WINDOW_MS
+        """For how many ms the ids of a queue's messages are remembered."""
         self.ageing_of: Callable[[str], int] = lambda _queue: 0
         """How priorities age, in ms per level."""
         self._let_go = LetGo()
@@ -174,7 +177,12 @@ class Owner:
             return [*begun, *self.early.hold(key, peer, packet, now)]
         if packet.previous and not partition.received(batch.session, packet.previous):
             return [*begun, Send(peer, Gap(key.queue, key.number, batch.session))]
-        effects, written = partition.append(batch, now + self.clock.wall_offset_ms, peer)
+        again = repeats(self, self._copies, peer, packet, now) if batch.ids else []
+        if again is None:
+            return begun  # its publisher says it again, when that is known
+        begun += again
+        wall_ms, window_ms = now + self.clock.wall_offset_ms, self.dedup_window_of(key.queue)
+        effects, written = partition.append(batch, wall_ms, peer, window_ms)
         return [*begun, *effects, *self._copies.on_appended(key, written, now)]
 
     def _confirm_again(self, peer: NodeId, key: PartitionKey, run: Run) -> list[Effect]:
@@ -252,12 +260,17 @@ class Owner:
         partition = self.partitions.get(event.key)
         if partition is None:
             return []
-        taken_back = partition.take_back(event.number)
+        taken_back = partition.take_back(event.number, event.marker)
         if taken_back is not None:
-            self._copies.on_refused(event.key, taken_back[0])
-            return [Persist((taken_back[1],))]
-        stored = partition.on_durable(event.number)
-        return self._copies.on_durable(event.key, stored, now) if stored is not None else []
+            for refused in taken_back[0]:
+                self._copies.on_refused(event.key, refused)
+            return [Persist(taken_back[1])]
+        effects: list[Effect] = []
+        for number in (event.marker, event.number):
+            stored = partition.on_durable(number)
+            if stored is not None:
+                effects += self._copies.on_durable(event.key, stored, now)
+        return effects
 
     def on_proven(self, key: PartitionKey, proven: list[tuple[Run, int]], now: int) -> list[Effect]:
         """Messages are on enough disks now: deliver and confirm them."""
@@ -347,6 +360,8 @@ class Owner:
     def on_batch_refused(self, event: BatchDurable) -> list[Effect]:
         """The disk is full: the batch stays with its publisher."""
         partition = self.partitions[event.key]
+        if event.marker:
+            self._copies.on_refused(event.key, partition.on_write_refused(event.marker))
         stored = partition.on_write_refused(event.number)
         partition.refuse_those_after(stored)
         self._copies.on_refused(event.key, stored)

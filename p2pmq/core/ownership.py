@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.config import Retry
+from p2pmq.core.dedup import WINDOW_MS
 from p2pmq.core.names import dead_letters_of
 from p2pmq.core.ring import Place, Ring
 
@@ -110,6 +111,11 @@ class Ownership:
             )
         has_dead_letters = dead_letters_of(queue)[0]
         return retry if has_dead_letters else replace(retry, max_deliveries=FOR_EVER)
+
+    def dedup_window_of(self, queue: str) -> int:
+        """For how many ms the ids of the queue's messages are remembered."""
+        declared = self._settings_of(queue)
+        return (declared.dedup_window_ms if declared is not None else 0) or WINDOW_MS
 
     def ageing_of(self, queue: str) -> int:
         """For how many ms of waiting a level of the queue's priorities counts; 0: for any."""

@@ -16,6 +16,7 @@ import heapq
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from p2pmq.core.dedup import KnownIds, marker_of, without_ids
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Persist
 from p2pmq.core.events import BatchDurable
@@ -64,6 +65,8 @@ class Stored:
     dead: tuple[Death, ...] = ()
     unseen: tuple[Interval, ...] = ()
     """Seqs whose bodies were found damaged: the batch does not stand for them any more."""
+    ids: bytes = b""
+    """Of a marker: the hashes that it remembers (`core.dedup`)."""
 
     @property
     def run(self) -> Run:
@@ -93,6 +96,7 @@ class Partition:
         self.expiring: list[tuple[int, int]] = []
         """(when, batch number) of those with a time to live, as a heap; some are gone by now."""
         self.taken_back: dict[int, None] = {}
+        self.known_ids = KnownIds()
         self.touched: dict[Session, int] = {}
         """When something of a session last changed here, as a stamp of the hybrid clock."""
         self.horizon = 0
@@ -127,6 +131,7 @@ class Partition:
                 unseen=found.unseen,
                 priority=batch.priority,
                 dead=batch.dead,
+                ids=batch.ids,
             )
             if found.expires_ms:
                 left_ms = max(1, found.expires_ms - self._clock.wall_ms)
@@ -136,6 +141,8 @@ class Partition:
                 self.unacked.add(Run(batch.session, low, high))
                 stored.alive += high - low + 1
             self.batches[found.number] = stored
+            if stored.ids and stored.alive:
+                self.known_ids.add(stored.run, stored.ids)
             self.size += batch.size
             self.next_number = max(self.next_number, found.number + 1)
 
@@ -149,16 +156,28 @@ class Partition:
         return not any(b.session == session and b.first <= seq <= b.last for b in doomed)
 
     def append(
-        self, batch: Batch, wall_ms: int, publisher: NodeId | None
-    ) -> tuple[list[Effect], list[Batch]]:
-        """Write what of the batch is new, stamped; `BatchDurable` follows for each part written."""
+        self, batch: Batch, wall_ms: int, publisher: NodeId | None, window_ms: int = 0
+    ) -> tuple[list[Effect], list[tuple[Batch, ...]]]:
+        """Write what of the batch is new, stamped; `BatchDurable` follows for each part written.
+
+        What belongs together is told as one: a part, after its marker if its messages have ids.
+        """
         effects: list[Effect] = []
-        written: list[Batch] = []
+        written: list[tuple[Batch, ...]] = []
         for part in self.new_parts(batch):
-            stored, record = self.stage(part, wall_ms, publisher)
-            then = BatchDurable(self.key, stored.number)
-            effects.append(Persist((record,), then=then))
-            written.append(record.batch)
+            records: list[Record] = []
+            marker = marker_of(part, window_ms)
+            number, together = 0, tuple[Batch, ...]()
+            if marker is not None and self.new_parts(marker):
+                marked, record = self.stage(marker, wall_ms)
+                number = marked.number
+                records.append(record)
+                together += (record.batch,)
+            stored, record = self.stage(without_ids(part), wall_ms, publisher)
+            records.append(record)
+            then = BatchDurable(self.key, stored.number, number)
+            effects.append(Persist(tuple(records), then=then))
+            written.append((*together, record.batch))
         return effects, written
 
     def new_parts(self, batch: Batch) -> list[Batch]:
@@ -190,7 +209,10 @@ class Partition:
             publisher=publisher,
             priority=batch.priority,
             dead=batch.dead,
+            ids=batch.ids,
         )
+        if batch.ids:
+            self.known_ids.add(batch.run, batch.ids)
         expires_ms = 0
         if batch.ttl_ms:
             self._expire_at(stored, self._clock.now + batch.ttl_ms)
@@ -238,6 +260,7 @@ class Partition:
         """The batch could not be written: it never came."""
         stored = self.batches.pop(number)
         self.appending.remove(stored.run)
+        self.known_ids.drop(stored.run, stored.ids)
         self.taken_back.pop(number, None)
         self.horizon = min(self.horizon, stored.stamp)
         return stored
@@ -249,12 +272,19 @@ class Partition:
             if later and self.appending.overlap(stored.run):
                 self.taken_back[number] = None
 
-    def take_back(self, number: int) -> tuple[Stored, Record] | None:
-        """A batch is on disk that was to be taken back: as if it had never come. Else None."""
+    def take_back(
+        self, number: int, marker: int = 0
+    ) -> tuple[list[Stored], tuple[Record, ...]] | None:
+        """A batch is on disk that was to be taken back: as if it had never come, nor its marker.
+
+        None: it was not.
+        """
         if number not in self.taken_back:
             return None
         del self.taken_back[number]
-        return self.on_write_refused(number), BatchRemoved(Space.PARTITION, self.key, number)
+        numbers = [one for one in (marker, number) if one]
+        gone = [self.on_write_refused(one) for one in numbers]
+        return gone, tuple(BatchRemoved(Space.PARTITION, self.key, one) for one in numbers)
 
     def is_appending(self, runs: Iterable[Run]) -> bool:
         """Whether some of the dots are on their way to the disk just now."""
@@ -380,6 +410,7 @@ class Partition:
             )
             return BatchTrimmed(Space.PARTITION, self.key, stored.number, alive, stored.unseen)
         del self.batches[stored.number]
+        self.known_ids.drop(stored.run, stored.ids)
         self.size -= stored.size
         return BatchRemoved(Space.PARTITION, self.key, stored.number)
 
@@ -404,7 +435,13 @@ class Partition:
             ttl_ms=ttl_ms,
             priority=stored.priority,
             dead=stored.dead,
+            ids=stored.ids,
         )
+
+    @property
+    def waiting(self) -> int:
+        """How many messages are pending; markers are none."""
+        return self.pending.count - self.known_ids.markers
 
     def acked_of(self, run: Run) -> list[Run]:
         """The parts of the run that are known to be acked."""

@@ -51,6 +51,17 @@ class StoredBodies:
 
 
 @dataclass(frozen=True, slots=True)
+class NoBody:
+    """So many empty bodies; the driver puts them in."""
+
+    count: int
+
+    def part(self, start: int, stop: int) -> NoBody:
+        """So many of them."""
+        return NoBody(stop - start)
+
+
+@dataclass(frozen=True, slots=True)
 class BatchStored:
     """Keep the batch, all of its messages alive. Numbers rise within (space, key).
 

@@ -71,14 +71,20 @@ class Replication(Telling):
 
     # -- the owner: while it owns --
 
-    def on_appended(self, key: PartitionKey, batches: list[Batch], now: int) -> list[Effect]:
-        """New batches are being written here: send them to every home in reach meanwhile."""
+    def on_appended(
+        self, key: PartitionKey, written: list[tuple[Batch, ...]], now: int
+    ) -> list[Effect]:
+        """New batches are being written here: send them to every home in reach meanwhile.
+
+        A marker is on every disk by when its batch is.
+        """
         copies, effects = self.copies(key, now)
-        for batch in batches:
-            copies.unproven.put(batch.run, ())
+        for together in written:
+            for batch in together:
+                copies.unproven.put(batch.run, ())
         if copies.homes:
-            for batch in batches:
-                effects += self._send_all(key, copies, (), (batch,), now)[1]
+            for together in written:
+                effects += self._send_all(key, copies, (), together, now)[1]
         return effects
 
     def on_found(

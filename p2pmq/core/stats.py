@@ -21,7 +21,7 @@ def stats_of(owner: Owner, queue: str = "") -> list[QueueStats]:
         stats = QueueStats(
             key.queue,
             key.number,
-            ready=partition.pending.count - delivery.leases.count - delivery.delays.count,
+            ready=partition.waiting - delivery.leases.count - delivery.delays.count,
             in_flight=delivery.leases.count,
             delayed=delivery.delays.count,
             size=partition.size,

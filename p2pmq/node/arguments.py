@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 
 from p2pmq.core.events import Confirmation
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.names import DEAD_LETTERS, MAILBOX, check_queue_name, mailbox_of
-from p2pmq.core.packets.publishing import PRIORITY_MAX
+from p2pmq.core.packets.publishing import ID_HASH_BYTES, PRIORITY_MAX
 from p2pmq.core.packets.registry import ITEMS_MAX
 from p2pmq.core.topics import check_pattern, check_responder, check_topic
 from p2pmq.errors import QueueNameError, UsageError
@@ -120,6 +121,14 @@ def checked_priority(priority: int) -> int:
             f"priority={priority!r} cannot be: give 0 to {PRIORITY_MAX}, the higher the more urgent"
         )
     return priority
+
+
+def hashed_id(id_: str) -> bytes:
+    """The hash of a message's id, as it travels; raises UsageError for an empty or odd one."""
+    if not id_:
+        raise UsageError("an empty id names no message: give some text, or no id")
+    data = id_.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=ID_HASH_BYTES).digest()
 
 
 def check_prefetch(prefetch: int) -> None:

@@ -407,7 +407,9 @@ class Engine:
         if future is not None and not future.done():
             future.set_result(outcome)
 
-    def on_notice(self, notice: effects.Notice) -> None:
+    def on_notice(  # noqa: C901 - one case for each notice
+        self, notice: effects.Notice
+    ) -> None:
         """Count it, and log what a person should know."""
         match notice:
             case effects.Counted(what, count, text, alarming):
@@ -421,6 +423,9 @@ class Engine:
                 self.counters.add("expired", count)
                 text = f"queue {key.queue!r}: the time to live of {count} messages is over"
                 self._calm_log.warning("expired", text)
+            case effects.Deduplicated() | effects.IdsForgotten():
+                what = "deduplicated" if type(notice) is effects.Deduplicated else "ids_forgotten"
+                self.counters.add(what, total(notice.runs))
             case effects.Buried():
                 self._tell_buried(notice)
             case effects.OutboxChanged(bytes_held, bytes_total):

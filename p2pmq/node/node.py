@@ -18,6 +18,7 @@ from p2pmq.node.arguments import (
     check_prefetch,
     checked_priority,
     confirmation_of,
+    hashed_id,
     key_of,
     mailbox_key,
     place_of,
@@ -96,6 +97,7 @@ class Node(Talking):
         timeout: float | None = None,  # noqa: ASYNC109  one deadline for a batch, kept by the core
         ttl: float | None = None,
         priority: int = 0,
+        id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message.
 
@@ -107,7 +109,9 @@ class Node(Talking):
         counted as expired (None: after the queue's `ttl`, if it was declared with
         one). `priority` is 0 to 9, the
         higher the more urgent: it overtakes what waits at the queue's owner,
-        and an outbox that must drop begins with the least.
+        and an outbox that must drop begins with the least. Of messages with one `id`
+        that come within the queue's `dedup_window` (two minutes) the first is kept, and
+        the others are confirmed as if they were it.
 
         Raises NotCommittedError when time is up (the message stays in the
         outbox, unless the outbox's policy dropped it: `error.dropped`),
@@ -117,7 +121,8 @@ class Node(Talking):
         self._check_running()
         key = key_of(queue)
         terms = self._terms(key, confirm, timeout, ttl, priority)
-        return await self._publisher.publish(key, body, terms)
+        hashed = b"" if id is None else hashed_id(id)
+        return await self._publisher.publish(key, body, terms, hashed)
 
     async def publish_many(
         self,
@@ -128,17 +133,19 @@ class Node(Talking):
         timeout: float | None = None,  # noqa: ASYNC109  as above
         ttl: float | None = None,
         priority: int = 0,
+        id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages, pipelined; returns when all are confirmed.
 
         Bodies are taken from the iterable only as fast as they can leave.
-        `timeout` (seconds) is for each batch, not for all. Raises as `publish`;
+        `timeout` (seconds) is for each batch, not for all. `id` gives the id of a
+        body. Raises as `publish`;
         after an error the iterable may have been consumed in part.
         """
         self._check_running()
         key = key_of(queue)
         terms = self._terms(key, confirm, timeout, ttl, priority)
-        return await self._publisher.publish_many(key, bodies, terms)
+        return await self._publisher.publish_many(key, bodies, terms, id)
 
     def _terms(
         self,
@@ -388,6 +395,7 @@ class Node(Talking):
         rests for `backoff` seconds after the first and twice as long after each
         further one, at most `backoff_max`. `visibility_timeout` is that of
         consumers, `ttl` that of messages, both in seconds, where they name none.
+        `dedup_window` is for how many seconds the ids of messages are remembered (120).
         `ageing`: a message that has waited so many seconds longer goes before one of
         the next higher priority, so that no priority starves.
         What is left out is the mesh's default (`Config.replication`, `.retry`,

@@ -12,14 +12,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from p2pmq.config import OutboxPolicy
 from p2pmq.core.effects import Overflowed, Published
 from p2pmq.core.events import Confirmation, PublishRequested
-from p2pmq.core.packets.publishing import BATCH_MESSAGES_MAX, FRAME_BYTES_MAX
+from p2pmq.core.packets.publishing import BATCH_MESSAGES_MAX, FRAME_BYTES_MAX, ID_HASH_BYTES
 from p2pmq.core.quota import MESSAGE_OVERHEAD_BYTES, OUTBOX_FULL, cost_of
 from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError
+from p2pmq.node.arguments import hashed_id
 from p2pmq.node.receipts import BulkReceipt, Receipt
 from p2pmq.wire.bodies import FORMAT_RAW, PackedBodies, pack_body
 
@@ -55,31 +56,46 @@ class Terms(NamedTuple):
 class OpenBatch:
     """Bodies gathered for one queue, and who waits for them."""
 
-    __slots__ = ("bodies", "formats", "size", "terms", "waiters")
+    __slots__ = ("bodies", "formats", "ids", "size", "terms", "waiters")
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self.bodies: list[bytes] = []
         self.formats = bytearray()
+        self.ids: dict[bytes, int] = {}
+        """The hashes of ids, and the position of the message that has it."""
         self.size = 0
         self.waiters: list[asyncio.Future[Receipt]] = []
 
-    def add(self, body: bytes, body_format: int) -> None:
-        """Put one body in."""
+    def add(self, body: bytes, body_format: int, hashed: bytes = b"") -> None:
+        """Put one body in; `hashed` is of its id, and no other's here."""
+        if hashed:
+            self.ids[hashed] = len(self.bodies)
         self.bodies.append(body)
         self.formats.append(body_format)
         self.size += len(body)
 
-    def take(self, body: bytes, body_format: int, bytes_max: int = BULK_BYTES) -> bool:
-        """Put one body in, if `publish_many` may make the batch that large."""
+    def take(
+        self, body: bytes, body_format: int, hashed: bytes, bytes_max: int = BULK_BYTES
+    ) -> bool:
+        """Put one body in, if `publish_many` may make the batch that large, and its id is new."""
         bodies = self.bodies
         size = self.size + len(body)
         if bodies and (cost_of(len(bodies) + 1, size) > bytes_max or len(bodies) >= BULK_MESSAGES):
             return False
-        bodies.append(body)
-        self.formats.append(body_format)
-        self.size = size
+        if hashed in self.ids:
+            return False
+        self.add(body, body_format, hashed)
         return True
+
+    def packed_ids(self) -> bytes:
+        """The column of ids, as in `Batch`."""
+        if not self.ids:
+            return b""
+        column = bytearray(ID_HASH_BYTES * len(self.bodies))
+        for hashed, position in self.ids.items():
+            column[ID_HASH_BYTES * position : ID_HASH_BYTES * (position + 1)] = hashed
+        return bytes(column)
 
     def pack(self) -> PackedBodies:
         """The bodies as columns; a column of nothing but raw bytes is left out."""
@@ -122,17 +138,19 @@ class Publisher:
 
     # -- one message --
 
-    async def publish(self, key: PartitionKey, body: object, terms: Terms) -> Receipt:
-        """Publish one message and wait for what is wanted of it."""
+    async def publish(
+        self, key: PartitionKey, body: object, terms: Terms, hashed: bytes = b""
+    ) -> Receipt:
+        """Publish one message and wait for what is wanted of it; `hashed` is of its id."""
         data, body_format = self._packed(body)
         cost = cost_of(1, len(data))
         if not self._has_room(cost):
             await self.make_room(key, 1, len(data), terms)
         if self._error is not None:
             raise self._error
-        batch = self._open_batch(key, terms, len(data))
+        batch = self._open_batch(key, terms, len(data), hashed)
         position = len(batch.bodies)
-        batch.add(data, body_format)
+        batch.add(data, body_format, hashed)
         self._open_bytes += cost
         if terms.wanted is Confirmation.NONE:
             return Receipt(key.queue, b"", 0, committed=False, stored=False, copies=0, owner=None)
@@ -141,13 +159,17 @@ class Publisher:
         batch.waiters.append(waiter)
         return await waiter
 
-    def _open_batch(self, key: PartitionKey, terms: Terms, size: int) -> OpenBatch:
-        """The queue's open batch, if it has room and is on the same terms; else a new one."""
+    def _open_batch(self, key: PartitionKey, terms: Terms, size: int, hashed: bytes) -> OpenBatch:
+        """The queue's open batch, if it has room and is on the same terms; else a new one.
+
+        One batch has an id once: what an owner is asked to compare is another's.
+        """
         batch = self._open.get(key)
         if batch is not None and (
             batch.terms != terms
             or cost_of(len(batch.bodies) + 1, batch.size + size) > self.batch_bytes_max
             or len(batch.bodies) >= BATCH_MESSAGES_MAX
+            or hashed in batch.ids
         ):
             self._send(key, self._open.pop(key))
             batch = None
@@ -200,6 +222,7 @@ class Publisher:
                 token,
                 batch.terms.ttl_ms,
                 batch.terms.priority,
+                batch.packed_ids(),
             )
         )
 
@@ -210,6 +233,7 @@ class Publisher:
         key: PartitionKey,
         bodies: Iterable[object] | AsyncIterable[object],
         terms: Terms,
+        id_of: Callable[[Any], str] | None = None,
     ) -> BulkReceipt:
         """Publish all of them, pipelined; wait once, for what is wanted of every one."""
         if self._open.get(key) is not None:
@@ -218,16 +242,18 @@ class Publisher:
         batch = OpenBatch(terms)
         if isinstance(bodies, AsyncIterable):
             async for body in bodies:
-                if not batch.take(*self._packed(body), self.batch_bytes_max):
+                message = (*self._packed(body), hash_of(body, id_of))
+                if not batch.take(*message, self.batch_bytes_max):
                     await progress.send(batch)
                     batch = OpenBatch(terms)
-                    batch.add(*self._packed(body))
+                    batch.add(*message)
         else:
             for body in bodies:
-                if not batch.take(*self._packed(body), self.batch_bytes_max):
+                message = (*self._packed(body), hash_of(body, id_of))
+                if not batch.take(*message, self.batch_bytes_max):
                     await progress.send(batch)
                     batch = OpenBatch(terms)
-                    batch.add(*self._packed(body))
+                    batch.add(*message)
         if batch.bodies:
             await progress.send(batch)
         return await progress.finish()
@@ -449,6 +475,11 @@ class BulkProgress:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def hash_of(body: object, id_of: Callable[[Any], str] | None) -> bytes:
+    """The hash of a body's id; nothing where bodies have none. Raises UsageError."""
+    return b"" if id_of is None else hashed_id(id_of(body))
 
 
 def _fail_all(waiters: list[asyncio.Future[Receipt]], error: BaseException) -> None:

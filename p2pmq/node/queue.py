@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterable
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
     from typing import Literal, Unpack
 
     from p2pmq.node.message import Message, MessageBatch
@@ -31,10 +31,11 @@ class Queue:
         timeout: float | None = None,  # noqa: ASYNC109  the confirm's, per batch: see Node.publish
         ttl: float | None = None,
         priority: int = 0,
+        id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message: see `Node.publish`."""
         return await self._node.publish(
-            self.name, body, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority
+            self.name, body, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority, id=id
         )
 
     async def publish_many(
@@ -45,10 +46,11 @@ class Queue:
         timeout: float | None = None,  # noqa: ASYNC109  as above
         ttl: float | None = None,
         priority: int = 0,
+        id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages: see `Node.publish_many`."""
         return await self._node.publish_many(
-            self.name, bodies, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority
+            self.name, bodies, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority, id=id
         )
 
     async def declare(self, **settings: Unpack[Settings]) -> QueueInfo:

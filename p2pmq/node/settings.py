@@ -31,6 +31,7 @@ class Settings(TypedDict, total=False):
     backoff_max: float | None
     visibility_timeout: float | None
     ttl: float | None
+    dedup_window: float | None
     ageing: float | None
 
 
@@ -41,6 +42,7 @@ class QueueInfo:
     `replicas` is on how many nodes its messages are kept, `min_copies` on how many of
     them a message is fsynced to be committed. Both are as asked for: a mesh with fewer
     nodes keeps what it can. `declared`: somebody declared it; else these are the defaults.
+    `dedup_window` is for how long the ids of messages are remembered.
     `ttl` None: messages wait for ever unless they say otherwise. `ageing` None: priorities are
     strict; else a message goes before one of the next higher priority that came so much later.
     """
@@ -54,6 +56,7 @@ class QueueInfo:
     backoff_max: float
     visibility_timeout: float
     ttl: float | None
+    dedup_window: float
     ageing: float | None
 
 
@@ -72,6 +75,7 @@ def queue_info(queue: str, machine: Machine, config: Config) -> QueueInfo:
         retry.backoff_max_ms / 1000,
         visibility_ms / 1000,
         found.ttl_ms / 1000 if found.ttl_ms else None,
+        machine.dedup_window_of(queue) / 1000,
         found.ageing_ms / 1000 if found.ageing_ms else None,
     )
 
@@ -114,5 +118,6 @@ def checked_settings(config: Config, settings: Settings) -> QueueSettings:
         backoff_max_ms,
         ms(settings.get("visibility_timeout"), VISIBILITY_MS_MIN),
         ms(settings.get("ttl")),
+        ms(settings.get("dedup_window")),
         ms(settings.get("ageing")),
     )

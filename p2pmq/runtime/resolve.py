@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from p2pmq.core.packets.delivering import Delivery, Handover, Segment
 from p2pmq.core.packets.publishing import Publish
 from p2pmq.core.packets.replicating import Replicate, Supply
-from p2pmq.core.records import BatchStored, StoredBodies
+from p2pmq.core.records import BatchStored, NoBody, StoredBodies
+from p2pmq.wire.bodies import PackedBodies
 
 if TYPE_CHECKING:
     from p2pmq.core.packets.publishing import Batch
@@ -21,10 +22,15 @@ if TYPE_CHECKING:
     from p2pmq.store.base import Store
 
 
+TO_RESOLVE = (StoredBodies, NoBody)
+
+
 def resolved_batch(batch: Batch, store: Store) -> Batch:
     """The batch with its bodies at hand; raises StoreCorruptError or KeyError as the store does."""
     if isinstance(batch.bodies, StoredBodies):
         return replace(batch, bodies=store.read(batch.bodies))
+    if isinstance(batch.bodies, NoBody):
+        return replace(batch, bodies=PackedBodies.from_bodies([b""] * batch.bodies.count))
     return batch
 
 
@@ -37,7 +43,7 @@ def resolved_segments(segments: tuple[Segment, ...], store: Store) -> tuple[Segm
 
 def resolved_records(records: tuple[Record, ...], store: Store) -> tuple[Record, ...]:
     """The records with bodies at hand: a batch of our own outbox may go into a partition here."""
-    if not any(type(r) is BatchStored and type(r.batch.bodies) is StoredBodies for r in records):
+    if not any(type(r) is BatchStored and type(r.batch.bodies) in TO_RESOLVE for r in records):
         return records
     return tuple(
         replace(record, batch=resolved_batch(record.batch, store))

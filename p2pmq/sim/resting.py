@@ -62,7 +62,7 @@ def _unsettled(host: Host, machine: WatchedMachine, alone: set[PartitionKey]) ->
 
 def _undelivered(host: Host, machine: WatchedMachine, alone: set[PartitionKey]) -> Iterator[str]:
     for key, partition in machine.owner.partitions.items():
-        count = partition.pending.count
+        count = partition.waiting
         delivery = machine.owner.deliveries.get(key)
         if not count or machine.owner_of(key) is None or key in alone:
             continue

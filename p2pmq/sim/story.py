@@ -55,6 +55,9 @@ REPLICAS_DECLARED_MAX = 4
 """One more than most of the meshes' first settings: homes come and go by it."""
 
 
+IDS = 20
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How large a story is, and what may happen in it. Times are virtual seconds."""
@@ -70,6 +73,8 @@ class Plan:
     publish_every_s: float = 0.5
     urgent: float = 0.1
     """Share of publishes with a priority."""
+    named: float = 0.1
+    """Share of publishes of one message with an id, which others may have had."""
     calm_s: tuple[float, float] = (0.5, 6.0)
     """Between two faults."""
     faults: tuple[str, ...] = (
@@ -148,9 +153,10 @@ class Story:
             bodies = [self._body() for _ in range(rng.choice((1, 1, 1, 2, 20)))]
             confirm = rng.choice(CONFIRMS)
             priority = rng.randint(1, PRIORITY_MAX) if rng.random() < self._plan.urgent else 0
+            id_ = f"id {rng.randrange(IDS)}" if rng.random() < self._plan.named else None
             try:
                 if len(bodies) == 1:
-                    await node.publish(queue, bodies[0], confirm=confirm, priority=priority)
+                    await node.publish(queue, bodies[0], confirm=confirm, priority=priority, id=id_)
                 else:
                     await node.publish_many(queue, bodies, confirm=confirm, priority=priority)
             except GIVEN_UP:

@@ -136,7 +136,7 @@ def is_home(machine: WatchedMachine, key: PartitionKey) -> bool:
 def _unfinished_queues(host: Host, machine: WatchedMachine) -> list[str]:
     lines: list[str] = []
     for key, partition in machine.owner.partitions.items():
-        count = partition.pending.count
+        count = partition.waiting
         if not machine.owner.owns(key):
             if count and not is_home(machine, key) and key not in machine.handovers.standing:
                 lines.append(f"{host.name} holds {count} of {key.queue!r}, which it does not own")

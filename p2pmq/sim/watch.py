@@ -99,6 +99,8 @@ class Witness:
                 self.on_expired(notice)
             case fx.Buried():
                 self.on_buried(notice)
+            case fx.Deduplicated() | fx.IdsForgotten():
+                self.on_deduplicated(notice)
             case Overflowed():
                 self.on_overflowed(notice)
             case _:
@@ -256,6 +258,13 @@ class Witness:
         for run in notice.runs:
             self._history.add(
                 Dropped(self.now_s, self.process, notice.key, run, "its time to live is over")
+            )
+
+    def on_deduplicated(self, notice: fx.Deduplicated | fx.IdsForgotten) -> None:
+        """Messages are not taken, since others had their ids; or the markers of ids are gone."""
+        for run in notice.runs:
+            self._history.add(
+                Dropped(self.now_s, self.process, notice.key, run, "another had its id before")
             )
 
     def on_buried(self, notice: fx.Buried) -> None:

@@ -53,7 +53,10 @@ _STAMP = struct.Struct("<Q")
 _DEATH = struct.Struct("<IHHH")
 _ALL_ALIVE = 2**32 - 1
 _IS_DEAD = 2**31
-"""Beside the number of blobs: what makes dead letters of the batch follows."""
+"""Beside the number of blobs: what makes dead letters of the batch follows …"""
+_HAS_IDS = 2**30
+"""… and the hashes that a marker remembers."""
+_SIZE = struct.Struct("<I")
 
 
 class LayoutError(ValueError):
@@ -88,6 +91,7 @@ class Meta(NamedTuple):
     priority: int = 0
     unseen: tuple[Interval, ...] = ()
     dead: tuple[Death, ...] = ()
+    ids: bytes = b""
 
 
 def seal(key: bytes, value: bytes) -> bytes:
@@ -208,6 +212,7 @@ def meta_of(batch: Batch, blob_bytes: int, expires_ms: int) -> Meta:
         expires_ms=expires_ms,
         priority=batch.priority,
         dead=batch.dead,
+        ids=batch.ids,
     )
 
 
@@ -224,7 +229,9 @@ def pack_meta(meta: Meta) -> bytes:
         stamp,
         blob_bytes,
         _ALL_ALIVE if alive is None else len(alive),
-        (0 if plain else len(kept)) | (_IS_DEAD if meta.dead else 0),
+        (0 if plain else len(kept))
+        | (_IS_DEAD if meta.dead else 0)
+        | (_HAS_IDS if meta.ids else 0),
         expires_ms,
         priority,
     )
@@ -234,6 +241,8 @@ def pack_meta(meta: Meta) -> bytes:
         head += struct.pack(f"<{3 * len(kept)}Q", *(n for part in kept for n in part))
     for death in meta.dead:
         head += _pack_death(death)
+    if meta.ids:
+        head += _SIZE.pack(len(meta.ids)) + meta.ids
     return head + pack_intervals(unseen) if unseen else head
 
 
@@ -247,7 +256,8 @@ def unpack_meta(value: bytes) -> Meta:
     if alives == _ALL_ALIVE and not parts and len(value) == _META.size:
         kept: tuple[Kept, ...] = (Kept(0, count, blob_bytes),)
         return Meta(session, first, count, size, stamp, None, kept, expires_ms, priority)
-    dead, parts = parts & _IS_DEAD, parts & ~_IS_DEAD
+    dead, has_ids = parts & _IS_DEAD, parts & _HAS_IDS
+    parts &= ~(_IS_DEAD | _HAS_IDS)
     alive = None if alives == _ALL_ALIVE else alives
     middle = _META.size + 16 * (alive or 0)
     end = middle + 24 * parts
@@ -257,9 +267,21 @@ def unpack_meta(value: bytes) -> Meta:
     kept = tuple(Kept(*part) for part in struct.iter_unpack("<QQQ", value[middle:end]))
     whole = (Kept(0, count, blob_bytes),)
     deaths, end = _unpack_death(value, end) if dead else ((), end)
+    ids, end = _unpack_ids(value, end) if has_ids else (b"", end)
     unseen = unpack_intervals(value[end:])
     head = (session, first, count, size, stamp, intervals, kept or whole, expires_ms, priority)
-    return Meta(*head, unseen, deaths)
+    return Meta(*head, unseen, deaths, ids)
+
+
+def _unpack_ids(value: bytes, at: int) -> tuple[bytes, int]:
+    """The hashes of ids, and where the row goes on."""
+    try:
+        end = at + _SIZE.size + _SIZE.unpack_from(value, at)[0]
+    except struct.error as error:
+        raise LayoutError(f"a marker's row cannot be read: {error}") from error
+    if len(value) < end:
+        raise LayoutError("a marker's row is cut short")
+    return value[at + _SIZE.size : end], end
 
 
 def _pack_death(death: Death) -> bytes:

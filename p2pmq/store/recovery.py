@@ -186,6 +186,7 @@ def _batches(
             stamp=meta.stamp,
             priority=meta.priority,
             dead=meta.dead,
+            ids=meta.ids,
         )
         alive = ((meta.first, batch.last),) if meta.alive is None else meta.alive
         batch_found = RecoveredBatch(space, key, number, batch, alive, meta.unseen, meta.expires_ms)

@@ -47,7 +47,7 @@ def recovered(disk: Disk) -> Partition:
 
 
 def test_a_dot_is_seen_only_once_its_body_is_durable(partition: Partition) -> None:
-    (effect,), (written,) = partition.append(batch_of(S1, 1, 3), 1_000, A)
+    (effect,), ((written,),) = partition.append(batch_of(S1, 1, 3), 1_000, A)
     assert written.stamp
     assert not partition.seen
     assert partition.received(S1, 2)
@@ -155,7 +155,7 @@ def test_a_batch_is_given_out_by_reference_to_where_it_lies(
 def test_only_the_record_of_the_batch_itself_is_written_when_it_comes(
     partition: Partition,
 ) -> None:
-    (effect,), (written,) = partition.append(batch_of(S1, 1, 3), 1_000, A)
+    (effect,), ((written,),) = partition.append(batch_of(S1, 1, 3), 1_000, A)
     assert written.stamp
     assert isinstance(effect, Persist)
     (record,) = effect.records

@@ -29,6 +29,8 @@ BATCH_MESSAGES_MAX = 4096
 PRIORITY_MAX = 9
 ERROR_BYTES_MAX = 1_024
 """Of an error's text in UTF-8: so much is kept."""
+ID_HASH_BYTES = 16
+"""Of a message's id, as its user gave it: a hash is all that travels."""
 FRAME_BYTES_MAX = 256 * 1024
 """A data frame stays under this where the bodies allow, so that probes never wait long."""
 
@@ -68,7 +70,8 @@ class Batch(Struct):
     the messages live, as of when the batch was sent or written (0: for ever):
     never a point in time, which another node's clock would misjudge. `priority`
     is 0 … 9, the higher the more urgent, as in RabbitMQ. `dead` has one item if these
-    are dead letters.
+    are dead letters. `ids` are hashes of the users' ids of the messages, 16 bytes each (zeros:
+    it has none), or nothing; from an owner on only a *marker* has them (`core.dedup`).
     """
 
     session: Id
@@ -80,6 +83,7 @@ class Batch(Struct):
     ttl_ms: Milliseconds = 0
     priority: Annotated[int, Range(0, PRIORITY_MAX)] = 0
     dead: Annotated[tuple[Death, ...], Size(0, 1)] = ()
+    ids: Annotated[bytes, Size(0, ID_HASH_BYTES * BATCH_MESSAGES_MAX)] = b""
 
     @property
     def last(self) -> int:
@@ -102,6 +106,7 @@ class Batch(Struct):
             count=stop - start,
             size=self.size * (stop - start) // self.count,
             bodies=self.bodies.part(start, stop),
+            ids=self.ids[start * ID_HASH_BYTES : stop * ID_HASH_BYTES],
         )
 
 

@@ -37,6 +37,7 @@ class QueueSettings(Struct):
     backoff_max_ms: U32 = 0
     visibility_timeout_ms: U32 = 0
     ttl_ms: Milliseconds = 0
+    dedup_window_ms: U32 = 0
     ageing_ms: U32 = 0
 
 
