@@ -10,6 +10,7 @@ Invariant: a seed always draws the same scenario, and nothing else is asked.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.sim.chaos import KINDS, drawn_faults
@@ -43,6 +44,11 @@ LEAF = 0.15
 HEAVY = 0.1
 JOINS = 0.2
 LEAVES = 0.15
+FAILING = 0.25
+MORTAL = 0.15
+NAMED = 0.25
+REPLICAS = (1, 2, 3, 3, 3, 4)
+FEWER_COPIES = 0.2
 FEW = 3
 """Messages in one publish that a consumer takes up one by one, too."""
 STAY = 2
@@ -52,10 +58,14 @@ STAY = 2
 def drawn_scenario(seed: int) -> Scenario:
     """The scenario of a seed."""
     rng = random.Random(f"swarm {seed}")
-    nodes = _nodes(rng)
+    replicas, min_copies = _copies(random.Random(f"copies {seed}"))
+    nodes = replace(_nodes(rng), replicas=replicas, min_copies=min_copies)
+    if (features := random.Random(f"features {seed}")).random() < FAILING:
+        nodes = replace(nodes, max_deliveries=features.randint(1, 4))
     duration_ms = rng.choice(DURATIONS_MS)
     queues = QUEUES[: rng.randint(1, len(QUEUES))]
     publishers = tuple(_publishers(rng, nodes.all, queues) for _ in range(rng.randint(1, 3)))
+    publishers = tuple(_featured(features, publisher) for publisher in publishers)
     much = any(one.batch[1] > FEW for one in publishers)
     consumers = tuple(
         _consumers(rng, nodes.all, queues, quick=much) for _ in range(rng.randint(0, 3))
@@ -90,6 +100,12 @@ def _nodes(rng: random.Random) -> Nodes:
     return Nodes(names=names, late=late, leaves=leaves, zones=zones, weights=weights)
 
 
+def _copies(rng: random.Random) -> tuple[int, int]:
+    """How many copies there are, and how many commit; most often as it is by default."""
+    replicas = rng.choice(REPLICAS)
+    return replicas, rng.randint(1, replicas) if rng.random() < FEWER_COPIES else 0
+
+
 def _links(rng: random.Random) -> tuple[Links, ...]:
     if rng.random() < PLAIN_LINKS:
         return ()
@@ -106,6 +122,15 @@ def _publishers(rng: random.Random, names: Sequence[str], queues: Sequence[str])
         priority=rng.choice(((0, 0), (0, 0), (0, 0), (0, 9))),
         confirm=_some(rng, CONFIRMS),
         timeout_ms=rng.choice((None, None, 500, 30_000)),
+    )
+
+
+def _featured(rng: random.Random, publishers: Publishers) -> Publishers:
+    """Some ask for more than that their messages are kept and delivered."""
+    return replace(
+        publishers,
+        ttl_ms=rng.choice((500, 5_000, 60_000)) if rng.random() < MORTAL else None,
+        ids=rng.choice((0.2, 1.0)) if rng.random() < NAMED else 0.0,
     )
 
 

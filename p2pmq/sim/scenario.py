@@ -127,6 +127,8 @@ class Nodes:
     """On how many nodes' disks a queue belongs."""
     min_copies: Annotated[int, COUNT] = 0
     """On how many of them a message is committed; 0: on a majority."""
+    max_deliveries: Annotated[int, COUNT] = 0
+    """After so many failures a message is a dead letter; 0: by default."""
     profile: Annotated[str, one_of(*PROFILES)] = "lan"
     """How patiently failures are detected."""
     in_turn: Annotated[bool, FLAG] = False
@@ -181,6 +183,10 @@ class Publishers:
     size_bytes: Annotated[RangeMs, range_of(SIZE)] = (100, 100)
     priority: Annotated[RangeMs, range_of(PRIORITY)] = (0, 0)
     """The higher the more urgent."""
+    ttl_ms: Annotated[int | None, DURATION] = None
+    """How long a message lives."""
+    ids: Annotated[float, SHARE] = 0.0
+    """Share of publishes of one message with an id that another may have had."""
     confirm: Annotated[Names, list_of(one_of(*CONFIRMS))] = ("committed",)
     """One of these is drawn each time."""
     timeout_ms: Annotated[int | None, DURATION] = None

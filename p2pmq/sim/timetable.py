@@ -20,7 +20,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from p2pmq.config import LAN, WAN, Config, Replication
+from p2pmq.config import LAN, WAN, Config, Replication, Retry
 from p2pmq.errors import P2PMQError
 from p2pmq.sim.host import HostState
 from p2pmq.sim.mesh import SimulationSettleError
@@ -440,6 +440,7 @@ def options_of(nodes: Nodes) -> dict[str, Any]:
         "config": Config(
             swim=WAN if nodes.profile == "wan" else LAN,
             replication=Replication(nodes.replicas, nodes.min_copies),
+            retry=Retry(nodes.max_deliveries or Retry().max_deliveries),
         ),
         "versions": {name: (least, most) for name, (least, most) in nodes.versions},
     }

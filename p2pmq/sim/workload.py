@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 LATE = 1.2
 """A late ack comes after so many visibility timeouts."""
+IDS = 20
+"""So many different ids there are."""
 RETRY_S = 1.0
 """A consumer whose node refuses it tries again after this."""
 
@@ -129,13 +131,17 @@ class _Publisher:
         timeout_s = None if spec.timeout_ms is None else spec.timeout_ms / 1000
         low, high = spec.priority
         priority = low if low == high else rng.randint(low, high)
+        ttl_s = None if spec.ttl_ms is None else spec.ttl_ms / 1000
+        id_ = f"id {rng.randrange(IDS)}" if spec.ids and rng.random() < spec.ids else None
         if batch == 1:
             await node.publish(
                 queue,
                 bodies[0],
                 confirm=confirm,  # type: ignore[arg-type]  # one of CONFIRMS, as its kind checks
                 timeout=timeout_s,
+                ttl=ttl_s,
                 priority=priority,
+                id=id_,
             )
         else:
             await node.publish_many(
@@ -143,6 +149,7 @@ class _Publisher:
                 bodies,
                 confirm=confirm,  # type: ignore[arg-type]  # as above
                 timeout=timeout_s,
+                ttl=ttl_s,
                 priority=priority,
             )
 
