@@ -36,7 +36,7 @@ GROUPS: dict[str, list[tuple[str, type]]] = {
     ],
     "Messages": [
         (f"p2pmq.{name}", getattr(p2pmq, name))
-        for name in ("Message", "MessageBatch", "DeadLetter")
+        for name in ("Message", "MessageBatch", "DeadLetter", "Retained")
     ],
     "What calls return": [
         (f"p2pmq.{name}", getattr(p2pmq, name))

@@ -50,6 +50,7 @@ from p2pmq.node.message import DeadLetter, Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, Receipt
+from p2pmq.node.replay import Retained
 from p2pmq.node.requests import Request, Responder
 from p2pmq.node.settings import QueueInfo
 from p2pmq.node.subscription import Event, Subscription
@@ -96,6 +97,7 @@ __all__ = [
     "RequestTimeoutError",
     "Responder",
     "ResponderGoneError",
+    "Retained",
     "Retry",
     "StaleReceiptError",
     "StoreError",

@@ -20,6 +20,7 @@ from p2pmq.blocking.feed import Feed
 from p2pmq.blocking.inner import InnerNode
 from p2pmq.blocking.loop_thread import GRACE_S, LoopThread
 from p2pmq.blocking.queue import Queue
+from p2pmq.blocking.replay import replayed
 from p2pmq.blocking.taking import Batches, Messages
 from p2pmq.core.names import check_queue_name
 from p2pmq.errors import ClosedNodeError
@@ -29,6 +30,7 @@ from p2pmq.node.typed import converter_to
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+    from datetime import datetime
     from types import TracebackType
     from typing import Any, Literal, Self, Unpack
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
         QueueDepth,
         Receipt,
     )
+    from p2pmq.node.replay import Retained
     from p2pmq.node.settings import QueueInfo, Settings
     from p2pmq.observe.counters import Counters
 
@@ -337,6 +340,13 @@ class Node:
         seconds in which nothing came and the queue was not known to be empty.
         """
         return drained(self, queue, prefetch, patience)
+
+    def replay(
+        self, queue: str, *, since: float | datetime | None = None, timeout: float = 30.0
+    ) -> Iterator[Retained]:
+        """What the queue retains, in order, acked or not: see `p2pmq.Node.replay`."""
+        self._running()
+        return replayed(self._inner.replay(queue, since=since, timeout=timeout), self._call)
 
     def queue(self, name: str) -> Queue:
         """A handle on one queue."""

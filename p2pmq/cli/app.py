@@ -196,6 +196,12 @@ def declare(
     dedup_window: Annotated[
         float | None, typer.Option(help="For how long ids of messages are remembered, seconds.")
     ] = None,
+    retain: Annotated[
+        float | None, typer.Option(help="For how long messages can be replayed, seconds.")
+    ] = None,
+    retain_bytes: Annotated[
+        int | None, typer.Option(min=1, help="How many bytes of them at most.")
+    ] = None,
     ageing: Annotated[
         float | None, typer.Option(help="Seconds of waiting that are worth a level of priority.")
     ] = None,
@@ -214,6 +220,8 @@ def declare(
         visibility_timeout=visibility_timeout,
         ttl=ttl,
         dedup_window=dedup_window,
+        retain=retain,
+        retain_bytes=retain_bytes,
         ageing=ageing,
     )
     run_async(declare_queue(queue, settings, mesh, visit, as_json=as_json), debug=mesh.debug)

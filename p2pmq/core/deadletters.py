@@ -84,6 +84,10 @@ def letter_session(key: PartitionKey, session: Session) -> Session:
     return hashlib.blake2b(data, digest_size=ID_BYTES).digest()
 
 
+def _is_trace(batch: Batch) -> bool:
+    return batch.retained or bool(batch.ids)
+
+
 class DeadLetters:
     """The letters of every partition that this node owns."""
 
@@ -195,7 +199,7 @@ class DeadLetters:
         """Write a letter and send it; where there is no queue for it, only let the original go."""
         number = self._next_number
         self._next_number += 1
-        into, why = ("", "it is a marker") if batch.ids else dead_letters_of(key.queue)
+        into, why = ("", "it is a trace") if _is_trace(batch) else dead_letters_of(key.queue)
         session = letter_session(key, batch.session)
         dead = replace(
             batch, session=session, stamp=0, ttl_ms=0, dead=(replace(death, dead_queue=key.queue),)
@@ -238,7 +242,7 @@ class DeadLetters:
         effects: list[Effect] = [
             Persist((*self._owner.take_owed(key), *records), patient=True),
             *self._copies.spread_acks(key, [run], now),
-            *([] if letter.batch.ids else [told]),
+            *([] if _is_trace(letter.batch) else [told]),
         ]
         return effects + self._go_on(now)
 

@@ -1,12 +1,8 @@
 """Deduplication by the users' own ids: an id that was published of late is not taken again.
 
-What an owner has to remember, every later owner must know, be it after a crash or
-a split. So it is kept as messages are: beside a batch whose messages have ids the
-owner writes a *marker*, a batch of empty messages that nobody gets. It has the hashes
-of the ids, and a time to live, which is the queue's window; it lies on the same
-disks in the same write, goes the same ways when copies are merged, and expires like
-any message. Its dots are the batch's with another session, made of theirs by
-exclusive or, so that each leads to the other.
+Beside a batch whose messages have ids the owner leaves a *marker*, which is a trace
+(`core.traces`): empty messages, with the hashes of the ids, and the queue's window as
+their time to live.
 
 A second message with an id is not stored: its dot is noted as acked, and it is
 confirmed, as soon as the first is committed; until then it is not answered, and its
@@ -59,19 +55,13 @@ def marker_of(batch: Batch, window_ms: int) -> Batch | None:
     if not window_ms or not any(batch.ids):
         return None
     return replace(
-        without_ids(batch),
+        batch,
         session=twin(batch.session),
         size=0,
         bodies=NoBody(batch.count),
         stamp=0,
         ttl_ms=window_ms,
-        ids=batch.ids,
     )
-
-
-def without_ids(batch: Batch) -> Batch:
-    """The batch as it is stored: its ids are the marker's."""
-    return replace(batch, ids=b"") if batch.ids else batch
 
 
 class KnownIds:
@@ -79,24 +69,18 @@ class KnownIds:
 
     def __init__(self) -> None:
         self._dots: dict[bytes, tuple[Session, int]] = {}
-        self.markers = 0
-        """How many messages of markers are known."""
 
     def __len__(self) -> int:
         return len(self._dots)
 
     def add(self, run: Run, ids: bytes) -> None:
         """A marker has come; where an id is known already, the later one holds."""
-        self.markers += run.length
         session = twin(run.session)
         for position, found in hashes_of(ids):
             self._dots[found] = (session, run.first + position)
 
     def drop(self, run: Run, ids: bytes) -> None:
-        """A marker is gone; without ids it was none."""
-        if not ids:
-            return
-        self.markers -= run.length
+        """A marker is gone."""
         session = twin(run.session)
         for position, found in hashes_of(ids):
             if self._dots.get(found) == (session, run.first + position):
@@ -126,7 +110,7 @@ def repeats(
     key = key_of(packet)
     partition = owner.partition(key)
     runs: list[Run] = []
-    for run, first in partition.known_ids.first_of(packet.batch):
+    for run, first in partition.traces.known_ids.first_of(packet.batch):
         if _is_under_way(partition, copies, first):
             return None
         if partition.seen.covers(first) and not partition.seen.overlap(run):

@@ -348,8 +348,8 @@ class PartitionDelivery:
 
     def _make_ready(self, run: Run, number: int) -> None:
         batch = self.partition.batches[number]
-        if batch.ids:
-            return  # a marker is for nobody
+        if batch.is_trace:
+            return
         self._ready.push(Candidate(run, batch.stamp, batch.priority))
         if len(self._ready) > self._ready_max:
             self._rebuild_ready()
@@ -359,7 +359,7 @@ class PartitionDelivery:
         batches = self.partition.batches
         self._ready = ReadyLine(self._ready.ageing_ms)
         for run, number in self.partition.pending.items():
-            if batches[number].ids:
+            if batches[number].is_trace:
                 continue
             for part in self._deliverable(run):
                 batch = batches[number]

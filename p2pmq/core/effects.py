@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from p2pmq.core.events import DurableEvent
     from p2pmq.core.ids import ConsumerId, JobId, NodeId, PartitionKey, Run
     from p2pmq.core.packets.delivering import Segment
-    from p2pmq.core.packets.publishing import Bodies, QueueStats
+    from p2pmq.core.packets.publishing import Batch, Bodies, QueueStats
     from p2pmq.core.packets.registry import Packet
     from p2pmq.core.records import Record
 
@@ -123,6 +123,15 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """Retained batches in order; `more` follow. Not `in_time`: no owner has answered."""
+
+    batches: tuple[Batch, ...]
+    more: bool
+    in_time: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """It is done, and there is nothing more to say."""
 
@@ -154,7 +163,7 @@ class NotReplied:
     text: str = ""
 
 
-Outcome = Published | Flushed | Stats | Done | Refused | Replied | NotReplied
+Outcome = Published | Flushed | Stats | Page | Done | Refused | Replied | NotReplied
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,8 +236,8 @@ class Deduplicated:
 
 
 @dataclass(frozen=True, slots=True)
-class IdsForgotten:
-    """The window of these messages' ids is over; the dots are their markers' (`core.dedup`)."""
+class TracesGone:
+    """The time of these traces is over (`core.traces`); the dots are theirs."""
 
     key: PartitionKey
     runs: tuple[Run, ...]
@@ -251,7 +260,7 @@ class Buried:
 Notice = (
     Expired
     | Deduplicated
-    | IdsForgotten
+    | TracesGone
     | Buried
     | MemberNotice
     | Counted

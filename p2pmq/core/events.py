@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.publishing import Bodies
     from p2pmq.core.packets.registering import QueueRecord, QueueSettings
     from p2pmq.core.packets.registry import Packet
+    from p2pmq.core.packets.replaying import CursorField
     from p2pmq.core.records import Record, Recovered, Space
 
 
@@ -154,6 +155,16 @@ class StatsRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayRequested:
+    """Read a page of what the partition retains, after `cursor`."""
+
+    key: PartitionKey
+    cursor: CursorField
+    timeout_ms: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class FlushRequested:
     """Resolve the token when the outbox is empty, settles are confirmed, or time is up.
 
@@ -266,11 +277,11 @@ class RequestHandled:
 
 @dataclass(frozen=True, slots=True)
 class BatchDurable:
-    """A batch that was appended to a partition is on disk, and its `core.dedup` marker, if any."""
+    """A batch that was appended to a partition is on disk, and its traces (`core.traces`)."""
 
     key: PartitionKey
     number: int
-    marker: int = 0
+    traces: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +399,7 @@ Event = (
     | PeerConnected
     | PeerDisconnected
     | PublishRequested
+    | ReplayRequested
     | SubscribeRequested
     | UnsubscribeRequested
     | DrainRequested

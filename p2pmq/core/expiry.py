@@ -1,5 +1,7 @@
 """Expiry: messages whose time to live is over leave their partition, and are told of.
 
+So do traces (`core.traces`), and the oldest retained copies where there are too many.
+
 Only the owner removes by time; the other homes learn it as they learn of acks.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2pmq.core.dots import DotSet
-from p2pmq.core.effects import Expired, IdsForgotten, Notify, Persist
+from p2pmq.core.effects import Expired, Notify, Persist, TracesGone
 
 if TYPE_CHECKING:
     from p2pmq.core.delivery import PartitionDelivery
@@ -30,19 +32,24 @@ def expire(
     """
     partition = delivery.partition
     runs: list[Run] = []
-    markers: list[Run] = []
+    traces: list[Run] = []
     for stored in partition.expired(now):
         pending = DotSet(run for run, _ in partition.pending.overlap(stored.run))
         held = DotSet(run for run, _ in delivery.leases.overlap(stored.run))
         if held or partition.appending.overlap(stored.run):
             partition.expires_later(stored, now + EXPIRE_AGAIN_MS)
-        (markers if stored.ids else runs).extend(pending.difference(held).runs())
-    if not runs and not markers:
+        (traces if stored.is_trace else runs).extend(pending.difference(held).runs())
+    traces += [
+        run
+        for stored in partition.beyond(owner.kept_of(partition.key.queue).copies_bytes)
+        for run in DotSet(run for run, _ in partition.pending.overlap(stored.run)).runs()
+    ]
+    if not runs and not traces:
         return []
     key = partition.key
-    removed, records = partition.remove([*runs, *markers])
+    removed, records = partition.remove([*runs, *traces])
     owner.forget(key, removed)
     persist = Persist((*owner.take_owed(key), *records), patient=True)
     told = [Notify(Expired(key, tuple(runs)))] if runs else []
-    told += [Notify(IdsForgotten(key, tuple(markers)))] if markers else []
+    told += [Notify(TracesGone(key, tuple(traces)))] if traces else []
     return [persist, *copies.spread_acks(key, removed, now), *told]

@@ -25,12 +25,20 @@ from p2pmq.core.membership import MemberState
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
-from p2pmq.core.packets import delivering, membership, publishing, registering, replicating
+from p2pmq.core.packets import (
+    delivering,
+    membership,
+    publishing,
+    registering,
+    replaying,
+    replicating,
+)
 from p2pmq.core.pair import Pair
 from p2pmq.core.placement import seat_of
 from p2pmq.core.records import Space
 from p2pmq.core.refill import Refill
 from p2pmq.core.registry import Registry
+from p2pmq.core.replays import Replays
 from p2pmq.core.replication import Replication
 from p2pmq.core.requests import Requests
 from p2pmq.core.retention import Retention
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import NodeId, Session
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.registry import Packet
+    from p2pmq.core.traces import Kept
 
 
 class Machine:
@@ -70,6 +79,7 @@ class Machine:
         self.consuming = Consuming(owner_of, config.timing)
         self._look_after_copies(own, config)
         self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
+        self.replays = Replays(self.owner, self.replication, owner_of)
         self._pair = Pair(config.replication)
         self.ephemeral = Ephemeral(
             own, session, self.swim.members, config.timing.responder_wait_ms, rng
@@ -85,6 +95,7 @@ class Machine:
             self.consuming,
             self.handovers,
             self.requests,
+            self.replays,
             self._pair,
             self.refill,
             self.ephemeral,
@@ -131,7 +142,7 @@ class Machine:
         self.owner.is_member = lambda node_id: node_id in self.swim.members
         self.owner.copies_of = self._ownership.copies_of
         self.owner.retry_of = self._ownership.retry_of
-        self.owner.dedup_window_of = self._ownership.dedup_window_of
+        self.owner.kept_of = self._ownership.kept_of
         self.owner.ageing_of = self._ownership.ageing_of
         self.owner.rng = rng
 
@@ -169,9 +180,9 @@ class Machine:
         """What becomes of a queue's messages that fail."""
         return self._ownership.retry_of(queue)
 
-    def dedup_window_of(self, queue: str) -> int:
-        """For how many ms the ids of a queue's messages are remembered."""
-        return self._ownership.dedup_window_of(queue)
+    def kept_of(self, queue: str) -> Kept:
+        """For how long the traces of a queue's messages are kept."""
+        return self._ownership.kept_of(queue)
 
     def next_deadline(self) -> int | None:
         """When `handle(TimePassed())` is due, in ms; None: not before something happens."""
@@ -200,6 +211,7 @@ class Machine:
             events.DrainRequested: self.consuming.on_drain,
             events.SettleRequested: self.consuming.on_settle,
             events.StatsRequested: self._on_stats_requested,
+            events.ReplayRequested: self.replays.on_replay,
             events.FlushRequested: self.requests.on_flush,
             events.LeaveRequested: self._on_leave_requested,
             events.StopRequested: lambda e, now: [*self.swim.stop(now), Resolve(e.token, Done())],
@@ -243,6 +255,8 @@ class Machine:
             publishing.Moved: self._on_moved,
             publishing.StatsRequest: lambda peer, p, _now: self.requests.on_stats_request(peer, p),
             publishing.StatsReply: lambda peer, p, _now: self.requests.on_stats_reply(peer, p),
+            replaying.ReplayRequest: lambda peer, p, _now: self.replays.on_request(peer, p),
+            replaying.Replayed: lambda _peer, p, _now: self.replays.on_replayed(p),
             delivering.Attach: self.owner.on_attach,
             delivering.Attached: self.consuming.on_attached,
             delivering.Detach: self.owner.on_detach,

@@ -39,6 +39,7 @@ from p2pmq.core.packets.publishing import (
 from p2pmq.core.partition import Partition
 from p2pmq.core.retries import Retries
 from p2pmq.core.timers import Timers
+from p2pmq.core.traces import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -110,8 +111,8 @@ class Owner:
         self.retry_of: Callable[[str], Retry] = lambda _queue: Retry()
         """What becomes of a queue's messages that fail; the pauses are drawn from `rng`."""
         self.rng: Random | None = None
-        self.dedup_window_of: Callable[[str], int] = lambda _queue: WINDOW_MS
-        """For how many ms the ids of a queue's messages are remembered."""
+        self.kept_of: Callable[[str], Kept] = lambda _queue: Kept(WINDOW_MS)
+        """For how long the traces of a queue's messages are kept."""
         self.ageing_of: Callable[[str], int] = lambda _queue: 0
         """How priorities age, in ms per level."""
         self._let_go = LetGo()
@@ -181,8 +182,8 @@ class Owner:
         if again is None:
             return begun  # its publisher says it again, when that is known
         begun += again
-        wall_ms, window_ms = now + self.clock.wall_offset_ms, self.dedup_window_of(key.queue)
-        effects, written = partition.append(batch, wall_ms, peer, window_ms)
+        wall_ms, kept = now + self.clock.wall_offset_ms, self.kept_of(key.queue)
+        effects, written = partition.append(batch, wall_ms, peer, kept)
         return [*begun, *effects, *self._copies.on_appended(key, written, now)]
 
     def _confirm_again(self, peer: NodeId, key: PartitionKey, run: Run) -> list[Effect]:
@@ -260,13 +261,13 @@ class Owner:
         partition = self.partitions.get(event.key)
         if partition is None:
             return []
-        taken_back = partition.take_back(event.number, event.marker)
+        taken_back = partition.take_back(event.number, event.traces)
         if taken_back is not None:
             for refused in taken_back[0]:
                 self._copies.on_refused(event.key, refused)
             return [Persist(taken_back[1])]
         effects: list[Effect] = []
-        for number in (event.marker, event.number):
+        for number in (*event.traces, event.number):
             stored = partition.on_durable(number)
             if stored is not None:
                 effects += self._copies.on_durable(event.key, stored, now)
@@ -360,8 +361,8 @@ class Owner:
     def on_batch_refused(self, event: BatchDurable) -> list[Effect]:
         """The disk is full: the batch stays with its publisher."""
         partition = self.partitions[event.key]
-        if event.marker:
-            self._copies.on_refused(event.key, partition.on_write_refused(event.marker))
+        for trace in event.traces:
+            self._copies.on_refused(event.key, partition.on_write_refused(trace))
         stored = partition.on_write_refused(event.number)
         partition.refuse_those_after(stored)
         self._copies.on_refused(event.key, stored)

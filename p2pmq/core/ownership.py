@@ -17,6 +17,7 @@ from p2pmq.config import Retry
 from p2pmq.core.dedup import WINDOW_MS
 from p2pmq.core.names import dead_letters_of
 from p2pmq.core.ring import Place, Ring
+from p2pmq.core.traces import Kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -112,10 +113,13 @@ class Ownership:
         has_dead_letters = dead_letters_of(queue)[0]
         return retry if has_dead_letters else replace(retry, max_deliveries=FOR_EVER)
 
-    def dedup_window_of(self, queue: str) -> int:
-        """For how many ms the ids of the queue's messages are remembered."""
+    def kept_of(self, queue: str) -> Kept:
+        """For how long the traces of the queue's messages are kept."""
         declared = self._settings_of(queue)
-        return (declared.dedup_window_ms if declared is not None else 0) or WINDOW_MS
+        if declared is None:
+            return Kept(WINDOW_MS)
+        window_ms = declared.dedup_window_ms or WINDOW_MS
+        return Kept(window_ms, declared.retain_ms, declared.retain_bytes)
 
     def ageing_of(self, queue: str) -> int:
         """For how many ms of waiting a level of the queue's priorities counts; 0: for any."""

@@ -16,7 +16,6 @@ import heapq
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from p2pmq.core.dedup import KnownIds, marker_of, without_ids
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Persist
 from p2pmq.core.events import BatchDurable
@@ -32,6 +31,7 @@ from p2pmq.core.records import (
     StoredBodies,
 )
 from p2pmq.core.runmap import RunMap
+from p2pmq.core.traces import Kept, Traces, traces_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.publishing import Death
     from p2pmq.core.records import Record, RecoveredBatch
 
+NOTHING_KEPT = Kept()
 STALE_MAX = 1_024
 """So many batches that are gone, and as many as there are, stay among those that expire."""
 
@@ -67,11 +68,17 @@ class Stored:
     """Seqs whose bodies were found damaged: the batch does not stand for them any more."""
     ids: bytes = b""
     """Of a marker: the hashes that it remembers (`core.dedup`)."""
+    retained: bool = False
 
     @property
     def run(self) -> Run:
         """The dots that the batch came with."""
         return Run(self.session, self.first, self.last)
+
+    @property
+    def is_trace(self) -> bool:
+        """Whether it is for nobody: see `core.traces`."""
+        return self.retained or bool(self.ids)
 
     def bytes_of(self, count: int) -> int:
         """The share of `count` of its messages in its bytes."""
@@ -96,7 +103,7 @@ class Partition:
         self.expiring: list[tuple[int, int]] = []
         """(when, batch number) of those with a time to live, as a heap; some are gone by now."""
         self.taken_back: dict[int, None] = {}
-        self.known_ids = KnownIds()
+        self.traces = Traces()
         self.touched: dict[Session, int] = {}
         """When something of a session last changed here, as a stamp of the hybrid clock."""
         self.horizon = 0
@@ -132,6 +139,7 @@ class Partition:
                 priority=batch.priority,
                 dead=batch.dead,
                 ids=batch.ids,
+                retained=batch.retained,
             )
             if found.expires_ms:
                 left_ms = max(1, found.expires_ms - self._clock.wall_ms)
@@ -141,8 +149,9 @@ class Partition:
                 self.unacked.add(Run(batch.session, low, high))
                 stored.alive += high - low + 1
             self.batches[found.number] = stored
-            if stored.ids and stored.alive:
-                self.known_ids.add(stored.run, stored.ids)
+            if stored.is_trace:
+                self.traces.add(stored)
+                self.traces.count += stored.alive
             self.size += batch.size
             self.next_number = max(self.next_number, found.number + 1)
 
@@ -156,28 +165,23 @@ class Partition:
         return not any(b.session == session and b.first <= seq <= b.last for b in doomed)
 
     def append(
-        self, batch: Batch, wall_ms: int, publisher: NodeId | None, window_ms: int = 0
+        self, batch: Batch, wall_ms: int, publisher: NodeId | None, kept: Kept = NOTHING_KEPT
     ) -> tuple[list[Effect], list[tuple[Batch, ...]]]:
         """Write what of the batch is new, stamped; `BatchDurable` follows for each part written.
 
-        What belongs together is told as one: a part, after its marker if its messages have ids.
+        What belongs together is told as one: a part, after its traces.
         """
         effects: list[Effect] = []
         written: list[tuple[Batch, ...]] = []
         for part in self.new_parts(batch):
-            records: list[Record] = []
-            marker = marker_of(part, window_ms)
-            number, together = 0, tuple[Batch, ...]()
-            if marker is not None and self.new_parts(marker):
-                marked, record = self.stage(marker, wall_ms)
-                number = marked.number
-                records.append(record)
-                together += (record.batch,)
-            stored, record = self.stage(without_ids(part), wall_ms, publisher)
-            records.append(record)
-            then = BatchDurable(self.key, stored.number, number)
-            effects.append(Persist(tuple(records), then=then))
-            written.append((*together, record.batch))
+            traces = [new for trace in traces_of(part, kept) for new in self.new_parts(trace)]
+            staged = [self.stage(trace, wall_ms) for trace in traces]
+            own = replace(part, ids=b"") if part.ids else part
+            staged.append(self.stage(own, wall_ms, publisher))
+            *beside, number = (stored.number for stored, _ in staged)
+            then = BatchDurable(self.key, number, tuple(beside))
+            effects.append(Persist(tuple(record for _, record in staged), then=then))
+            written.append(tuple(record.batch for _, record in staged))
         return effects, written
 
     def new_parts(self, batch: Batch) -> list[Batch]:
@@ -210,9 +214,10 @@ class Partition:
             priority=batch.priority,
             dead=batch.dead,
             ids=batch.ids,
+            retained=batch.retained,
         )
-        if batch.ids:
-            self.known_ids.add(batch.run, batch.ids)
+        if stored.is_trace:
+            self.traces.add(stored)
         expires_ms = 0
         if batch.ttl_ms:
             self._expire_at(stored, self._clock.now + batch.ttl_ms)
@@ -238,6 +243,19 @@ class Partition:
                 found.append(stored)
         return found
 
+    def beyond(self, bytes_max: int) -> list[Stored]:
+        """The oldest retained copies, without which the others take no more bytes."""
+        found: list[Stored] = []
+        excess = self.traces.copies_bytes - bytes_max if bytes_max else 0
+        for place in self.traces.copies:
+            if excess <= 0:
+                break
+            stored = self.batches[place.number]
+            if not self.appending.overlap(stored.run):
+                found.append(stored)
+            excess -= stored.size
+        return found
+
     def expires_later(self, stored: Stored, at: int) -> None:
         """Some of the batch has to wait: tell of it again then."""
         heapq.heappush(self.expiring, (at, stored.number))
@@ -252,6 +270,7 @@ class Partition:
         self.seen.add(stored.run)
         self.pending.put(stored.run, number)
         self.unacked.add(stored.run)
+        self.traces.count += stored.run.length if stored.is_trace else 0
         self.touched[stored.session] = self._clock.reading
         self.size += stored.size
         return stored
@@ -260,7 +279,8 @@ class Partition:
         """The batch could not be written: it never came."""
         stored = self.batches.pop(number)
         self.appending.remove(stored.run)
-        self.known_ids.drop(stored.run, stored.ids)
+        if stored.is_trace:
+            self.traces.drop(stored)
         self.taken_back.pop(number, None)
         self.horizon = min(self.horizon, stored.stamp)
         return stored
@@ -273,16 +293,16 @@ class Partition:
                 self.taken_back[number] = None
 
     def take_back(
-        self, number: int, marker: int = 0
+        self, number: int, traces: tuple[int, ...] = ()
     ) -> tuple[list[Stored], tuple[Record, ...]] | None:
-        """A batch is on disk that was to be taken back: as if it had never come, nor its marker.
+        """A batch is on disk that was to be taken back: as if it had never come, nor its traces.
 
         None: it was not.
         """
         if number not in self.taken_back:
             return None
         del self.taken_back[number]
-        numbers = [one for one in (marker, number) if one]
+        numbers = [*traces, number]
         gone = [self.on_write_refused(one) for one in numbers]
         return gone, tuple(BatchRemoved(Space.PARTITION, self.key, one) for one in numbers)
 
@@ -306,6 +326,7 @@ class Partition:
                 self.unacked.remove(part)
                 stored = touched[number] = self.batches[number]
                 stored.alive -= part.length
+                self.traces.count -= part.length if stored.is_trace else 0
             for new in self.seen.missing(run):
                 self.seen.add(new)
                 sessions[new.session] = None
@@ -333,6 +354,7 @@ class Partition:
             self.unacked.remove(part)
             stored = touched[number] = self.batches[number]
             stored.alive -= part.length
+            self.traces.count -= part.length if stored.is_trace else 0
             stored.unseen = (*stored.unseen, (part.first, part.last))
         records: list[Record] = [self._trimmed(stored) for stored in touched.values()]
         if not lost:
@@ -410,7 +432,8 @@ class Partition:
             )
             return BatchTrimmed(Space.PARTITION, self.key, stored.number, alive, stored.unseen)
         del self.batches[stored.number]
-        self.known_ids.drop(stored.run, stored.ids)
+        if stored.is_trace:
+            self.traces.drop(stored)
         self.size -= stored.size
         return BatchRemoved(Space.PARTITION, self.key, stored.number)
 
@@ -436,12 +459,13 @@ class Partition:
             priority=stored.priority,
             dead=stored.dead,
             ids=stored.ids,
+            retained=stored.retained,
         )
 
     @property
     def waiting(self) -> int:
-        """How many messages are pending; markers are none."""
-        return self.pending.count - self.known_ids.markers
+        """How many messages are pending; traces are none."""
+        return self.pending.count - self.traces.count
 
     def acked_of(self, run: Run) -> list[Run]:
         """The parts of the run that are known to be acked."""

@@ -423,8 +423,8 @@ class Engine:
                 self.counters.add("expired", count)
                 text = f"queue {key.queue!r}: the time to live of {count} messages is over"
                 self._calm_log.warning("expired", text)
-            case effects.Deduplicated() | effects.IdsForgotten():
-                what = "deduplicated" if type(notice) is effects.Deduplicated else "ids_forgotten"
+            case effects.Deduplicated() | effects.TracesGone():
+                what = "deduplicated" if type(notice) is effects.Deduplicated else "traces_gone"
                 self.counters.add(what, total(notice.runs))
             case effects.Buried():
                 self._tell_buried(notice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pmq.core import effects, events
@@ -38,6 +39,7 @@ from p2pmq.node.receipts import (
     depth_of,
     info_of,
 )
+from p2pmq.node.replay import Retained, cursor_of, replayed
 from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
 from p2pmq.node.talking import Talking
 from p2pmq.node.typed import converted, converter_to
@@ -45,6 +47,7 @@ from p2pmq.node.typed import converted, converter_to
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+    from datetime import datetime
     from typing import Literal, Unpack
 
     from p2pmq.core.ids import ConsumerId
@@ -323,6 +326,31 @@ class Node(Talking):
         """
         return drained(self, queue, prefetch, patience)
 
+    def replay(
+        self,
+        queue: str,
+        *,
+        since: float | datetime | None = None,
+        timeout: float = 30.0,
+    ) -> AsyncIterator[Retained]:
+        """What the queue retains (`declare(retain=)`), in order, acked or not; it ends at the last.
+
+        `since`: from what the owner took then, a datetime with its zone or seconds since
+        1970 (None: from the oldest). Nothing is consumed by it. Raises RequestTimeoutError
+        when no owner has answered for `timeout` seconds, UsageError, QueueNameError, and
+        ClosedNodeError.
+        """
+        self._check_running()
+        key, cursor = place_of(queue), cursor_of(since)
+        return replayed(self._ask_page, asyncio.sleep, key, cursor, to_ms(timeout, 1))
+
+    async def _ask_page(self, event_of: Callable[[int], events.Event]) -> effects.Page:
+        self._check_running()
+        token, future = self._wait_token()
+        self._driver.feed(event_of(token))
+        page: effects.Page = await future
+        return page
+
     def handler(
         self,
         queue: str,
@@ -396,6 +424,8 @@ class Node(Talking):
         further one, at most `backoff_max`. `visibility_timeout` is that of
         consumers, `ttl` that of messages, both in seconds, where they name none.
         `dedup_window` is for how many seconds the ids of messages are remembered (120).
+        `retain`: for how many seconds messages can be replayed, acked or not, and
+        `retain_bytes` how many bytes of them at most.
         `ageing`: a message that has waited so many seconds longer goes before one of
         the next higher priority, so that no priority starves.
         What is left out is the mesh's default (`Config.replication`, `.retry`,

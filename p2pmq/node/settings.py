@@ -32,6 +32,8 @@ class Settings(TypedDict, total=False):
     visibility_timeout: float | None
     ttl: float | None
     dedup_window: float | None
+    retain: float | None
+    retain_bytes: int | None
     ageing: float | None
 
 
@@ -43,6 +45,8 @@ class QueueInfo:
     them a message is fsynced to be committed. Both are as asked for: a mesh with fewer
     nodes keeps what it can. `declared`: somebody declared it; else these are the defaults.
     `dedup_window` is for how long the ids of messages are remembered.
+    `retain` is for how long messages can be replayed (None: they cannot), `retain_bytes` how many
+    bytes of them are kept at most (None: any).
     `ttl` None: messages wait for ever unless they say otherwise. `ageing` None: priorities are
     strict; else a message goes before one of the next higher priority that came so much later.
     """
@@ -57,6 +61,8 @@ class QueueInfo:
     visibility_timeout: float
     ttl: float | None
     dedup_window: float
+    retain: float | None
+    retain_bytes: int | None
     ageing: float | None
 
 
@@ -64,7 +70,7 @@ def queue_info(queue: str, machine: Machine, config: Config) -> QueueInfo:
     """What is in force: as declared, else the mesh's default."""
     declared = machine.registry.settings_of(queue)
     found = declared if declared is not None else QueueSettings()
-    retry = machine.retry_of(queue)
+    retry, kept = machine.retry_of(queue), machine.kept_of(queue)
     visibility_ms = found.visibility_timeout_ms or config.timing.visibility_timeout_ms
     return QueueInfo(
         queue,
@@ -75,7 +81,9 @@ def queue_info(queue: str, machine: Machine, config: Config) -> QueueInfo:
         retry.backoff_max_ms / 1000,
         visibility_ms / 1000,
         found.ttl_ms / 1000 if found.ttl_ms else None,
-        machine.dedup_window_of(queue) / 1000,
+        kept.ids_ms / 1000,
+        kept.copies_ms / 1000 if kept.copies_ms else None,
+        kept.copies_bytes or None,
         found.ageing_ms / 1000 if found.ageing_ms else None,
     )
 
@@ -111,6 +119,12 @@ def checked_settings(config: Config, settings: Settings) -> QueueSettings:
             f"a backoff of {settings.get('backoff')} s is more than backoff_max="
             f"{settings.get('backoff_max')} allows: raise that too"
         )
+    retain, retain_bytes = settings.get("retain"), settings.get("retain_bytes")
+    if retain_bytes is not None and (retain is None or retain_bytes < 1):
+        raise UsageError(
+            f"retain_bytes={retain_bytes!r} cannot be: it is a limit, 1 or more, for what `retain` "
+            "keeps, so give that too"
+        )
     return QueueSettings(
         *checked_copies(*copies, config.replication),
         most or 0,
@@ -119,5 +133,7 @@ def checked_settings(config: Config, settings: Settings) -> QueueSettings:
         ms(settings.get("visibility_timeout"), VISIBILITY_MS_MIN),
         ms(settings.get("ttl")),
         ms(settings.get("dedup_window")),
+        0 if retain is None else to_ms(retain, 1),
+        retain_bytes or 0,
         ms(settings.get("ageing")),
     )

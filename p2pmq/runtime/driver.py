@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, assert_never
 
@@ -21,6 +22,7 @@ from p2pmq.core.records import BatchStored, StoredBodies
 from p2pmq.errors import StoreCorruptError, StoreFullError
 from p2pmq.runtime.resolve import (
     batches_of,
+    resolved_batch,
     resolved_packet,
     resolved_records,
     resolved_segments,
@@ -157,7 +159,7 @@ class Driver:
             case effects.StopHandling(job_id):
                 self._node.on_stop_handling(job_id)
             case effects.Resolve(token, outcome):
-                self._node.on_resolve(token, outcome)
+                self._resolve(token, outcome)
             case effects.Learn(peer, addresses):
                 self._links.learn(peer, addresses)
             case effects.Notify(notice):
@@ -193,6 +195,17 @@ class Driver:
             self._node.on_failed(error)
 
     # -- bodies --
+
+    def _resolve(self, token: int, outcome: effects.Outcome) -> None:
+        if type(outcome) is effects.Page:
+            try:
+                at_hand = tuple(resolved_batch(batch, self._store) for batch in outcome.batches)
+            except (StoreCorruptError, KeyError):
+                self._report_unreadable(outcome.batches)
+                at_hand = ()  # and `more`: they are asked for again
+            more = outcome.more or len(at_hand) < len(outcome.batches)
+            outcome = replace(outcome, batches=at_hand, more=more)
+        self._node.on_resolve(token, outcome)
 
     def _deliver(self, consumer: ConsumerId, segments: tuple[Segment, ...]) -> None:
         try:

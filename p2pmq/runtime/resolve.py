@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core.packets.delivering import Delivery, Handover, Segment
 from p2pmq.core.packets.publishing import Publish
+from p2pmq.core.packets.replaying import Replayed
 from p2pmq.core.packets.replicating import Replicate, Supply
 from p2pmq.core.records import BatchStored, NoBody, StoredBodies
 from p2pmq.wire.bodies import PackedBodies
@@ -61,7 +62,7 @@ def resolved_packet(packet: Packet, store: Store) -> Packet:
             return packet if batch is packet.batch else replace(packet, batch=batch)
         case Delivery():
             return replace(packet, segments=resolved_segments(packet.segments, store))
-        case Handover() | Replicate() | Supply():
+        case Handover() | Replicate() | Supply() | Replayed():
             batches = tuple(resolved_batch(batch, store) for batch in packet.batches)
             return replace(packet, batches=batches)
         case _:
@@ -75,7 +76,7 @@ def batches_of(packet: Packet) -> tuple[Batch, ...]:
             return (packet.batch,)
         case Delivery():
             return tuple(segment.batch for segment in packet.segments)
-        case Handover() | Replicate() | Supply():
+        case Handover() | Replicate() | Supply() | Replayed():
             return packet.batches
         case _:
             return ()

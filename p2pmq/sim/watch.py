@@ -99,7 +99,7 @@ class Witness:
                 self.on_expired(notice)
             case fx.Buried():
                 self.on_buried(notice)
-            case fx.Deduplicated() | fx.IdsForgotten():
+            case fx.Deduplicated() | fx.TracesGone():
                 self.on_deduplicated(notice)
             case Overflowed():
                 self.on_overflowed(notice)
@@ -260,11 +260,17 @@ class Witness:
                 Dropped(self.now_s, self.process, notice.key, run, "its time to live is over")
             )
 
-    def on_deduplicated(self, notice: fx.Deduplicated | fx.IdsForgotten) -> None:
-        """Messages are not taken, since others had their ids; or the markers of ids are gone."""
+    def on_deduplicated(self, notice: fx.Deduplicated | fx.TracesGone) -> None:
+        """Messages are not taken, since others had their ids; or traces are gone."""
         for run in notice.runs:
             self._history.add(
-                Dropped(self.now_s, self.process, notice.key, run, "another had its id before")
+                Dropped(
+                    self.now_s,
+                    self.process,
+                    notice.key,
+                    run,
+                    "another had its id, or it is a trace",
+                )
             )
 
     def on_buried(self, notice: fx.Buried) -> None:

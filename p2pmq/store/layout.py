@@ -56,6 +56,7 @@ _IS_DEAD = 2**31
 """Beside the number of blobs: what makes dead letters of the batch follows …"""
 _HAS_IDS = 2**30
 """… and the hashes that a marker remembers."""
+_IS_COPY = 2**29
 _SIZE = struct.Struct("<I")
 
 
@@ -92,6 +93,7 @@ class Meta(NamedTuple):
     unseen: tuple[Interval, ...] = ()
     dead: tuple[Death, ...] = ()
     ids: bytes = b""
+    retained: bool = False
 
 
 def seal(key: bytes, value: bytes) -> bytes:
@@ -213,6 +215,7 @@ def meta_of(batch: Batch, blob_bytes: int, expires_ms: int) -> Meta:
         priority=batch.priority,
         dead=batch.dead,
         ids=batch.ids,
+        retained=batch.retained,
     )
 
 
@@ -231,7 +234,8 @@ def pack_meta(meta: Meta) -> bytes:
         _ALL_ALIVE if alive is None else len(alive),
         (0 if plain else len(kept))
         | (_IS_DEAD if meta.dead else 0)
-        | (_HAS_IDS if meta.ids else 0),
+        | (_HAS_IDS if meta.ids else 0)
+        | (_IS_COPY if meta.retained else 0),
         expires_ms,
         priority,
     )
@@ -257,7 +261,8 @@ def unpack_meta(value: bytes) -> Meta:
         kept: tuple[Kept, ...] = (Kept(0, count, blob_bytes),)
         return Meta(session, first, count, size, stamp, None, kept, expires_ms, priority)
     dead, has_ids = parts & _IS_DEAD, parts & _HAS_IDS
-    parts &= ~(_IS_DEAD | _HAS_IDS)
+    retained = bool(parts & _IS_COPY)
+    parts &= ~(_IS_DEAD | _HAS_IDS | _IS_COPY)
     alive = None if alives == _ALL_ALIVE else alives
     middle = _META.size + 16 * (alive or 0)
     end = middle + 24 * parts
@@ -270,7 +275,7 @@ def unpack_meta(value: bytes) -> Meta:
     ids, end = _unpack_ids(value, end) if has_ids else (b"", end)
     unseen = unpack_intervals(value[end:])
     head = (session, first, count, size, stamp, intervals, kept or whole, expires_ms, priority)
-    return Meta(*head, unseen, deaths, ids)
+    return Meta(*head, unseen, deaths, ids, retained)
 
 
 def _unpack_ids(value: bytes, at: int) -> tuple[bytes, int]:

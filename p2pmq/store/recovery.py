@@ -187,6 +187,7 @@ def _batches(
             priority=meta.priority,
             dead=meta.dead,
             ids=meta.ids,
+            retained=meta.retained,
         )
         alive = ((meta.first, batch.last),) if meta.alive is None else meta.alive
         batch_found = RecoveredBatch(space, key, number, batch, alive, meta.unseen, meta.expires_ms)

@@ -2,6 +2,7 @@
 
 import inspect
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,6 +110,14 @@ def test_the_calls_that_look_and_set_say_what_the_asyncio_node_says(alone: Node)
     alone.leave()
 
 
+def test_a_replay_gives_what_was_acked_in_order(alone: Node) -> None:
+    alone.declare("log", retain=3_600)
+    alone.publish_many("log", range(600))
+    assert [message.body for message in alone.drain("log")] == list(range(600))
+    assert [message.body for message in alone.replay("log")] == list(range(600))
+    assert list(alone.replay("log", since=time.time() + 60)) == []
+
+
 def test_mail_between_blocking_nodes_of_one_process() -> None:
     with mesh("a", "b") as (a, b):
         assert a.send("b", "one").committed
@@ -168,6 +177,7 @@ def calls(made: Node) -> list[Any]:
         lambda: made.consume_batches("q"),
         made.inbox_batches,
         lambda: next(made.drain("q")),
+        lambda: made.replay("q"),
         lambda: made.declare("q"),
         lambda: made.settings_of("q"),
         lambda: made.depth("q"),

@@ -67,7 +67,7 @@ def test_a_message_that_a_full_disk_refused_leaves_its_id_to_others() -> None:
     (write,) = writes(publish(rig, with_ids(S1, 1, X)))
     assert isinstance(write.then, BatchDurable)
     rig.owner.on_batch_refused(write.then)
-    assert not len(rig.owner.partitions[KEY].known_ids)
+    assert not len(rig.owner.partitions[KEY].traces.known_ids)
     rig.attach()
     assert pushed(rig.write(publish(rig, with_ids(S2, 1, X)))) == {(S2, 1)}
 
@@ -80,7 +80,7 @@ def test_ids_are_known_after_a_restart_and_forgotten_when_their_window_is_over()
     rig.now += 200_000
     rig.owner.clock.now = rig.now
     rig.write(rig.owner.on_timeout(rig.now))
-    assert not len(rig.owner.partitions[KEY].known_ids)
+    assert not len(rig.owner.partitions[KEY].traces.known_ids)
     assert rig.owner.partitions[KEY].waiting == 1
     assert deduplicated(publish(rig, with_ids(S2, 2, X))) == set()
 
@@ -115,4 +115,3 @@ def test_an_id_is_known_while_the_last_marker_with_it_is_there(
                 [(Run(S2, 1, 1), Run(S1, last[wanted], last[wanted]))] if wanted in last else []
             )
             assert found == expected
-    assert known.markers == len(there)

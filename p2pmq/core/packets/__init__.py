@@ -7,6 +7,7 @@ from p2pmq.core.packets import (
     membership,
     publishing,
     registering,
+    replaying,
     replicating,
     requesting,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "membership",
     "publishing",
     "registering",
+    "replaying",
     "replicating",
     "requesting",
 ]

@@ -72,6 +72,7 @@ class Batch(Struct):
     is 0 … 9, the higher the more urgent, as in RabbitMQ. `dead` has one item if these
     are dead letters. `ids` are hashes of the users' ids of the messages, 16 bytes each (zeros:
     it has none), or nothing; from an owner on only a *marker* has them (`core.dedup`).
+    `retained`: a copy to be read again (`core.replays`).
     """
 
     session: Id
@@ -84,6 +85,7 @@ class Batch(Struct):
     priority: Annotated[int, Range(0, PRIORITY_MAX)] = 0
     dead: Annotated[tuple[Death, ...], Size(0, 1)] = ()
     ids: Annotated[bytes, Size(0, ID_HASH_BYTES * BATCH_MESSAGES_MAX)] = b""
+    retained: bool = False
 
     @property
     def last(self) -> int:

@@ -38,6 +38,8 @@ class QueueSettings(Struct):
     visibility_timeout_ms: U32 = 0
     ttl_ms: Milliseconds = 0
     dedup_window_ms: U32 = 0
+    retain_ms: Milliseconds = 0
+    retain_bytes: U64 = 0
     ageing_ms: U32 = 0
 
 
