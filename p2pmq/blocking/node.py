@@ -20,6 +20,7 @@ from p2pmq.blocking.feed import Feed
 from p2pmq.blocking.inner import InnerNode
 from p2pmq.blocking.loop_thread import GRACE_S, LoopThread
 from p2pmq.blocking.queue import Queue
+from p2pmq.blocking.serving import Serving
 from p2pmq.blocking.taking import Batches, Messages
 from p2pmq.core.names import check_queue_name
 from p2pmq.errors import ClosedNodeError
@@ -50,7 +51,7 @@ T = TypeVar("T")
 AnyTaking = TypeVar("AnyTaking", Messages, Batches)
 
 
-class Node:
+class Node(Serving):
     """One member of a mesh, for code that does not use asyncio.
 
     The arguments are those of `p2pmq.Node`; `on_overflow` runs in the node's
@@ -67,8 +68,6 @@ class Node:
     ...         break
     hello
     """
-
-    _thread: LoopThread | None = None
 
     def __init__(
         self,
@@ -87,6 +86,7 @@ class Node:
         config: Config | None = None,
         on_overflow: Callable[[Overflow], object] | None = None,
     ) -> None:
+        super().__init__()
         self._inner = InnerNode(
             name,
             mesh=mesh,
@@ -102,7 +102,6 @@ class Node:
             config=config,
             on_overflow=on_overflow,
         )
-        self._starting = threading.Lock()
 
     # -- life --
 
@@ -133,6 +132,8 @@ class Node:
                 thread.start()
                 thread.call(self._inner.start, None)
                 self._thread = thread
+                for handler in self._handlers:
+                    self._begin(handler)
             except BaseException:
                 self._thread = None
                 thread.stop(GRACE_S)

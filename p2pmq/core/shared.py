@@ -65,14 +65,14 @@ class SharedRecord(Protocol):
 
 
 R = TypeVar("R", bound=SharedRecord)
-Told = TypeVar("Told", bound=SharedRecord, covariant=True)
+Told_co = TypeVar("Told_co", bound=SharedRecord, covariant=True)
 
 
-class RecordsTold(Protocol[Told]):
+class RecordsTold(Protocol[Told_co]):
     """A packet with records that the receiver may lack, or have older."""
 
     @property
-    def records(self) -> tuple[Told, ...]:
+    def records(self) -> tuple[Told_co, ...]:
         """The records."""
         ...
 
@@ -100,11 +100,11 @@ class BucketsTold(Protocol):
         ...
 
 
-class RecordDurable(Protocol[Told]):
+class RecordDurable(Protocol[Told_co]):
     """The event that a record made here is on disk; `before` is the one that held until then."""
 
     @property
-    def record(self) -> Told:
+    def record(self) -> Told_co:
         """The record."""
         ...
 
@@ -114,7 +114,7 @@ class RecordDurable(Protocol[Told]):
         ...
 
     @property
-    def before(self) -> Told | None:
+    def before(self) -> Told_co | None:
         """What held before."""
         ...
 

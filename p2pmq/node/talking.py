@@ -15,10 +15,12 @@ from p2pmq.node.subscription import Subscription
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from p2pmq.node.emitter import Emitter
     from p2pmq.node.requests import RequestHandler
     from p2pmq.node.subscription import OnSlow
 
 H = TypeVar("H", bound="RequestHandler")
+AnySubscription = TypeVar("AnySubscription", bound=Subscription)
 
 REQUEST_TIMEOUT_S = 5.0
 CONCURRENCY = 16
@@ -71,10 +73,20 @@ class Talking(Engine):
         Raises TopicError, UsageError, ClosedNodeError; SubscriptionLimitError as it begins, where
         this node has 4,096 patterns and responders, or 192 KiB of them.
         """
+        return self._subscription(Subscription, patterns, buffer, on_slow)
+
+    def _subscription(
+        self,
+        kind: Callable[[Emitter, tuple[str, ...], int, OnSlow], AnySubscription],
+        patterns: tuple[str, ...],
+        buffer: int,
+        on_slow: OnSlow,
+    ) -> AnySubscription:
+        """A subscription of this kind, not begun."""
         self._check_running()
         if self._draining:
             raise ClosedNodeError(self.settings.name, "closing")
-        return Subscription(self._emitter, patterns_of(patterns), buffer, on_slow)
+        return kind(self._emitter, patterns_of(patterns), buffer, on_slow)
 
     # -- requests --
 
