@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from p2pmq.blocking.consumer import ThreadedConsumer
     from p2pmq.config import Config, NodeSettings
+    from p2pmq.node.binding import BindingInfo
     from p2pmq.node.message import Message
     from p2pmq.node.node import Confirm
     from p2pmq.node.receipts import (
@@ -346,9 +347,29 @@ class Node(Serving):
 
     # -- topics and requests --
 
-    def emit(self, topic: str, body: object) -> None:
+    def emit(
+        self,
+        topic: str,
+        body: object,
+        *,
+        confirm: Confirm = "none",
+        timeout: float | None = None,
+    ) -> None:
         """Emit an event to everybody who is subscribed to its topic: see `p2pmq.Node.emit`."""
-        self._call(partial(self._inner.emit, topic, body), GRACE_S)
+        emit = partial(self._inner.emit, topic, body, confirm=confirm, timeout=timeout)
+        self._call(emit, self._publish_limit(timeout))
+
+    def bind(self, pattern: str, *, queue: str) -> None:
+        """Copy events of the pattern into a queue, on every node: see `p2pmq.Node.bind`."""
+        self._call(partial(self._inner.bind, pattern, queue=queue), GRACE_S)
+
+    def unbind(self, pattern: str, *, queue: str) -> None:
+        """Copy them no more: see `p2pmq.Node.unbind`."""
+        self._call(partial(self._inner.unbind, pattern, queue=queue), GRACE_S)
+
+    def bindings(self) -> list[BindingInfo]:
+        """What is bound, as this node knows it, by pattern and queue."""
+        return self._running().ask(self._inner.bindings)
 
     def request(
         self, responder: str, body: object = None, *, timeout: float = REQUEST_TIMEOUT_S

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from p2pmq.core.ids import ConsumerId, JobId, NodeId, PartitionKey, Run
+    from p2pmq.core.packets.binding import BindingRecord
     from p2pmq.core.packets.delivering import LeaseField
     from p2pmq.core.packets.publishing import Bodies
     from p2pmq.core.packets.registering import QueueRecord, QueueSettings
@@ -197,6 +198,16 @@ class DeclareRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class BindRequested:
+    """Copy events of the pattern into the queue, or (not `bound`) do so no more, on every node."""
+
+    pattern: str
+    queue: str
+    bound: bool
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class InterestsRequested:
     """This node is interested in the patterns of `added` from now on, and no more in `removed`.
 
@@ -344,6 +355,15 @@ class DeclareDurable:
     before: QueueRecord | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BindDurable:
+    """A binding is on this node's disk. `before` is as in `DeclareDurable`."""
+
+    record: BindingRecord
+    token: int
+    before: BindingRecord | None = None
+
+
 DurableEvent = (
     BatchDurable
     | SettleDurable
@@ -352,6 +372,7 @@ DurableEvent = (
     | ReplicaDurable
     | SupplyDurable
     | DeclareDurable
+    | BindDurable
 )
 
 
@@ -398,6 +419,7 @@ Event = (
     | StopRequested
     | ForgetRequested
     | DeclareRequested
+    | BindRequested
     | InterestsRequested
     | EmitRequested
     | CallRequested
@@ -412,6 +434,7 @@ Event = (
     | ReplicaDurable
     | SupplyDurable
     | DeclareDurable
+    | BindDurable
     | WriteRefused
     | BodyUnreadable
     | DeliveryFailed

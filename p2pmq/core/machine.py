@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from p2pmq.core import events
+from p2pmq.core.bindings import Bindings
 from p2pmq.core.consuming import Consuming
 from p2pmq.core.effects import Counted, Done, MemberNotice, Notify, Resolve, Send
 from p2pmq.core.ephemeral import Ephemeral
@@ -25,7 +26,14 @@ from p2pmq.core.membership import MemberState
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
-from p2pmq.core.packets import delivering, membership, publishing, registering, replicating
+from p2pmq.core.packets import (
+    binding,
+    delivering,
+    membership,
+    publishing,
+    registering,
+    replicating,
+)
 from p2pmq.core.pair import Pair
 from p2pmq.core.placement import seat_of
 from p2pmq.core.records import Space
@@ -60,6 +68,7 @@ class Machine:
         self._clock = HybridClock()
         self.swim = Swim(own, mesh, config.swim, rng)
         self.registry = Registry(own.node_id, self._others, rng)
+        self.bindings = Bindings(own.node_id, self._others, rng)
         self._ownership = Ownership(config.replication, self.registry.settings_of, config.retry)
         owner_of = self._ownership.owner_of
         self.owner = Owner(own.node_id, self._clock, owner_of)
@@ -76,6 +85,7 @@ class Machine:
         )
         self._rooms = (
             self.registry,
+            self.bindings,
             self.owner,
             self.replication,
             self.stand_ins,
@@ -208,6 +218,10 @@ class Machine:
                 e, now + self._clock.wall_offset_ms
             ),
             events.DeclareDurable: lambda e, _now: self.registry.on_durable(e),
+            events.BindRequested: lambda e, now: self.bindings.on_bind(
+                e, now + self._clock.wall_offset_ms
+            ),
+            events.BindDurable: lambda e, _now: self.bindings.on_durable(e),
             **self.ephemeral.event_table(),
             events.BatchDurable: self.owner.on_batch_durable,
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
@@ -252,6 +266,9 @@ class Machine:
             registering.QueueRecords: lambda _peer, p, _now: self.registry.on_records(p),
             registering.QueueDigest: self.registry.on_digest,
             registering.QueueBuckets: lambda peer, p, _now: self.registry.on_buckets(peer, p),
+            binding.BindingRecords: lambda _peer, p, _now: self.bindings.on_records(p),
+            binding.BindingDigest: self.bindings.on_digest,
+            binding.BindingBuckets: lambda peer, p, _now: self.bindings.on_buckets(peer, p),
             replicating.Replicate: self.replication.replica.on_replicate,
             replicating.Replicated: self.replication.on_replicated,
             replicating.Compare: self._on_compare,
@@ -276,6 +293,7 @@ class Machine:
         for found in recovered.batches:
             of_space[found.space].append(found)
         self.registry.recover(recovered.queues, now)
+        self.bindings.recover(recovered.bindings, now)
         self.owner.recover(recovered, of_space[Space.PARTITION], now)
         self.intact.recover(recovered.filled, refilling=recovered.refilling)
         self.intact.unsure = not recovered.members
@@ -316,6 +334,7 @@ class Machine:
             effects += self.owner.on_node_gone(peer, now, restarted=True)
         self._boots[peer] = event.boot
         effects += self.registry.on_peer_connected(peer)
+        effects += self.bindings.on_peer_connected(peer)
         effects += self.replication.on_peer_connected(peer, now)
         effects += self.outbox.on_peer_connected(peer, now)
         effects += self.consuming.on_peer_connected(peer, now)
@@ -380,6 +399,8 @@ class Machine:
                 return self.replication.replica.on_write_refused(event.then, event.records)
             case events.DeclareDurable():
                 return self.registry.on_write_refused(event.then)
+            case events.BindDurable():
+                return self.bindings.on_write_refused(event.then)
             case events.SettleDurable(key=key):
                 return self.owner.on_settle_refused(key, event.records)
             case None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from p2pmq.core.ids import NodeId, PartitionKey, Session
     from p2pmq.core.intervals import Interval
+    from p2pmq.core.packets.binding import BindingRecord
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registering import QueueRecord
@@ -149,6 +150,13 @@ class QueueSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class BindingSaved:
+    """The latest record of a pair of pattern and queue."""
+
+    record: BindingRecord
+
+
+@dataclass(frozen=True, slots=True)
 class IncarnationSaved:
     """This node's own incarnation: it never goes back, not over a restart either."""
 
@@ -179,6 +187,7 @@ Record = (
     | MemberSaved
     | MemberRemoved
     | QueueSaved
+    | BindingSaved
     | IncarnationSaved
     | RefillingChanged
     | PartitionFilled
@@ -217,3 +226,4 @@ class Recovered:
     refilling: bool = False
     filled: tuple[PartitionKey, ...] = ()
     horizons: tuple[HorizonMoved, ...] = ()
+    bindings: tuple[BindingRecord, ...] = ()

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from p2pmq.node.consumer import Consumer
 
 
+TOPIC = "$topic"
+"""The header that tells the topic of an event's copy."""
+
 _AS_PUBLISHED = object()
 
 
@@ -158,6 +161,13 @@ class Message(Settleable):
     def enqueued_at(self) -> float:
         """When the owner took it: seconds since 1970, by the owner's clock."""
         return wall_ms_of(self._segment.batch.stamp) / 1000
+
+    @property
+    def topic(self) -> str | None:
+        """The topic of the event that it is a copy of (`Node.bind`); None: it was published."""
+        headers = packed_bodies(self._segment).headers
+        header = headers[self._position] if headers is not None else None
+        return header.get(TOPIC) if header is not None else None
 
     @property
     def dead_letter(self) -> DeadLetter | None:

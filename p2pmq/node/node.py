@@ -25,6 +25,7 @@ from p2pmq.node.arguments import (
     reading_key_of,
     to_ms,
 )
+from p2pmq.node.binding import Binding
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
 from p2pmq.node.handlers import Handler, guarded
@@ -39,7 +40,6 @@ from p2pmq.node.receipts import (
     info_of,
 )
 from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
-from p2pmq.node.talking import Talking
 from p2pmq.node.typed import converted, converter_to
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ MAIL_TTL_S = 7 * 86_400.0
 """A message to a node that does not come back must not lie there for ever."""
 
 
-class Node(Talking):
+class Node(Binding):
     """One member of a mesh, inside this process.
 
     `name` is unique in the mesh. Everything else has a default that suits a

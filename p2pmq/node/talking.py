@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pmq.core import events
 from p2pmq.errors import ClosedNodeError
-from p2pmq.node.arguments import patterns_of, responder_of, to_ms, topic_of
+from p2pmq.node.arguments import patterns_of, responder_of, to_ms
 from p2pmq.node.engine import Engine
 from p2pmq.node.requests import Responder, packed, reply_of
 from p2pmq.node.subscription import Subscription
@@ -35,29 +35,6 @@ class Talking(Engine):
     """A node's topics and requests."""
 
     # -- topics --
-
-    async def emit(self, topic: str, body: object) -> None:
-        """Emit an event to everybody who is subscribed to its topic right now, at most once.
-
-        Nothing is stored, nothing is confirmed and nobody is waited for: who is away misses it,
-        and a slow link or subscriber drops events and counts them. `topic` is 1 to 255 bytes
-        of UTF-8 in up to 32 tokens parted by dots, without wildcards; `body` is as in `publish`.
-
-        Raises TopicError, BodyTooLargeError, NotSerializableError, ClosedNodeError.
-
-        >>> import asyncio, p2pmq
-        >>> async def main():
-        ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
-        ...         async with node.subscribe("site.*.temp") as events:
-        ...             await node.emit("site.7.temp", 21.5)
-        ...             async for event in events:
-        ...                 return event.topic, event.body, event.sender
-        >>> asyncio.run(main())
-        ('site.7.temp', 21.5, 'doc')
-        """
-        self._check_running()
-        if self._emitter.emit(topic_of(topic), body):
-            await asyncio.sleep(0)  # a loop that does nothing but emit lets the others run
 
     def subscribe(
         self, *patterns: str, buffer: int = BUFFER_EVENTS, on_slow: OnSlow = "drop-oldest"

@@ -13,12 +13,14 @@ together; what is unpacked here is what was packed, or LayoutError.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import struct
 import zlib
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from p2pmq.core.ids import PartitionKey
+from p2pmq.core.packets.binding import BindingRecord
 from p2pmq.core.packets.membership import Rumour
 from p2pmq.core.packets.publishing import Death
 from p2pmq.core.packets.registering import QueueRecord, QueueSettings
@@ -39,6 +41,9 @@ REFILLING = b"refilling"
 """The key of a note: it is there while the node is refilling."""
 FILLED = b"filled/"
 """… and what those begin with that say of which partitions it is not any more."""
+
+BINDING = b"binding/"
+"""… and those that hold a pair of pattern and queue."""
 
 HORIZON = b"horizon/"
 """… and those that say up to when what was acked in a partition may be forgotten."""
@@ -330,6 +335,22 @@ def unpack_queue(value: bytes) -> QueueRecord:
     record = _unpacked(QueueRecord, value, "a queue's row")
     settings = json.dumps(record.settings).encode()
     return dataclasses.replace(record, settings=_unpacked(QueueSettings, settings, "a queue's row"))
+
+
+def binding_key(record: BindingRecord) -> bytes:
+    """The key of a binding's note; hashed, as pattern and queue are longer than keys may be."""
+    pair = f"{record.pattern}\n{record.queue}".encode("utf-8", "surrogatepass")
+    return BINDING + hashlib.blake2b(pair, digest_size=16).digest()
+
+
+def pack_binding(record: BindingRecord) -> bytes:
+    """A binding as JSON, by the names of its fields."""
+    return json.dumps(_plain(record)).encode()
+
+
+def unpack_binding(value: bytes) -> BindingRecord:
+    """What `pack_binding` packed, by this or another version. Raises LayoutError."""
+    return _unpacked(BindingRecord, value, "a binding's row")
 
 
 def _plain(struct: Struct) -> dict[str, object]:

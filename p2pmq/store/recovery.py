@@ -25,6 +25,7 @@ from p2pmq.core.records import (
 )
 from p2pmq.errors import DataDirectoryError
 from p2pmq.store.layout import (
+    BINDING,
     FILLED,
     FORMAT,
     HORIZON,
@@ -34,6 +35,7 @@ from p2pmq.store.layout import (
     split_batch_key,
     split_filled_key,
     split_id_key,
+    unpack_binding,
     unpack_horizon,
     unpack_meta,
     unpack_partition,
@@ -149,6 +151,9 @@ def recover(
             HorizonMoved(*unpack_horizon(key, notes[key]))
             for key in sorted(notes)
             if key.startswith(HORIZON)
+        ),
+        bindings=tuple(
+            unpack_binding(notes[key]) for key in sorted(notes) if key.startswith(BINDING)
         ),
     )
     return recovered, {where: partition_id for partition_id, where in partitions.items()}
