@@ -36,11 +36,13 @@ class InnerNode(Node):
         queue: str | None,
         prefetch: int,
         visibility_timeout: float | None,
+        *,
+        once: bool = False,
     ) -> ThreadedConsumer:
         """Begin to consume a queue, or this node's mailbox (None)."""
         key = mailbox_key(self.settings.name) if queue is None else reading_key_of(queue)
         kind = partial(ThreadedConsumer, thread)
-        return self._subscribe(key, prefetch, visibility_timeout, kind)
+        return self._subscribe(key, prefetch, visibility_timeout, kind, once=once)
 
     def hidden_s(self, queue: str, visibility_timeout: float | None) -> float:
         """For how long a delivery hides its message, in seconds."""

@@ -300,6 +300,7 @@ class Node(Serving):
         prefetch: int = PREFETCH,
         visibility_timeout: float | None = None,
         type: Any = None,  # noqa: A002, ANN401  the word for it; any annotation
+        once: bool = False,
     ) -> Messages:
         """The queue's messages, one by one, for ever: an iterator that waits.
 
@@ -308,7 +309,7 @@ class Node(Serving):
         unsettled; see `p2pmq.Node.consume`.
         """
         convert = None if type is None else converter_to(type)
-        messages = self._consume(Messages, queue, prefetch, visibility_timeout)
+        messages = self._consume(Messages, queue, prefetch, visibility_timeout, once=once)
         messages.convert = convert
         return messages
 
@@ -465,13 +466,16 @@ class Node(Serving):
         queue: str | None,
         prefetch: int,
         visibility_timeout: float | None,
+        *,
+        once: bool = False,
     ) -> AnyTaking:
         """An iterator over the queue, or over this node's mailbox (None)."""
         thread = self._running()
         made: list[ThreadedConsumer] = []
 
         def subscribe() -> ThreadedConsumer:
-            made.append(self._inner.begin_consuming(thread, queue, prefetch, visibility_timeout))
+            begin = self._inner.begin_consuming
+            made.append(begin(thread, queue, prefetch, visibility_timeout, once=once))
             return made[0]
 
         def drop() -> None:

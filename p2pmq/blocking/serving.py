@@ -63,6 +63,7 @@ class Serving(ABC):
         prefetch: int = ...,
         visibility_timeout: float | None = None,
         type: Any = None,  # noqa: A002, ANN401  as the node's
+        once: bool = False,
     ) -> Messages:
         """The queue's messages."""
 
@@ -78,6 +79,7 @@ class Serving(ABC):
         prefetch: int | None = None,
         visibility_timeout: float | None = None,
         type: Any = None,  # noqa: A002, ANN401  as `consume`
+        once: bool = False,
     ) -> Callable[[F], F]:
         """A decorator: threads of the node's call the function with each message of the queue.
 
@@ -100,7 +102,11 @@ class Serving(ABC):
                 function,
                 concurrency,
                 lambda: self.consume(
-                    queue, prefetch=held, visibility_timeout=visibility_timeout, type=type
+                    queue,
+                    prefetch=held,
+                    visibility_timeout=visibility_timeout,
+                    type=type,
+                    once=once,
                 ),
                 partial(self._inner.hidden_s, queue, visibility_timeout),
             )

@@ -104,6 +104,8 @@ class SubscribeRequested:
     key: PartitionKey
     prefetch: int
     visibility_timeout_ms: int
+    once: bool = False
+    """Whether what was processed on this node is acked without being delivered again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,26 @@ class SettleRequested:
     acks: tuple[Run, ...] = ()
     nacks: tuple[GivenBack, ...] = ()
     extends: tuple[tuple[Run, int], ...] = ()
+
+
+class Output(NamedTuple):
+    """One message that is published with an ack: `bodies` holds one body of `size` bytes."""
+
+    key: PartitionKey
+    bodies: Bodies
+    size: int
+    ttl_ms: int = 0
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TieRequested:
+    """Publish the outputs of one message, and ack it when all of them are committed."""
+
+    consumer: ConsumerId
+    key: PartitionKey
+    run: Run
+    outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +386,13 @@ class BindDurable:
     before: BindingRecord | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessedDurable:
+    """The ids of what was processed once are on disk; `number` is of the settle that waits."""
+
+    number: int
+
+
 DurableEvent = (
     BatchDurable
     | SettleDurable
@@ -373,6 +402,7 @@ DurableEvent = (
     | SupplyDurable
     | DeclareDurable
     | BindDurable
+    | ProcessedDurable
 )
 
 
@@ -413,6 +443,7 @@ Event = (
     | UnsubscribeRequested
     | DrainRequested
     | SettleRequested
+    | TieRequested
     | StatsRequested
     | FlushRequested
     | LeaveRequested
@@ -435,6 +466,7 @@ Event = (
     | SupplyDurable
     | DeclareDurable
     | BindDurable
+    | ProcessedDurable
     | WriteRefused
     | BodyUnreadable
     | DeliveryFailed

@@ -23,6 +23,7 @@ from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import PartitionKey, key_of
 from p2pmq.core.intact import Intactness
 from p2pmq.core.membership import MemberState
+from p2pmq.core.once import Once
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
@@ -43,8 +44,10 @@ from p2pmq.core.replication import Replication
 from p2pmq.core.requests import Requests
 from p2pmq.core.retention import Retention
 from p2pmq.core.ring import Place
+from p2pmq.core.settling import Settling
 from p2pmq.core.standins import StandIns
 from p2pmq.core.swim import Swim
+from p2pmq.core.tying import Tying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,8 +80,10 @@ class Machine:
             session, owner_of, config.limits, config.timing, config.outbox, self._clock
         )
         self.consuming = Consuming(owner_of, config.timing)
+        self.once = Once(self._clock, config.replication.context_retention_ms)
+        self.settling = Settling(self.consuming, self.once, Tying(owner_of))
         self._look_after_copies(own, config)
-        self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
+        self.requests = Requests(self.outbox, self.owner, self.settling, self.handovers)
         self._pair = Pair(config.replication)
         self.ephemeral = Ephemeral(
             own, session, self.swim.members, config.timing.responder_wait_ms, rng
@@ -92,6 +97,7 @@ class Machine:
             self.retention,
             self.dead_letters,
             self.outbox,
+            self.settling,
             self.consuming,
             self.handovers,
             self.requests,
@@ -203,12 +209,12 @@ class Machine:
             events.PeerConnected: self._on_peer_connected,
             events.PeerDisconnected: lambda _event, _now: [],
             events.PublishRequested: self.outbox.on_publish,
-            events.SubscribeRequested: self.consuming.on_subscribe,
-            events.UnsubscribeRequested: lambda e, now: self.consuming.on_unsubscribe(
-                e.consumer, now
-            ),
+            events.SubscribeRequested: self.settling.on_subscribe,
+            events.UnsubscribeRequested: self.settling.on_unsubscribe,
             events.DrainRequested: self.consuming.on_drain,
-            events.SettleRequested: self.consuming.on_settle,
+            events.SettleRequested: self.settling.on_settle,
+            events.TieRequested: self.settling.on_tie,
+            events.ProcessedDurable: self.settling.on_processed_durable,
             events.StatsRequested: self._on_stats_requested,
             events.FlushRequested: self.requests.on_flush,
             events.LeaveRequested: self._on_leave_requested,
@@ -251,6 +257,7 @@ class Machine:
             publishing.Confirm: lambda peer, p, now: [
                 *self.outbox.on_confirm(p, key_of(p), peer, now),
                 *self.dead_letters.on_confirm(p, key_of(p), now),
+                *self.settling.on_confirm(p, key_of(p), now),
             ],
             publishing.Gap: lambda _peer, p, now: self.outbox.on_gap(key_of(p), p.session, now),
             publishing.PublishRefused: self._on_publish_refused,
@@ -260,7 +267,7 @@ class Machine:
             delivering.Attach: self.owner.on_attach,
             delivering.Attached: self.consuming.on_attached,
             delivering.Detach: self.owner.on_detach,
-            delivering.Delivery: self.consuming.on_delivery,
+            delivering.Delivery: self.settling.on_delivery,
             delivering.Settle: self.owner.on_settle,
             delivering.Settled: lambda _peer, p, now: self.consuming.on_settled(p, now),
             registering.QueueRecords: lambda _peer, p, _now: self.registry.on_records(p),
@@ -294,6 +301,7 @@ class Machine:
             of_space[found.space].append(found)
         self.registry.recover(recovered.queues, now)
         self.bindings.recover(recovered.bindings, now)
+        self.once.recover(recovered.processed, now)
         self.owner.recover(recovered, of_space[Space.PARTITION], now)
         self.intact.recover(recovered.filled, refilling=recovered.refilling)
         self.intact.unsure = not recovered.members
@@ -401,6 +409,8 @@ class Machine:
                 return self.registry.on_write_refused(event.then)
             case events.BindDurable():
                 return self.bindings.on_write_refused(event.then)
+            case events.ProcessedDurable():
+                return self.settling.on_write_refused(event.then, now)
             case events.SettleDurable(key=key):
                 return self.owner.on_settle_refused(key, event.records)
             case None:
@@ -455,6 +465,7 @@ class Machine:
         effects += self.owner.on_placement_changed(now)
         effects += self.dead_letters.on_placement_changed(now)
         effects += self.consuming.on_placement_changed(now)
+        effects += self.settling.on_placement_changed(now)
         effects += self.handovers.on_placement_changed(now)
         roster = [member.node_id for member in self.swim.roster()]
         return effects + self.ephemeral.on_roster(self._others(), roster, now)

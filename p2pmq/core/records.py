@@ -157,6 +157,20 @@ class BindingSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class ProcessedChanged:
+    """The seqs of a block of a session that consumers of this node have processed; none: forget it.
+
+    `touched` is when that last changed, in ms of this node's wall clock.
+    """
+
+    key: PartitionKey
+    session: Session
+    block: int
+    seqs: tuple[Interval, ...]
+    touched: int
+
+
+@dataclass(frozen=True, slots=True)
 class IncarnationSaved:
     """This node's own incarnation: it never goes back, not over a restart either."""
 
@@ -188,6 +202,7 @@ Record = (
     | MemberRemoved
     | QueueSaved
     | BindingSaved
+    | ProcessedChanged
     | IncarnationSaved
     | RefillingChanged
     | PartitionFilled
@@ -227,3 +242,4 @@ class Recovered:
     filled: tuple[PartitionKey, ...] = ()
     horizons: tuple[HorizonMoved, ...] = ()
     bindings: tuple[BindingRecord, ...] = ()
+    processed: tuple[ProcessedChanged, ...] = ()

@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core import effects, events
 from p2pmq.errors import NotBoundError
-from p2pmq.node.arguments import confirmation_of, key_of, patterns_of, topic_of
+from p2pmq.node.arguments import (
+    checked_priority,
+    confirmation_of,
+    key_of,
+    patterns_of,
+    to_ms,
+    topic_of,
+)
 from p2pmq.node.message import TOPIC
 from p2pmq.node.publisher import Terms
+from p2pmq.node.requests import packed
 from p2pmq.node.talking import Talking
 
 if TYPE_CHECKING:
@@ -114,6 +122,12 @@ class Binding(Talking):
             await asyncio.gather(*copies)
         elif is_full:
             await asyncio.sleep(0)  # a loop that does nothing but emit lets the others run
+
+    def _output(self, queue: str, body: object, ttl: float | None, priority: int) -> events.Output:
+        """A message that is to be published with an ack, checked."""
+        bodies, size = packed(body, self.settings.config.limits.body_bytes_max)
+        ttl_ms = self._ttl_ms(queue) if ttl is None else to_ms(ttl, 1)
+        return events.Output(key_of(queue), bodies, size, ttl_ms, checked_priority(priority))
 
     def _ttl_ms(self, queue: str) -> int:
         declared = self._machine.registry.settings_of(queue)

@@ -213,6 +213,7 @@ class Node(Binding):
         prefetch: int = PREFETCH,
         visibility_timeout: float | None = None,
         type: Any = None,  # noqa: A002, ANN401  the word for it; any annotation
+        once: bool = False,
     ) -> AsyncIterator[Message]:
         """The queue's messages, one by one, for ever; it survives its owner.
 
@@ -221,13 +222,17 @@ class Node(Binding):
         With `type`, a dataclass, pydantic model or other annotation, `message.body`
         is one of these; a body that does not fit becomes a dead letter with reason
         `rejected` (needs `pip install "p2pmq[types]"`).
+        With `once`, this node remembers on its disk what was acked here, before the ack leaves:
+        what comes again is acked, and not given out.
 
         Raises QueueNameError, UsageError and ClosedNodeError when the first one is asked
         for, and what made the node fail (StoreError, NodeFailedError) at any later one.
         The iteration ends when the node closes.
         """
         convert = None if type is None else converter_to(type)
-        return self._messages(reading_key_of, queue, prefetch, visibility_timeout, convert)
+        return self._messages(
+            reading_key_of, queue, prefetch, visibility_timeout, convert, once=once
+        )
 
     def inbox(
         self, *, prefetch: int = PREFETCH, visibility_timeout: float | None = None
@@ -242,9 +247,12 @@ class Node(Binding):
         prefetch: int,
         visibility_timeout: float | None,
         convert: Callable[[object], Any] | None = None,
+        *,
+        once: bool = False,
     ) -> AsyncIterator[Message]:
         """The messages of the queue that `key_for` finds for the name; it may raise."""
-        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout, Consumer)
+        key = key_for(name)
+        consumer = self._subscribe(key, prefetch, visibility_timeout, Consumer, once=once)
         try:
             async for message in consumer.messages():
                 if convert is None or converted(message, convert):
@@ -288,6 +296,8 @@ class Node(Binding):
             [ConsumerId, PartitionKey, Callable[[events.Event], None], AbstractEventLoop],
             AnyConsumer,
         ],
+        *,
+        once: bool = False,
     ) -> AnyConsumer:
         """A consumer of this kind, begun; raises UsageError and its kin, ClosedNodeError."""
         self._check_running()
@@ -297,8 +307,11 @@ class Node(Binding):
         visibility_ms = self._visibility_ms(key.queue, visibility_timeout)
         consumer_id = self._world.random_bytes(ID_BYTES)
         consumer = kind(consumer_id, key, self._driver.feed, self._loop)
+        consumer.output = self._output
         self._consumers[consumer_id] = consumer
-        self._driver.feed(events.SubscribeRequested(consumer_id, key, prefetch, visibility_ms))
+        self._driver.feed(
+            events.SubscribeRequested(consumer_id, key, prefetch, visibility_ms, once)
+        )
         return consumer
 
     def _visibility_ms(self, queue: str, asked: float | None) -> int:
@@ -331,6 +344,7 @@ class Node(Binding):
         prefetch: int | None = None,
         visibility_timeout: float | None = None,
         type: Any = None,  # noqa: A002, ANN401  as `consume`
+        once: bool = False,
     ) -> Callable[[HandlerFunction], HandlerFunction]:
         """A decorator: the node calls the function with each message of the queue.
 
@@ -342,7 +356,8 @@ class Node(Binding):
         raises: it comes again after a pause, and is a dead letter after too many
         failures (`Config.retry`). While the function runs its visibility timeout
         is extended. A handler begins when the node runs; when it closes it may
-        finish what it is at. `type` is as in `consume`. Raises UsageError, QueueNameError.
+        finish what it is at. `type` and `once` are as in `consume`. Raises UsageError,
+        QueueNameError.
         """
         key_of(queue)
         if concurrency < 1:
@@ -356,7 +371,11 @@ class Node(Binding):
                 function,
                 concurrency,
                 take=lambda: self.consume(
-                    queue, prefetch=held, visibility_timeout=visibility_timeout, type=type
+                    queue,
+                    prefetch=held,
+                    visibility_timeout=visibility_timeout,
+                    type=type,
+                    once=once,
                 ),
                 timeout=lambda: self._visibility_ms(queue, visibility_timeout) / 1000,
             )

@@ -68,6 +68,9 @@ class Contents:
     members: dict[bytes, Rumour] = field(default_factory=dict)
     queues: dict[str, QueueRecord] = field(default_factory=dict)
     bindings: dict[tuple[str, str], BindingRecord] = field(default_factory=dict)
+    processed: dict[tuple[PartitionKey, Session, int], rec.ProcessedChanged] = field(
+        default_factory=dict
+    )
     refilling: bool = False
     filled: dict[PartitionKey, None] = field(default_factory=dict)
 
@@ -82,6 +85,7 @@ class Contents:
             members=dict(self.members),
             queues=dict(self.queues),
             bindings=dict(self.bindings),
+            processed=dict(self.processed),
             filled=dict(self.filled),
         )
 
@@ -116,6 +120,10 @@ class Contents:
                 self.queues[saved.queue] = saved
             case rec.BindingSaved(binding):
                 self.bindings[binding.pattern, binding.queue] = binding
+            case rec.ProcessedChanged(key, session, block, seqs):
+                self.processed[key, session, block] = record
+                if not seqs:
+                    del self.processed[key, session, block]
             case rec.IncarnationSaved(incarnation):
                 self.incarnation = incarnation
             case rec.RefillingChanged(refilling):
@@ -226,6 +234,7 @@ class SimDisk:
             tuple(sorted(contents.filled)),
             tuple(rec.HorizonMoved(*item) for item in sorted(contents.horizons.items())),
             tuple(contents.bindings[pair] for pair in sorted(contents.bindings)),
+            tuple(contents.processed[block] for block in sorted(contents.processed)),
         )
 
     def apply(self, records: Sequence[Record]) -> None:

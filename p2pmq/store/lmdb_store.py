@@ -30,6 +30,7 @@ from p2pmq.core.records import (
     MemberSaved,
     PartitionFilled,
     PartitionRemoved,
+    ProcessedChanged,
     QueueSaved,
     RefillingChanged,
     SeenChanged,
@@ -51,9 +52,11 @@ from p2pmq.store.layout import (
     meta_of,
     pack_binding,
     pack_partition,
+    pack_processed,
     pack_queue,
     pack_rumour,
     pack_stamp,
+    processed_key,
 )
 from p2pmq.store.recovery import incarnation_row
 from p2pmq.store.writes import (
@@ -244,13 +247,22 @@ class LmdbStore:
                 ops.append(Put(self._file.tables.queues, row, pack_queue(queue)))
             case IncarnationSaved(incarnation):
                 ops.append(Put(self._file.tables.identity, *incarnation_row(incarnation)))
-            case HorizonMoved() | BindingSaved() | RefillingChanged() | PartitionFilled():
+            case (
+                HorizonMoved()
+                | BindingSaved()
+                | ProcessedChanged()
+                | RefillingChanged()
+                | PartitionFilled()
+            ):
                 ops += self._notes_of(record)
             case _:
                 assert_never(record)
 
     def _notes_of(
-        self, record: HorizonMoved | BindingSaved | RefillingChanged | PartitionFilled
+        self,
+        record: (
+            HorizonMoved | BindingSaved | ProcessedChanged | RefillingChanged | PartitionFilled
+        ),
     ) -> list[Op]:
         """The operations of a record that is kept as a note."""
         notes = self._file.tables.notes
@@ -259,6 +271,10 @@ class LmdbStore:
                 return [Put(notes, horizon_key(key), pack_stamp(horizon))]
             case BindingSaved(binding):
                 return [Put(notes, binding_key(binding), pack_binding(binding))]
+            case ProcessedChanged(seqs=()):
+                return [Delete(notes, processed_key(record))]
+            case ProcessedChanged():
+                return [Put(notes, processed_key(record), pack_processed(record))]
             case RefillingChanged(refilling):
                 mark = Put(notes, REFILLING, b"") if refilling else Delete(notes, REFILLING)
                 return [DeleteAll(notes, FILLED), mark]

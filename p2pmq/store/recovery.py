@@ -29,6 +29,7 @@ from p2pmq.store.layout import (
     FILLED,
     FORMAT,
     HORIZON,
+    PROCESSED,
     REFILLING,
     LayoutError,
     seal,
@@ -39,6 +40,7 @@ from p2pmq.store.layout import (
     unpack_horizon,
     unpack_meta,
     unpack_partition,
+    unpack_processed,
     unpack_queue,
     unpack_rumour,
     unpack_seen,
@@ -151,6 +153,9 @@ def recover(
             HorizonMoved(*unpack_horizon(key, notes[key]))
             for key in sorted(notes)
             if key.startswith(HORIZON)
+        ),
+        processed=tuple(
+            unpack_processed(key, notes[key]) for key in sorted(notes) if key.startswith(PROCESSED)
         ),
         bindings=tuple(
             unpack_binding(notes[key]) for key in sorted(notes) if key.startswith(BINDING)
