@@ -6,11 +6,19 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from p2pmq.core import tying
+from p2pmq.core.events import SettleRequested
+from p2pmq.core.packets.delivering import Settle
 from p2pmq.core.packets.publishing import Publish
+from p2pmq.core.settling import Settling
 from p2pmq.sim import seeds
 from p2pmq.sim.host import HostState
 
 if TYPE_CHECKING:
+    import pytest
+
+    from p2pmq.core.effects import Effect
+    from p2pmq.core.events import TieRequested
     from p2pmq.core.packets.registry import Packet
     from p2pmq.node.message import Message
     from p2pmq.node.node import Node
@@ -50,7 +58,12 @@ async def assert_each_output_once(mesh: Mesh) -> None:
 async def test_a_worker_that_is_killed_at_any_packet_leaves_no_output_twice_and_none_out(
     mesh: Mesh,
 ) -> None:
-    """Each kill comes when it has sent a random number of packets: between any two of them."""
+    await killed_at_any_packet(mesh, loss=mesh.random.choice((0, 0.2)))
+    await assert_each_output_once(mesh)
+
+
+async def killed_at_any_packet(mesh: Mesh, loss: float = 0) -> None:
+    """Each kill comes when it has sent a random number of outputs and acks."""
     a, *_ = await mesh.start("a", "b", "c")
     await mesh.join("worker", leaf=True)
     mesh.serve("worker", work)
@@ -64,23 +77,51 @@ async def test_a_worker_that_is_killed_at_any_packet_leaves_no_output_twice_and_
 
     def count(packet: Packet) -> None:
         nonlocal kills, left
-        amid_it = isinstance(packet, Publish) or left % 2
-        left -= 1 if amid_it else 0
+        left -= isinstance(packet, Publish | Settle)
         if left <= 0 and kills and mesh.host("worker").state is HostState.UP:
             kills, left = kills - 1, mesh.random.randint(1, 60)
             restarts.append(asyncio.ensure_future(restart()))
 
     mesh.host("worker").tripwires.append(count)
+    mesh.loss(loss)
     for number in range(MESSAGES):
-        await a.publish("orders", number)
+        await a.publish("orders", number, confirm="stored")
         await mesh.run_for(seconds=0.05)
     await mesh.run_for(seconds=60)
+    mesh.heal()
     kills = 0
     await asyncio.gather(*restarts, return_exceptions=True)  # some were killed as they started
     assert restarts
     if not mesh.is_up("worker"):
         await mesh.restart("worker")
-    await assert_each_output_once(mesh)
+    await mesh.settle(timeout=240)
+
+
+@seeds(5)
+async def test_without_derived_names_outputs_come_twice(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn(*_: object) -> bytes:
+        return mesh.random.randbytes(8)
+
+    monkeypatch.setattr(tying, "output_session", drawn)
+    await killed_at_any_packet(mesh)
+    assert max((await counted(mesh.node("a"), "invoices")).values()) > 1
+
+
+@seeds(5)
+async def test_without_waiting_for_the_outputs_some_are_lost(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = tying.Tying.begin
+
+    def hasty(self: Settling, event: TieRequested, now: int) -> list[Effect]:
+        ack = SettleRequested(event.consumer, event.key, acks=(event.run,))
+        return [*self.on_settle(ack, now), *begin(self._tying, event, 5_000, now)]
+
+    monkeypatch.setattr(Settling, "on_tie", hasty)
+    await killed_at_any_packet(mesh, loss=0.3)
+    assert await counted(mesh.node("a"), "parcels") != expected("parcel 1", "parcel 2")
 
 
 @seeds(10)
