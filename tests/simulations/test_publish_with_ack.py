@@ -11,7 +11,7 @@ from p2pmq.core.events import SettleRequested
 from p2pmq.core.packets.delivering import Settle
 from p2pmq.core.packets.publishing import Publish
 from p2pmq.core.settling import Settling
-from p2pmq.sim import seeds
+from p2pmq.sim import seeds, simulate
 from p2pmq.sim.host import HostState
 
 if TYPE_CHECKING:
@@ -109,9 +109,8 @@ async def test_without_derived_names_outputs_come_twice(
     assert max((await counted(mesh.node("a"), "invoices")).values()) > 1
 
 
-@seeds(5)
-async def test_without_waiting_for_the_outputs_some_are_lost(
-    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+def test_without_waiting_for_the_outputs_some_seed_loses_one(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begin = tying.Tying.begin
 
@@ -119,9 +118,16 @@ async def test_without_waiting_for_the_outputs_some_are_lost(
         ack = SettleRequested(event.consumer, event.key, acks=(event.run,))
         return [*self.on_settle(ack, now), *begin(self._tying, event, 5_000, now)]
 
+    async def loses(mesh: Mesh) -> bool:
+        await killed_at_any_packet(mesh, loss=0.3)
+        return await counted(mesh.node("a"), "parcels") != expected("parcel 1", "parcel 2")
+
     monkeypatch.setattr(Settling, "on_tie", hasty)
-    await killed_at_any_packet(mesh, loss=0.3)
-    assert await counted(mesh.node("a"), "parcels") != expected("parcel 1", "parcel 2")
+    for seed in range(10):
+        with simulate(seed) as sim:
+            if sim.run(loses):
+                return
+    raise AssertionError("no seed loses an output: the kills miss the moment")
 
 
 @seeds(10)
