@@ -210,3 +210,16 @@ def test_a_program_that_serves_lets_its_handlers_finish_after_an_interrupt() -> 
     ended = python(INTERRUPTED)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.split("\n") == ["interrupted", "handled 7", "closed", ""]
+
+
+def test_handlers_in_threads_publish_with_their_acks_and_process_once(alone: Node) -> None:
+    @alone.handler("in", concurrency=4, once=True)
+    def handle(message: Message) -> None:
+        message.publish("out", message.body)
+        message.publish("out", str(message.body))
+
+    alone.publish_many("in", range(100))
+    with alone.consume("out", prefetch=500) as found:
+        bodies = [found.get(PATIENCE_S).body for _ in range(200)]  # type: ignore[union-attr]  # they come
+    assert sorted(map(str, bodies)) == sorted(str(number) for number in range(100) for _ in "12")
+    until(lambda: alone.depth("in").total == 0)
