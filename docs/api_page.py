@@ -40,7 +40,15 @@ GROUPS: dict[str, list[tuple[str, type]]] = {
     ],
     "What calls return": [
         (f"p2pmq.{name}", getattr(p2pmq, name))
-        for name in ("Receipt", "BulkReceipt", "QueueDepth", "QueueInfo", "MemberInfo", "Overflow")
+        for name in (
+            "Receipt",
+            "BulkReceipt",
+            "QueueDepth",
+            "QueueInfo",
+            "BindingInfo",
+            "MemberInfo",
+            "Overflow",
+        )
     ],
     "Without asyncio": [(f"p2pmq.blocking.{n}", getattr(blocking, n)) for n in blocking.__all__],
     "Configuration": [

@@ -28,6 +28,7 @@ from p2pmq.errors import (
     NameTakenError,
     NodeFailedError,
     NoResponderError,
+    NotBoundError,
     NotCommittedError,
     NotDeclaredError,
     NotSerializableError,
@@ -46,6 +47,7 @@ from p2pmq.errors import (
     UsageError,
     VersionRefusedError,
 )
+from p2pmq.node.binding import BindingInfo
 from p2pmq.node.message import DeadLetter, Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
@@ -58,6 +60,7 @@ from p2pmq.node.subscription import Event, Subscription
 __all__ = [
     "LAN",
     "WAN",
+    "BindingInfo",
     "BodyTooLargeError",
     "BulkReceipt",
     "ClosedNodeError",
@@ -77,6 +80,7 @@ __all__ = [
     "NoResponderError",
     "Node",
     "NodeFailedError",
+    "NotBoundError",
     "NotCommittedError",
     "NotDeclaredError",
     "NotSerializableError",

@@ -25,6 +25,7 @@ __all__ = [
     "NoOwnerError",
     "NoResponderError",
     "NodeFailedError",
+    "NotBoundError",
     "NotCommittedError",
     "NotDeclaredError",
     "NotSerializableError",
@@ -240,6 +241,16 @@ class NotDeclaredError(P2PMQError):
 
     def __init__(self, queue: str, reason: str) -> None:
         super().__init__(f"queue {queue!r} was not declared: {reason}")
+        self.queue = queue
+        self.reason = reason
+
+
+class NotBoundError(P2PMQError):
+    """A topic could not be bound to a queue, or parted from it."""
+
+    def __init__(self, pattern: str, queue: str, reason: str) -> None:
+        super().__init__(f"the binding of {pattern!r} to queue {queue!r} was not changed: {reason}")
+        self.pattern = pattern
         self.queue = queue
         self.reason = reason
 

@@ -22,6 +22,7 @@ EXAMPLES: dict[type[P2PMQError], P2PMQError] = {
         errors.ForkedNodeError("billing", 4711, 4712),
         errors.PortTakenError("127.0.0.1:5555", "address already in use"),
         errors.InsecureListenError("0.0.0.0:5555"),
+        errors.NotBoundError("a.>", "orders", DISK_FULL),
         errors.NotDeclaredError("orders", DISK_FULL),
         errors.NameTakenError("billing", "default", "10.0.0.1:5555"),
         errors.NodeFailedError("billing", "KeyError('x')"),

@@ -112,7 +112,7 @@ class ThreadedConsumer(Consumer):
         if self.signal.empty():
             self.signal.put(None)
 
-    def _gathered(self) -> events.SettleRequested | None:
+    def _gathered(self) -> list[events.Event]:
         with self._lock:
             count, self._settled_since = self._settled_since, 0
             gathered = super()._gathered()
@@ -172,6 +172,12 @@ class ThreadedConsumer(Consumer):
         self._thread.check_here()
         with self._lock:
             super().settle_ack(session, seq)
+
+    def settle_tied(self, session: Session, seq: int, outputs: tuple[events.Output, ...]) -> None:
+        """Ack one message when its outputs are committed: see the base."""
+        self._thread.check_here()
+        with self._lock:
+            super().settle_tied(session, seq, outputs)
 
     def settle_ack_run(self, run: Run) -> None:
         """Ack a run of messages: see the base."""

@@ -21,6 +21,7 @@ from p2pmq.blocking.inner import InnerNode
 from p2pmq.blocking.loop_thread import GRACE_S, LoopThread
 from p2pmq.blocking.queue import Queue
 from p2pmq.blocking.replay import replayed
+from p2pmq.blocking.serving import Serving
 from p2pmq.blocking.taking import Batches, Messages
 from p2pmq.core.names import check_queue_name
 from p2pmq.errors import ClosedNodeError
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from p2pmq.blocking.consumer import ThreadedConsumer
     from p2pmq.config import Config, NodeSettings
+    from p2pmq.node.binding import BindingInfo
     from p2pmq.node.message import Message
     from p2pmq.node.node import Confirm
     from p2pmq.node.receipts import (
@@ -53,7 +55,7 @@ T = TypeVar("T")
 AnyTaking = TypeVar("AnyTaking", Messages, Batches)
 
 
-class Node:
+class Node(Serving):
     """One member of a mesh, for code that does not use asyncio.
 
     The arguments are those of `p2pmq.Node`; `on_overflow` runs in the node's
@@ -70,8 +72,6 @@ class Node:
     ...         break
     hello
     """
-
-    _thread: LoopThread | None = None
 
     def __init__(
         self,
@@ -90,6 +90,7 @@ class Node:
         config: Config | None = None,
         on_overflow: Callable[[Overflow], object] | None = None,
     ) -> None:
+        super().__init__()
         self._inner = InnerNode(
             name,
             mesh=mesh,
@@ -105,7 +106,6 @@ class Node:
             config=config,
             on_overflow=on_overflow,
         )
-        self._starting = threading.Lock()
 
     # -- life --
 
@@ -136,6 +136,8 @@ class Node:
                 thread.start()
                 thread.call(self._inner.start, None)
                 self._thread = thread
+                for handler in self._handlers:
+                    self._begin(handler)
             except BaseException:
                 self._thread = None
                 thread.stop(GRACE_S)
@@ -301,6 +303,7 @@ class Node:
         prefetch: int = PREFETCH,
         visibility_timeout: float | None = None,
         type: Any = None,  # noqa: A002, ANN401  the word for it; any annotation
+        once: bool = False,
     ) -> Messages:
         """The queue's messages, one by one, for ever: an iterator that waits.
 
@@ -309,7 +312,7 @@ class Node:
         unsettled; see `p2pmq.Node.consume`.
         """
         convert = None if type is None else converter_to(type)
-        messages = self._consume(Messages, queue, prefetch, visibility_timeout)
+        messages = self._consume(Messages, queue, prefetch, visibility_timeout, once=once)
         messages.convert = convert
         return messages
 
@@ -355,9 +358,29 @@ class Node:
 
     # -- topics and requests --
 
-    def emit(self, topic: str, body: object) -> None:
+    def emit(
+        self,
+        topic: str,
+        body: object,
+        *,
+        confirm: Confirm = "none",
+        timeout: float | None = None,
+    ) -> None:
         """Emit an event to everybody who is subscribed to its topic: see `p2pmq.Node.emit`."""
-        self._call(partial(self._inner.emit, topic, body), GRACE_S)
+        emit = partial(self._inner.emit, topic, body, confirm=confirm, timeout=timeout)
+        self._call(emit, self._publish_limit(timeout))
+
+    def bind(self, pattern: str, *, queue: str) -> None:
+        """Copy events of the pattern into a queue, on every node: see `p2pmq.Node.bind`."""
+        self._call(partial(self._inner.bind, pattern, queue=queue), GRACE_S)
+
+    def unbind(self, pattern: str, *, queue: str) -> None:
+        """Copy them no more: see `p2pmq.Node.unbind`."""
+        self._call(partial(self._inner.unbind, pattern, queue=queue), GRACE_S)
+
+    def bindings(self) -> list[BindingInfo]:
+        """What is bound, as this node knows it, by pattern and queue."""
+        return self._running().ask(self._inner.bindings)
 
     def request(
         self, responder: str, body: object = None, *, timeout: float = REQUEST_TIMEOUT_S
@@ -453,13 +476,16 @@ class Node:
         queue: str | None,
         prefetch: int,
         visibility_timeout: float | None,
+        *,
+        once: bool = False,
     ) -> AnyTaking:
         """An iterator over the queue, or over this node's mailbox (None)."""
         thread = self._running()
         made: list[ThreadedConsumer] = []
 
         def subscribe() -> ThreadedConsumer:
-            made.append(self._inner.begin_consuming(thread, queue, prefetch, visibility_timeout))
+            begin = self._inner.begin_consuming
+            made.append(begin(thread, queue, prefetch, visibility_timeout, once=once))
             return made[0]
 
         def drop() -> None:

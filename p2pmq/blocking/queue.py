@@ -58,9 +58,9 @@ class Queue:
         """Give the queue settings of its own: see `Node.declare`."""
         return self._node.declare(self.name, **settings)
 
-    def consume(self, *, prefetch: int = 100) -> Messages:
+    def consume(self, *, prefetch: int = 100, once: bool = False) -> Messages:
         """Messages one by one: see `Node.consume`."""
-        return self._node.consume(self.name, prefetch=prefetch)
+        return self._node.consume(self.name, prefetch=prefetch, once=once)
 
     def consume_batches(self, *, prefetch: int = 4_096) -> Batches:
         """Messages in batches: see `Node.consume_batches`."""

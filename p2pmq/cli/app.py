@@ -9,6 +9,7 @@ import typer
 
 from p2pmq import __version__
 from p2pmq.bench.main import bench
+from p2pmq.cli.bind import bind_topic, show_bindings
 from p2pmq.cli.declare import declare_queue
 from p2pmq.cli.demo import Demo
 from p2pmq.cli.look import forget_member, show_peers, show_queues
@@ -67,6 +68,7 @@ def _check_post(body: list[str] | None, post: PostOptions) -> None:
 
 
 QueueName = Annotated[str, typer.Argument(callback=_queue_name, show_default=False)]
+PatternText = Annotated[str, typer.Argument(metavar="PATTERN", show_default=False)]
 NodeName = Annotated[str, typer.Argument(callback=_node_name, show_default=False)]
 Bodies = Annotated[list[str] | None, typer.Argument(metavar="[BODY]...", show_default=False)]
 
@@ -225,6 +227,27 @@ def declare(
         ageing=ageing,
     )
     run_async(declare_queue(queue, settings, mesh, visit, as_json=as_json), debug=mesh.debug)
+
+
+@app.command("bind")
+@flattened
+def bind(pattern: PatternText, queue: QueueName, mesh: MeshOptions, visit: VisitOptions) -> None:
+    """Copy events whose topic matches PATTERN into QUEUE, on every node, from now on."""
+    run_async(bind_topic(pattern, queue, mesh, visit, bound=True), debug=mesh.debug)
+
+
+@app.command("unbind")
+@flattened
+def unbind(pattern: PatternText, queue: QueueName, mesh: MeshOptions, visit: VisitOptions) -> None:
+    """Copy events of PATTERN into QUEUE no more; what is in the queue stays."""
+    run_async(bind_topic(pattern, queue, mesh, visit, bound=False), debug=mesh.debug)
+
+
+@app.command("bindings")
+@flattened
+def bindings(mesh: MeshOptions, visit: VisitOptions, *, as_json: AsJson = False) -> None:
+    """List which topics are copied into which queues."""
+    run_async(show_bindings(mesh, visit, as_json=as_json), debug=mesh.debug)
 
 
 @app.command("peers")

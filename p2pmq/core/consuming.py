@@ -328,6 +328,17 @@ class Consuming:
         self._timers.set_if_earlier(subscription.consumer, subscription.renew_at)
         return effects
 
+    def held(self, consumer: ConsumerId) -> list[Run]:
+        """The messages that a consumer was delivered, and has not settled."""
+        subscription = self._subscriptions.get(consumer)
+        return subscription.holding.runs() if subscription is not None else []
+
+    def settle(self, consumer: ConsumerId, number: int) -> Settle | None:
+        """A settle that no owner has confirmed."""
+        subscription = self._subscriptions.get(consumer)
+        settles = subscription.settles if subscription is not None else ()
+        return next((settle for settle in settles if settle.number == number), None)
+
     @property
     def unconfirmed(self) -> int:
         """How many settles no owner has confirmed."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from p2pmq.core.ids import ConsumerId, JobId, NodeId, PartitionKey, Run
+    from p2pmq.core.packets.binding import BindingRecord
     from p2pmq.core.packets.delivering import LeaseField
     from p2pmq.core.packets.publishing import Bodies
     from p2pmq.core.packets.registering import QueueRecord, QueueSettings
@@ -104,6 +105,8 @@ class SubscribeRequested:
     key: PartitionKey
     prefetch: int
     visibility_timeout_ms: int
+    once: bool = False
+    """Whether what was processed on this node is acked without being delivered again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,26 @@ class SettleRequested:
     acks: tuple[Run, ...] = ()
     nacks: tuple[GivenBack, ...] = ()
     extends: tuple[tuple[Run, int], ...] = ()
+
+
+class Output(NamedTuple):
+    """One message that is published with an ack: `bodies` holds one body of `size` bytes."""
+
+    key: PartitionKey
+    bodies: Bodies
+    size: int
+    ttl_ms: int = 0
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TieRequested:
+    """Publish the outputs of one message, and ack it when all of them are committed."""
+
+    consumer: ConsumerId
+    key: PartitionKey
+    run: Run
+    outputs: tuple[Output, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +227,16 @@ class DeclareRequested:
 
     queue: str
     settings: QueueSettings
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class BindRequested:
+    """Copy events of the pattern into the queue, or (not `bound`) do so no more, on every node."""
+
+    pattern: str
+    queue: str
+    bound: bool
     token: int
 
 
@@ -355,6 +388,22 @@ class DeclareDurable:
     before: QueueRecord | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BindDurable:
+    """A binding is on this node's disk. `before` is as in `DeclareDurable`."""
+
+    record: BindingRecord
+    token: int
+    before: BindingRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedDurable:
+    """The ids of what was processed once are on disk; `number` is of the settle that waits."""
+
+    number: int
+
+
 DurableEvent = (
     BatchDurable
     | SettleDurable
@@ -363,6 +412,8 @@ DurableEvent = (
     | ReplicaDurable
     | SupplyDurable
     | DeclareDurable
+    | BindDurable
+    | ProcessedDurable
 )
 
 
@@ -404,12 +455,14 @@ Event = (
     | UnsubscribeRequested
     | DrainRequested
     | SettleRequested
+    | TieRequested
     | StatsRequested
     | FlushRequested
     | LeaveRequested
     | StopRequested
     | ForgetRequested
     | DeclareRequested
+    | BindRequested
     | InterestsRequested
     | EmitRequested
     | CallRequested
@@ -424,6 +477,8 @@ Event = (
     | ReplicaDurable
     | SupplyDurable
     | DeclareDurable
+    | BindDurable
+    | ProcessedDurable
     | WriteRefused
     | BodyUnreadable
     | DeliveryFailed

@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from p2pmq.core import events
+from p2pmq.core.bindings import Bindings
 from p2pmq.core.consuming import Consuming
 from p2pmq.core.effects import Counted, Done, MemberNotice, Notify, Resolve, Send
 from p2pmq.core.ephemeral import Ephemeral
@@ -22,10 +23,12 @@ from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import PartitionKey, key_of
 from p2pmq.core.intact import Intactness
 from p2pmq.core.membership import MemberState
+from p2pmq.core.once import Once
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
 from p2pmq.core.packets import (
+    binding,
     delivering,
     membership,
     publishing,
@@ -43,8 +46,10 @@ from p2pmq.core.replication import Replication
 from p2pmq.core.requests import Requests
 from p2pmq.core.retention import Retention
 from p2pmq.core.ring import Place
+from p2pmq.core.settling import Settling
 from p2pmq.core.standins import StandIns
 from p2pmq.core.swim import Swim
+from p2pmq.core.tying import Tying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,6 +74,7 @@ class Machine:
         self._clock = HybridClock()
         self.swim = Swim(own, mesh, config.swim, rng)
         self.registry = Registry(own.node_id, self._others, rng)
+        self.bindings = Bindings(own.node_id, self._others, rng)
         self._ownership = Ownership(config.replication, self.registry.settings_of, config.retry)
         owner_of = self._ownership.owner_of
         self.owner = Owner(own.node_id, self._clock, owner_of)
@@ -77,21 +83,25 @@ class Machine:
             session, owner_of, config.limits, config.timing, config.outbox, self._clock
         )
         self.consuming = Consuming(owner_of, config.timing)
+        self.once = Once(self._clock, config.replication.context_retention_ms)
+        self.settling = Settling(self.consuming, self.once, Tying(owner_of))
         self._look_after_copies(own, config)
-        self.requests = Requests(self.outbox, self.owner, self.consuming, self.handovers)
         self.replays = Replays(self.owner, self.replication, owner_of)
+        self.requests = Requests(self.outbox, self.owner, self.settling, self.handovers)
         self._pair = Pair(config.replication)
         self.ephemeral = Ephemeral(
             own, session, self.swim.members, config.timing.responder_wait_ms, rng
         )
         self._rooms = (
             self.registry,
+            self.bindings,
             self.owner,
             self.replication,
             self.stand_ins,
             self.retention,
             self.dead_letters,
             self.outbox,
+            self.settling,
             self.consuming,
             self.handovers,
             self.requests,
@@ -204,12 +214,12 @@ class Machine:
             events.PeerConnected: self._on_peer_connected,
             events.PeerDisconnected: lambda _event, _now: [],
             events.PublishRequested: self.outbox.on_publish,
-            events.SubscribeRequested: self.consuming.on_subscribe,
-            events.UnsubscribeRequested: lambda e, now: self.consuming.on_unsubscribe(
-                e.consumer, now
-            ),
+            events.SubscribeRequested: self.settling.on_subscribe,
+            events.UnsubscribeRequested: self.settling.on_unsubscribe,
             events.DrainRequested: self.consuming.on_drain,
-            events.SettleRequested: self.consuming.on_settle,
+            events.SettleRequested: self.settling.on_settle,
+            events.TieRequested: self.settling.on_tie,
+            events.ProcessedDurable: self.settling.on_processed_durable,
             events.StatsRequested: self._on_stats_requested,
             events.ReplayRequested: self.replays.on_replay,
             events.FlushRequested: self.requests.on_flush,
@@ -220,6 +230,10 @@ class Machine:
                 e, now + self._clock.wall_offset_ms
             ),
             events.DeclareDurable: lambda e, _now: self.registry.on_durable(e),
+            events.BindRequested: lambda e, now: self.bindings.on_bind(
+                e, now + self._clock.wall_offset_ms
+            ),
+            events.BindDurable: lambda e, _now: self.bindings.on_durable(e),
             **self.ephemeral.event_table(),
             events.BatchDurable: self.owner.on_batch_durable,
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
@@ -249,6 +263,7 @@ class Machine:
             publishing.Confirm: lambda peer, p, now: [
                 *self.outbox.on_confirm(p, key_of(p), peer, now),
                 *self.dead_letters.on_confirm(p, key_of(p), now),
+                *self.settling.on_confirm(p, key_of(p), now),
             ],
             publishing.Gap: lambda _peer, p, now: self.outbox.on_gap(key_of(p), p.session, now),
             publishing.PublishRefused: self._on_publish_refused,
@@ -260,12 +275,15 @@ class Machine:
             delivering.Attach: self.owner.on_attach,
             delivering.Attached: self.consuming.on_attached,
             delivering.Detach: self.owner.on_detach,
-            delivering.Delivery: self.consuming.on_delivery,
+            delivering.Delivery: self.settling.on_delivery,
             delivering.Settle: self.owner.on_settle,
             delivering.Settled: lambda _peer, p, now: self.consuming.on_settled(p, now),
             registering.QueueRecords: lambda _peer, p, _now: self.registry.on_records(p),
             registering.QueueDigest: self.registry.on_digest,
             registering.QueueBuckets: lambda peer, p, _now: self.registry.on_buckets(peer, p),
+            binding.BindingRecords: lambda _peer, p, _now: self.bindings.on_records(p),
+            binding.BindingDigest: self.bindings.on_digest,
+            binding.BindingBuckets: lambda peer, p, _now: self.bindings.on_buckets(peer, p),
             replicating.Replicate: self.replication.replica.on_replicate,
             replicating.Replicated: self.replication.on_replicated,
             replicating.Compare: self._on_compare,
@@ -290,6 +308,8 @@ class Machine:
         for found in recovered.batches:
             of_space[found.space].append(found)
         self.registry.recover(recovered.queues, now)
+        self.bindings.recover(recovered.bindings, now)
+        self.once.recover(recovered.processed, now)
         self.owner.recover(recovered, of_space[Space.PARTITION], now)
         self.intact.recover(recovered.filled, refilling=recovered.refilling)
         self.intact.unsure = not recovered.members
@@ -330,6 +350,7 @@ class Machine:
             effects += self.owner.on_node_gone(peer, now, restarted=True)
         self._boots[peer] = event.boot
         effects += self.registry.on_peer_connected(peer)
+        effects += self.bindings.on_peer_connected(peer)
         effects += self.replication.on_peer_connected(peer, now)
         effects += self.outbox.on_peer_connected(peer, now)
         effects += self.consuming.on_peer_connected(peer, now)
@@ -394,6 +415,10 @@ class Machine:
                 return self.replication.replica.on_write_refused(event.then, event.records)
             case events.DeclareDurable():
                 return self.registry.on_write_refused(event.then)
+            case events.BindDurable():
+                return self.bindings.on_write_refused(event.then)
+            case events.ProcessedDurable():
+                return self.settling.on_write_refused(event.then, now)
             case events.SettleDurable(key=key):
                 return self.owner.on_settle_refused(key, event.records)
             case None:
@@ -448,6 +473,7 @@ class Machine:
         effects += self.owner.on_placement_changed(now)
         effects += self.dead_letters.on_placement_changed(now)
         effects += self.consuming.on_placement_changed(now)
+        effects += self.settling.on_placement_changed(now)
         effects += self.handovers.on_placement_changed(now)
         roster = [member.node_id for member in self.swim.roster()]
         return effects + self.ephemeral.on_roster(self._others(), roster, now)

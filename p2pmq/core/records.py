@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from p2pmq.core.ids import NodeId, PartitionKey, Session
     from p2pmq.core.intervals import Interval
+    from p2pmq.core.packets.binding import BindingRecord
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registering import QueueRecord
@@ -149,6 +150,27 @@ class QueueSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class BindingSaved:
+    """The latest record of a pair of pattern and queue."""
+
+    record: BindingRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedChanged:
+    """The seqs of a block of a session that consumers of this node have processed; none: forget it.
+
+    `touched` is when that last changed, in ms of this node's wall clock.
+    """
+
+    key: PartitionKey
+    session: Session
+    block: int
+    seqs: tuple[Interval, ...]
+    touched: int
+
+
+@dataclass(frozen=True, slots=True)
 class IncarnationSaved:
     """This node's own incarnation: it never goes back, not over a restart either."""
 
@@ -179,6 +201,8 @@ Record = (
     | MemberSaved
     | MemberRemoved
     | QueueSaved
+    | BindingSaved
+    | ProcessedChanged
     | IncarnationSaved
     | RefillingChanged
     | PartitionFilled
@@ -217,3 +241,5 @@ class Recovered:
     refilling: bool = False
     filled: tuple[PartitionKey, ...] = ()
     horizons: tuple[HorizonMoved, ...] = ()
+    bindings: tuple[BindingRecord, ...] = ()
+    processed: tuple[ProcessedChanged, ...] = ()

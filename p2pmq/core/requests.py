@@ -14,13 +14,13 @@ from p2pmq.core.packets.publishing import QueueStats, StatsReply, StatsRequest
 from p2pmq.core.stats import stats_of
 
 if TYPE_CHECKING:
-    from p2pmq.core.consuming import Consuming
     from p2pmq.core.effects import Effect
     from p2pmq.core.events import FlushRequested, LeaveRequested, StatsRequested
     from p2pmq.core.handover import Handovers
     from p2pmq.core.ids import NodeId
     from p2pmq.core.outbox import Outbox
     from p2pmq.core.owner import Owner
+    from p2pmq.core.settling import Settling
 
 U32_MASK = 2**32 - 1
 
@@ -49,11 +49,11 @@ class Requests:
     """The waiting requests of this node."""
 
     def __init__(
-        self, outbox: Outbox, owner: Owner, consuming: Consuming, handovers: Handovers
+        self, outbox: Outbox, owner: Owner, settling: Settling, handovers: Handovers
     ) -> None:
         self._outbox = outbox
         self._owner = owner
-        self._consuming = consuming
+        self._settling = settling
         self._handovers = handovers
         self._asking: dict[int, Asking] = {}
         self._waiting: list[Waiting] = []
@@ -123,7 +123,7 @@ class Requests:
         return effects
 
     def _check_flush(self, waiting: Waiting, now: int) -> list[Effect]:
-        settles = self._consuming.unconfirmed
+        settles = self._settling.unconfirmed
         if not self._outbox.messages and not settles:
             self._waiting.remove(waiting)
             return [Resolve(waiting.token, Flushed(0, 0))]

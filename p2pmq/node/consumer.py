@@ -47,6 +47,9 @@ class Consumer:
         self._acks: list[tuple[Session, int, int]] = []
         self._nacks: list[events.GivenBack] = []
         self._extends: list[tuple[Run, int]] = []
+        self._ties: list[events.TieRequested] = []
+        self.output: Callable[[str, object, float | None, int], events.Output]
+        """Makes a message to be published with an ack, checked: the node sets it."""
         self._flushing = False
         self._error: BaseException | None = None
         self._ended = False
@@ -201,6 +204,14 @@ class Consumer:
         acks.append((session, seq, seq))
         self._schedule()
 
+    def settle_tied(self, session: Session, seq: int, outputs: tuple[events.Output, ...]) -> None:
+        """Ack one message when its outputs are committed."""
+        self._check_open()
+        self._settled(1)
+        run = Run(session, seq, seq)
+        self._ties.append(events.TieRequested(self.consumer_id, self._key, run, outputs))
+        self._schedule()
+
     def settle_ack_run(self, run: Run) -> None:
         """Ack a run of messages."""
         self._check_open()
@@ -235,21 +246,27 @@ class Consumer:
     def _flush(self) -> None:
         """Pass everything settled since the last time to the core, as one."""
         self._flushing = False
-        settled = self._gathered()
-        if settled is not None:
-            self._feed(settled)
+        for event in self._gathered():
+            self._feed(event)
 
-    def _gathered(self) -> events.SettleRequested | None:
-        """What was settled since the last time, if anything was."""
+    def _gathered(self) -> list[events.Event]:
+        """What was settled since the last time: as one, and what is published with an ack."""
+        found: list[events.Event] = []
+        if self._ties:
+            found += self._ties
+            self._ties = []
         if not (self._acks or self._nacks or self._extends):
-            return None
+            return found
         acks, self._acks = self._acks, []
         nacks, self._nacks = self._nacks, []
         extends, self._extends = self._extends, []
-        return events.SettleRequested(
-            self.consumer_id,
-            self._key,
-            acks=tuple(Run(*ack) for ack in acks),
-            nacks=tuple(nacks),
-            extends=tuple(extends),
+        found.append(
+            events.SettleRequested(
+                self.consumer_id,
+                self._key,
+                acks=tuple(Run(*ack) for ack in acks),
+                nacks=tuple(nacks),
+                extends=tuple(extends),
+            )
         )
+        return found

@@ -15,6 +15,8 @@ from p2pmq.core.events import GivenBack
 from p2pmq.core.hlc import wall_ms_of
 from p2pmq.core.ids import Run
 from p2pmq.core.retries import bounded
+from p2pmq.core.tying import OUTPUTS_MAX
+from p2pmq.errors import UsageError
 from p2pmq.node.arguments import to_ms
 from p2pmq.wire.bodies import PackedBodies, unpack_body
 
@@ -23,9 +25,15 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from p2pmq.core.events import Output
     from p2pmq.core.packets.delivering import Segment
     from p2pmq.node.consumer import Consumer
 
+
+OUTPUT_BYTES_MAX = 16 * 1024 * 1024
+"""Of bodies that one message publishes with its ack, beyond the first."""
+TOPIC = "$topic"
+"""The header that tells the topic of an event's copy."""
 
 _AS_PUBLISHED = object()
 
@@ -107,9 +115,10 @@ class Settleable(ABC):
 class Message(Settleable):
     """One delivery of one message."""
 
-    __slots__ = ("_body", "_consumer", "_position", "_segment", "settled")
+    __slots__ = ("_body", "_consumer", "_outputs", "_position", "_segment", "settled")
 
     def __init__(self, consumer: Consumer, segment: Segment, position: int) -> None:
+        self._outputs: list[Output] = []
         self._consumer = consumer
         self._segment = segment
         self._position = position
@@ -160,6 +169,13 @@ class Message(Settleable):
         return wall_ms_of(self._segment.batch.stamp) / 1000
 
     @property
+    def topic(self) -> str | None:
+        """The topic of the event that it is a copy of (`Node.bind`); None: it was published."""
+        headers = packed_bodies(self._segment).headers
+        header = headers[self._position] if headers is not None else None
+        return header.get(TOPIC) if header is not None else None
+
+    @property
     def dead_letter(self) -> DeadLetter | None:
         """Why it is in this dead-letter queue; None: it is a message like any other."""
         for death in self._segment.batch.dead:
@@ -173,8 +189,41 @@ class Message(Settleable):
         """
         if not self.settled:
             batch = self._segment.batch
-            self._consumer.settle_ack(batch.session, batch.first + self._position)
+            seq = batch.first + self._position
+            if self._outputs:
+                self._consumer.settle_tied(batch.session, seq, tuple(self._outputs))
+            else:
+                self._consumer.settle_ack(batch.session, seq)
             self.settled = True
+
+    def publish(
+        self, queue: str, body: object, *, ttl: float | None = None, priority: int = 0
+    ) -> None:
+        """Publish a message when this one is acked: first that is committed, then the ack sent.
+
+        Nothing waits here, and nothing is sent if this message is nacked or never acked. The new
+        message's id is derived from this one's, the queue and the place among what is published
+        to it: where this message is processed again, before its ack arrived or by another
+        node, what is published in the same place is the same message, and comes once; if it
+        differs, the first one stays. So publish the same things in the same order each
+        time. At most 64 messages, and 16 MiB of bodies, for each message.
+
+        Raises UsageError (this one is settled; too much), QueueNameError, BodyTooLargeError,
+        NotSerializableError.
+        """
+        if self.settled:
+            raise UsageError(
+                f"message {self.message_id} is settled, and what is published with its ack had to "
+                "be said before: use node.publish"
+            )
+        output = self._consumer.output(queue, body, ttl, priority)
+        size = output.size + sum(other.size for other in self._outputs)
+        if len(self._outputs) >= OUTPUTS_MAX or (self._outputs and size > OUTPUT_BYTES_MAX):
+            raise UsageError(
+                f"a message may publish {OUTPUTS_MAX} others and {OUTPUT_BYTES_MAX:,} bytes with "
+                "its ack: use node.publish for more, or one message that lists them"
+            )
+        self._outputs.append(output)
 
     def _give_back(self, delay_ms: int | None, error: str, **how: bool) -> None:
         if not self.settled:

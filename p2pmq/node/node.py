@@ -26,6 +26,7 @@ from p2pmq.node.arguments import (
     reading_key_of,
     to_ms,
 )
+from p2pmq.node.binding import Binding
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
 from p2pmq.node.handlers import Handler, guarded
@@ -41,7 +42,6 @@ from p2pmq.node.receipts import (
 )
 from p2pmq.node.replay import Retained, cursor_of, replayed
 from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
-from p2pmq.node.talking import Talking
 from p2pmq.node.typed import converted, converter_to
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ MAIL_TTL_S = 7 * 86_400.0
 """A message to a node that does not come back must not lie there for ever."""
 
 
-class Node(Talking):
+class Node(Binding):
     """One member of a mesh, inside this process.
 
     `name` is unique in the mesh. Everything else has a default that suits a
@@ -216,6 +216,7 @@ class Node(Talking):
         prefetch: int = PREFETCH,
         visibility_timeout: float | None = None,
         type: Any = None,  # noqa: A002, ANN401  the word for it; any annotation
+        once: bool = False,
     ) -> AsyncIterator[Message]:
         """The queue's messages, one by one, for ever; it survives its owner.
 
@@ -224,13 +225,17 @@ class Node(Talking):
         With `type`, a dataclass, pydantic model or other annotation, `message.body`
         is one of these; a body that does not fit becomes a dead letter with reason
         `rejected` (needs `pip install "p2pmq[types]"`).
+        With `once`, this node remembers on its disk what was acked here, before the ack leaves:
+        what comes again is acked, and not given out.
 
         Raises QueueNameError, UsageError and ClosedNodeError when the first one is asked
         for, and what made the node fail (StoreError, NodeFailedError) at any later one.
         The iteration ends when the node closes.
         """
         convert = None if type is None else converter_to(type)
-        return self._messages(reading_key_of, queue, prefetch, visibility_timeout, convert)
+        return self._messages(
+            reading_key_of, queue, prefetch, visibility_timeout, convert, once=once
+        )
 
     def inbox(
         self, *, prefetch: int = PREFETCH, visibility_timeout: float | None = None
@@ -245,9 +250,12 @@ class Node(Talking):
         prefetch: int,
         visibility_timeout: float | None,
         convert: Callable[[object], Any] | None = None,
+        *,
+        once: bool = False,
     ) -> AsyncIterator[Message]:
         """The messages of the queue that `key_for` finds for the name; it may raise."""
-        consumer = self._subscribe(key_for(name), prefetch, visibility_timeout, Consumer)
+        key = key_for(name)
+        consumer = self._subscribe(key, prefetch, visibility_timeout, Consumer, once=once)
         try:
             async for message in consumer.messages():
                 if convert is None or converted(message, convert):
@@ -291,6 +299,8 @@ class Node(Talking):
             [ConsumerId, PartitionKey, Callable[[events.Event], None], AbstractEventLoop],
             AnyConsumer,
         ],
+        *,
+        once: bool = False,
     ) -> AnyConsumer:
         """A consumer of this kind, begun; raises UsageError and its kin, ClosedNodeError."""
         self._check_running()
@@ -300,8 +310,11 @@ class Node(Talking):
         visibility_ms = self._visibility_ms(key.queue, visibility_timeout)
         consumer_id = self._world.random_bytes(ID_BYTES)
         consumer = kind(consumer_id, key, self._driver.feed, self._loop)
+        consumer.output = self._output
         self._consumers[consumer_id] = consumer
-        self._driver.feed(events.SubscribeRequested(consumer_id, key, prefetch, visibility_ms))
+        self._driver.feed(
+            events.SubscribeRequested(consumer_id, key, prefetch, visibility_ms, once)
+        )
         return consumer
 
     def _visibility_ms(self, queue: str, asked: float | None) -> int:
@@ -359,6 +372,7 @@ class Node(Talking):
         prefetch: int | None = None,
         visibility_timeout: float | None = None,
         type: Any = None,  # noqa: A002, ANN401  as `consume`
+        once: bool = False,
     ) -> Callable[[HandlerFunction], HandlerFunction]:
         """A decorator: the node calls the function with each message of the queue.
 
@@ -370,7 +384,8 @@ class Node(Talking):
         raises: it comes again after a pause, and is a dead letter after too many
         failures (`Config.retry`). While the function runs its visibility timeout
         is extended. A handler begins when the node runs; when it closes it may
-        finish what it is at. `type` is as in `consume`. Raises UsageError, QueueNameError.
+        finish what it is at. `type` and `once` are as in `consume`. Raises UsageError,
+        QueueNameError.
         """
         key_of(queue)
         if concurrency < 1:
@@ -384,7 +399,11 @@ class Node(Talking):
                 function,
                 concurrency,
                 take=lambda: self.consume(
-                    queue, prefetch=held, visibility_timeout=visibility_timeout, type=type
+                    queue,
+                    prefetch=held,
+                    visibility_timeout=visibility_timeout,
+                    type=type,
+                    once=once,
                 ),
                 timeout=lambda: self._visibility_ms(queue, visibility_timeout) / 1000,
             )

@@ -56,7 +56,7 @@ class Terms(NamedTuple):
 class OpenBatch:
     """Bodies gathered for one queue, and who waits for them."""
 
-    __slots__ = ("bodies", "formats", "ids", "size", "terms", "waiters")
+    __slots__ = ("bodies", "formats", "headers", "ids", "size", "terms", "waiters")
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
@@ -64,6 +64,8 @@ class OpenBatch:
         self.formats = bytearray()
         self.ids: dict[bytes, int] = {}
         """The hashes of ids, and the position of the message that has it."""
+        self.headers: dict[int, dict[str, Any]] = {}
+        """Of those that have one, by position."""
         self.size = 0
         self.waiters: list[asyncio.Future[Receipt]] = []
 
@@ -100,7 +102,10 @@ class OpenBatch:
     def pack(self) -> PackedBodies:
         """The bodies as columns; a column of nothing but raw bytes is left out."""
         formats = bytes(self.formats) if any(self.formats) else None
-        return PackedBodies.from_bodies(self.bodies, formats)
+        headers = None
+        if self.headers:
+            headers = [self.headers.get(at) for at in range(len(self.bodies))]
+        return PackedBodies.from_bodies(self.bodies, formats, headers)
 
 
 class Publisher:
@@ -139,7 +144,12 @@ class Publisher:
     # -- one message --
 
     async def publish(
-        self, key: PartitionKey, body: object, terms: Terms, hashed: bytes = b""
+        self,
+        key: PartitionKey,
+        body: object,
+        terms: Terms,
+        hashed: bytes = b"",
+        header: dict[str, Any] | None = None,
     ) -> Receipt:
         """Publish one message and wait for what is wanted of it; `hashed` is of its id."""
         data, body_format = self._packed(body)
@@ -151,6 +161,8 @@ class Publisher:
         batch = self._open_batch(key, terms, len(data), hashed)
         position = len(batch.bodies)
         batch.add(data, body_format, hashed)
+        if header is not None:
+            batch.headers[position] = header
         self._open_bytes += cost
         if terms.wanted is Confirmation.NONE:
             return Receipt(key.queue, b"", 0, committed=False, stored=False, copies=0, owner=None)

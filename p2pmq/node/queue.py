@@ -57,9 +57,9 @@ class Queue:
         """Give the queue settings of its own: see `Node.declare`."""
         return await self._node.declare(self.name, **settings)
 
-    def consume(self, *, prefetch: int = 100) -> AsyncIterator[Message]:
+    def consume(self, *, prefetch: int = 100, once: bool = False) -> AsyncIterator[Message]:
         """Messages one by one: see `Node.consume`."""
-        return self._node.consume(self.name, prefetch=prefetch)
+        return self._node.consume(self.name, prefetch=prefetch, once=once)
 
     def consume_batches(self, *, prefetch: int = 4_096) -> AsyncIterator[MessageBatch]:
         """Messages in batches: see `Node.consume_batches`."""

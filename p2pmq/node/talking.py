@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pmq.core import events
 from p2pmq.errors import ClosedNodeError
-from p2pmq.node.arguments import patterns_of, responder_of, to_ms, topic_of
+from p2pmq.node.arguments import patterns_of, responder_of, to_ms
 from p2pmq.node.engine import Engine
 from p2pmq.node.requests import Responder, packed, reply_of
 from p2pmq.node.subscription import Subscription
@@ -15,10 +15,12 @@ from p2pmq.node.subscription import Subscription
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from p2pmq.node.emitter import Emitter
     from p2pmq.node.requests import RequestHandler
     from p2pmq.node.subscription import OnSlow
 
 H = TypeVar("H", bound="RequestHandler")
+AnySubscription = TypeVar("AnySubscription", bound=Subscription)
 
 REQUEST_TIMEOUT_S = 5.0
 CONCURRENCY = 16
@@ -34,29 +36,6 @@ class Talking(Engine):
 
     # -- topics --
 
-    async def emit(self, topic: str, body: object) -> None:
-        """Emit an event to everybody who is subscribed to its topic right now, at most once.
-
-        Nothing is stored, nothing is confirmed and nobody is waited for: who is away misses it,
-        and a slow link or subscriber drops events and counts them. `topic` is 1 to 255 bytes
-        of UTF-8 in up to 32 tokens parted by dots, without wildcards; `body` is as in `publish`.
-
-        Raises TopicError, BodyTooLargeError, NotSerializableError, ClosedNodeError.
-
-        >>> import asyncio, p2pmq
-        >>> async def main():
-        ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
-        ...         async with node.subscribe("site.*.temp") as events:
-        ...             await node.emit("site.7.temp", 21.5)
-        ...             async for event in events:
-        ...                 return event.topic, event.body, event.sender
-        >>> asyncio.run(main())
-        ('site.7.temp', 21.5, 'doc')
-        """
-        self._check_running()
-        if self._emitter.emit(topic_of(topic), body):
-            await asyncio.sleep(0)  # a loop that does nothing but emit lets the others run
-
     def subscribe(
         self, *patterns: str, buffer: int = BUFFER_EVENTS, on_slow: OnSlow = "drop-oldest"
     ) -> Subscription:
@@ -71,10 +50,20 @@ class Talking(Engine):
         Raises TopicError, UsageError, ClosedNodeError; SubscriptionLimitError as it begins, where
         this node has 4,096 patterns and responders, or 192 KiB of them.
         """
+        return self._subscription(Subscription, patterns, buffer, on_slow)
+
+    def _subscription(
+        self,
+        kind: Callable[[Emitter, tuple[str, ...], int, OnSlow], AnySubscription],
+        patterns: tuple[str, ...],
+        buffer: int,
+        on_slow: OnSlow,
+    ) -> AnySubscription:
+        """A subscription of this kind, not begun."""
         self._check_running()
         if self._draining:
             raise ClosedNodeError(self.settings.name, "closing")
-        return Subscription(self._emitter, patterns_of(patterns), buffer, on_slow)
+        return kind(self._emitter, patterns_of(patterns), buffer, on_slow)
 
     # -- requests --
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from p2pmq.core.ids import PartitionKey, Session
     from p2pmq.core.intervals import Interval
+    from p2pmq.core.packets.binding import BindingRecord
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registering import QueueRecord
@@ -66,6 +67,10 @@ class Contents:
     horizons: dict[PartitionKey, int] = field(default_factory=dict)
     members: dict[bytes, Rumour] = field(default_factory=dict)
     queues: dict[str, QueueRecord] = field(default_factory=dict)
+    bindings: dict[tuple[str, str], BindingRecord] = field(default_factory=dict)
+    processed: dict[tuple[PartitionKey, Session, int], rec.ProcessedChanged] = field(
+        default_factory=dict
+    )
     refilling: bool = False
     filled: dict[PartitionKey, None] = field(default_factory=dict)
 
@@ -79,6 +84,8 @@ class Contents:
             horizons=dict(self.horizons),
             members=dict(self.members),
             queues=dict(self.queues),
+            bindings=dict(self.bindings),
+            processed=dict(self.processed),
             filled=dict(self.filled),
         )
 
@@ -111,6 +118,12 @@ class Contents:
                 self.members.pop(node_id, None)
             case rec.QueueSaved(saved):
                 self.queues[saved.queue] = saved
+            case rec.BindingSaved(binding):
+                self.bindings[binding.pattern, binding.queue] = binding
+            case rec.ProcessedChanged(key, session, block, seqs):
+                self.processed[key, session, block] = record
+                if not seqs:
+                    del self.processed[key, session, block]
             case rec.IncarnationSaved(incarnation):
                 self.incarnation = incarnation
             case rec.RefillingChanged(refilling):
@@ -220,6 +233,8 @@ class SimDisk:
             contents.refilling,
             tuple(sorted(contents.filled)),
             tuple(rec.HorizonMoved(*item) for item in sorted(contents.horizons.items())),
+            tuple(contents.bindings[pair] for pair in sorted(contents.bindings)),
+            tuple(contents.processed[block] for block in sorted(contents.processed)),
         )
 
     def apply(self, records: Sequence[Record]) -> None:

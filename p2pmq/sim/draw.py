@@ -46,6 +46,11 @@ JOINS = 0.2
 LEAVES = 0.15
 FAILING = 0.25
 MORTAL = 0.15
+EMITTING = 0.2
+"""Share of publishers that emit to topics bound to queues …"""
+ONCE = 0.2
+PUBLISHING = 0.2
+"""… and of consumers that process once, or publish with their acks."""
 NAMED = 0.25
 REPLICAS = (1, 2, 3, 3, 3, 4)
 FEWER_COPIES = 0.2
@@ -70,6 +75,9 @@ def drawn_scenario(seed: int) -> Scenario:
     consumers = tuple(
         _consumers(rng, nodes.all, queues, quick=much) for _ in range(rng.randint(0, 3))
     )
+    acking = random.Random(f"acks {seed}")
+    publishers = tuple(_emitting(acking, publisher) for publisher in publishers)
+    consumers = tuple(_careful(acking, consumer) for consumer in consumers)
     chaos = _chaos(rng)
     faults = drawn_faults(rng, nodes.all, chaos, duration_ms)
     faults += _joins_and_leaves(rng, nodes, duration_ms)
@@ -132,6 +140,17 @@ def _featured(rng: random.Random, publishers: Publishers) -> Publishers:
         ttl_ms=rng.choice((500, 5_000, 60_000)) if rng.random() < MORTAL else None,
         ids=rng.choice((0.2, 1.0)) if rng.random() < NAMED else 0.0,
     )
+
+
+def _emitting(rng: random.Random, publishers: Publishers) -> Publishers:
+    """Some emit to topics that are bound to queues."""
+    return replace(publishers, emits=0.5 if rng.random() < EMITTING else 0.0)
+
+
+def _careful(rng: random.Random, consumers: Consumers) -> Consumers:
+    """Some process each message once, and some publish with their acks."""
+    once, outputs = rng.random() < ONCE, rng.random() < PUBLISHING
+    return replace(consumers, once=once, outputs=0.5 if outputs else 0.0)
 
 
 def _consumers(

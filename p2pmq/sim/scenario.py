@@ -187,6 +187,8 @@ class Publishers:
     """How long a message lives."""
     ids: Annotated[float, SHARE] = 0.0
     """Share of publishes of one message with an id that another may have had."""
+    emits: Annotated[float, SHARE] = 0.0
+    """Share of publishes of one message that are emitted to a topic bound to the queue."""
     confirm: Annotated[Names, list_of(one_of(*CONFIRMS))] = ("committed",)
     """One of these is drawn each time."""
     timeout_ms: Annotated[int | None, DURATION] = None
@@ -214,6 +216,10 @@ class Consumers:
     """Share of messages that are acked only when their visibility timeout is over."""
     resubscribe: Annotated[int | None, COUNT_1] = None
     """Begin anew after so many messages: what is held then goes back."""
+    once: Annotated[bool, FLAG] = False
+    """What was acked on this host does not come there again."""
+    outputs: Annotated[float, SHARE] = 0.0
+    """Share of messages that publish one more with their ack, into `<queue>.out`."""
     start_ms: Annotated[int, DURATION] = 0
 
 

@@ -17,6 +17,7 @@ from p2pmq.config import Config, Replication
 from p2pmq.core.packets.publishing import PRIORITY_MAX
 from p2pmq.errors import (
     ClosedNodeError,
+    NotBoundError,
     NotCommittedError,
     NotDeclaredError,
     OutboxFullError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 GIVEN_UP = (
     ClosedNodeError,
+    NotBoundError,
     NotCommittedError,
     NotDeclaredError,
     OutboxFullError,

@@ -99,9 +99,9 @@ def unfinished_work(hosts: Sequence[Host]) -> list[str]:
         assert machine is not None
         if machine.outbox.messages:
             lines.append(f"{host.name} has {machine.outbox.messages} messages in its outbox")
-        if machine.consuming.unconfirmed:
+        if machine.settling.unconfirmed:
             lines.append(
-                f"{host.name} has {machine.consuming.unconfirmed} settles that no owner confirmed"
+                f"{host.name} has {machine.settling.unconfirmed} settles that no owner confirmed"
             )
         lines += _unfinished_queues(host, machine)
     return lines + different_copies(hosts)

@@ -29,6 +29,7 @@ from p2pmq.core.machine import Machine
 from p2pmq.core.packets.delivering import Delivery, Settled
 from p2pmq.core.packets.publishing import Publish
 from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
+from p2pmq.core.tying import batches_of
 from p2pmq.errors import StoreCorruptError
 from p2pmq.sim.history import (
     AckConfirmed,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from p2pmq.core.effects import Effect
     from p2pmq.core.events import Event
     from p2pmq.core.ids import ConsumerId, NodeId, Session
-    from p2pmq.core.packets.delivering import Segment
+    from p2pmq.core.packets.delivering import Segment, Settle
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registry import Packet
@@ -87,10 +88,8 @@ class Witness:
         self._store = store
         self._next_seq: dict[PartitionKey, int] = {}
         self._waiting: dict[int, Publication] = {}
-        self._settle_number: dict[ConsumerId, int] = {}
         self._being_taken: dict[events.BatchDurable, Batch] = {}
         self._key_of: dict[ConsumerId, PartitionKey] = {}
-        self._unconfirmed: dict[tuple[ConsumerId, int], tuple[PartitionKey, tuple[Run, ...]]] = {}
 
     def on_notice(self, notice: fx.Notice) -> None:
         """The node lets go of messages, and says so."""
@@ -147,7 +146,6 @@ class Witness:
 
     def on_subscribe(self, event: events.SubscribeRequested) -> None:
         """A consumer begins."""
-        self._settle_number[event.consumer] = 0
         self._key_of[event.consumer] = event.key
         self._history.add(
             Subscription(
@@ -176,23 +174,31 @@ class Witness:
                 self._history.add(Returned(self.now_s, self.process, consumer, key, run))
 
     def on_settle(self, event: events.SettleRequested) -> None:
-        """The user's code has settled messages. Settles of a consumer count from 1."""
-        if event.consumer not in self._settle_number:
+        """The user's code has settled messages."""
+        if event.consumer not in self._key_of:
             return
-        number = self._settle_number[event.consumer] = self._settle_number[event.consumer] + 1
-        self._unconfirmed[event.consumer, number] = event.key, event.acks
         where = (self.now_s, self.process, event.consumer, event.key)
         for run in event.acks:
             self._history.add(Acked(*where, run))
         for nack in event.nacks:
             self._history.add(Nacked(*where, nack.run))
 
-    def on_settled(self, by: str, packet: Settled) -> None:
+    def on_tie(self, event: events.TieRequested) -> None:
+        """The user's code has acked a message, with what is to be published before."""
+        self._history.add(Acked(self.now_s, self.process, event.consumer, event.key, event.run))
+        for to, batch in batches_of(event.key, event.run, event.outputs):
+            self._history.add(
+                Publication(
+                    self.now_s, self.process, to, batch.run, "ack", _digests(batch.bodies), 0
+                )
+            )
+
+    def on_settled(self, by: str, settle: Settle) -> None:
         """The acks of a settle are durable, says the owner on host `by`."""
-        key, acks = self._unconfirmed.pop((packet.consumer, packet.number), (None, ()))
-        if key is not None:
-            for run in acks:
-                self._history.add(AckConfirmed(self.now_s, packet.consumer, key, run, by))
+        key = key_of(settle)
+        for session, first, last in ((ack.session, ack.first, ack.last) for ack in settle.acks):
+            run = Run(session, first, last)
+            self._history.add(AckConfirmed(self.now_s, settle.consumer, key, run, by))
 
     def on_deliver(self, effect: Deliver) -> None:
         """Messages for the user; those that cannot be read do not come to him."""
@@ -348,6 +354,7 @@ class WatchedMachine(Machine):
             events.UnsubscribeRequested: self.witness.on_unsubscribe,
             events.DrainRequested: self.witness.on_drain,
             events.SettleRequested: self.witness.on_settle,
+            events.TieRequested: self.witness.on_tie,
         }
         for kind, see in seen.items():
             table[kind] = _seen_first(see, table[kind])
@@ -377,7 +384,10 @@ class WatchedMachine(Machine):
 
         def on_settled(peer: NodeId, packet: Settled, now: int) -> list[Effect]:
             member = self.swim.members.get(peer)
-            self.witness.on_settled(member.name if member is not None else peer.hex(), packet)
+            settle = self.consuming.settle(packet.consumer, packet.number)
+            if settle is not None:
+                by = member.name if member is not None else peer.hex()
+                self.witness.on_settled(by, settle)
             return settled(peer, packet, now)
 
         def on_delivery(peer: NodeId, packet: Delivery, now: int) -> list[Effect]:

@@ -133,7 +133,15 @@ class _Publisher:
         priority = low if low == high else rng.randint(low, high)
         ttl_s = None if spec.ttl_ms is None else spec.ttl_ms / 1000
         id_ = f"id {rng.randrange(IDS)}" if spec.ids and rng.random() < spec.ids else None
-        if batch == 1:
+        if batch == 1 and spec.emits and rng.random() < spec.emits:
+            await node.bind(f"to.{queue}", queue=queue)
+            await node.emit(
+                f"to.{queue}",
+                bodies[0],
+                confirm=confirm,  # type: ignore[arg-type]  # one of CONFIRMS, as its kind checks
+                timeout=timeout_s,
+            )
+        elif batch == 1:
             await node.publish(
                 queue,
                 bodies[0],
@@ -185,7 +193,10 @@ class _Consumer:
         spec = self._spec
         visibility_s = None if spec.visibility_ms is None else spec.visibility_ms / 1000
         messages = node.consume(
-            self._queue, prefetch=spec.prefetch, visibility_timeout=visibility_s
+            self._queue,
+            prefetch=spec.prefetch,
+            visibility_timeout=visibility_s,
+            once=spec.once,
         )
         taken = 0
         try:
@@ -212,6 +223,8 @@ class _Consumer:
             if fate > 1 - spec.nack:
                 message.nack(rng.uniform(*spec.nack_delay_ms) / 1000)
                 return
+        if spec.outputs and rng.random() < spec.outputs:
+            message.publish(f"{self._queue}.out", b"of " + message.body)
         message.ack()
 
     async def _ack_late(self, message: Message) -> None:

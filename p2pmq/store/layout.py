@@ -13,16 +13,18 @@ together; what is unpacked here is what was packed, or LayoutError.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import struct
 import zlib
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from p2pmq.core.ids import PartitionKey
+from p2pmq.core.packets.binding import BindingRecord
 from p2pmq.core.packets.membership import Rumour
 from p2pmq.core.packets.publishing import Death
 from p2pmq.core.packets.registering import QueueRecord, QueueSettings
-from p2pmq.core.records import Space
+from p2pmq.core.records import ProcessedChanged, Space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +42,11 @@ REFILLING = b"refilling"
 FILLED = b"filled/"
 """… and what those begin with that say of which partitions it is not any more."""
 
+PROCESSED = b"once/"
+"""… and those that hold a block of what consumers of this node have processed."""
+BINDING = b"binding/"
+"""… and those that hold a pair of pattern and queue."""
+
 HORIZON = b"horizon/"
 """… and those that say up to when what was acked in a partition may be forgotten."""
 
@@ -50,6 +57,7 @@ _CRC = struct.Struct("<I")
 _META = struct.Struct("<8sQIQQQIIQB")
 _PARTITION = struct.Struct("<BI")
 _STAMP = struct.Struct("<Q")
+_PROCESSED = struct.Struct("<QH")
 _DEATH = struct.Struct("<IHHH")
 _ALL_ALIVE = 2**32 - 1
 _IS_DEAD = 2**31
@@ -335,6 +343,47 @@ def unpack_queue(value: bytes) -> QueueRecord:
     record = _unpacked(QueueRecord, value, "a queue's row")
     settings = json.dumps(record.settings).encode()
     return dataclasses.replace(record, settings=_unpacked(QueueSettings, settings, "a queue's row"))
+
+
+def binding_key(record: BindingRecord) -> bytes:
+    """The key of a binding's note; hashed, as pattern and queue are longer than keys may be."""
+    pair = f"{record.pattern}\n{record.queue}".encode("utf-8", "surrogatepass")
+    return BINDING + hashlib.blake2b(pair, digest_size=16).digest()
+
+
+def pack_binding(record: BindingRecord) -> bytes:
+    """A binding as JSON, by the names of its fields."""
+    return json.dumps(_plain(record)).encode()
+
+
+def unpack_binding(value: bytes) -> BindingRecord:
+    """What `pack_binding` packed, by this or another version. Raises LayoutError."""
+    return _unpacked(BindingRecord, value, "a binding's row")
+
+
+def processed_key(record: ProcessedChanged) -> bytes:
+    """The key of such a block; the queue is hashed, as its name may be longer than a key."""
+    where = pack_partition(Space.PARTITION, record.key)
+    hashed = hashlib.blake2b(where, digest_size=16).digest()
+    return PROCESSED + record.session + record.block.to_bytes(8) + hashed
+
+
+def pack_processed(record: ProcessedChanged) -> bytes:
+    """A block: when it was touched, the queue's name with its length, the intervals."""
+    where = pack_partition(Space.PARTITION, record.key)
+    return _PROCESSED.pack(record.touched, len(where)) + where + pack_intervals(record.seqs)
+
+
+def unpack_processed(key: bytes, value: bytes) -> ProcessedChanged:
+    """What `pack_processed` packed. Raises LayoutError."""
+    start = len(PROCESSED)
+    if len(value) < _PROCESSED.size or len(key) != start + 32:
+        raise LayoutError("a block of processed messages is cut short")
+    touched, size = _PROCESSED.unpack_from(value)
+    at = _PROCESSED.size
+    _, where = unpack_partition(value[at : at + size])
+    session, block = key[start : start + 8], int.from_bytes(key[start + 8 : start + 16])
+    return ProcessedChanged(where, session, block, unpack_intervals(value[at + size :]), touched)
 
 
 def _plain(struct: Struct) -> dict[str, object]:

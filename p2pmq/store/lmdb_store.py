@@ -23,12 +23,14 @@ from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
     BatchTrimmed,
+    BindingSaved,
     HorizonMoved,
     IncarnationSaved,
     MemberRemoved,
     MemberSaved,
     PartitionFilled,
     PartitionRemoved,
+    ProcessedChanged,
     QueueSaved,
     RefillingChanged,
     SeenChanged,
@@ -43,14 +45,18 @@ from p2pmq.store.layout import (
     FILLED,
     REFILLING,
     batch_key,
+    binding_key,
     filled_key,
     horizon_key,
     id_key,
     meta_of,
+    pack_binding,
     pack_partition,
+    pack_processed,
     pack_queue,
     pack_rumour,
     pack_stamp,
+    processed_key,
 )
 from p2pmq.store.recovery import incarnation_row
 from p2pmq.store.writes import (
@@ -73,6 +79,7 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import PartitionKey
     from p2pmq.core.records import Record, Recovered
     from p2pmq.store.base import WriteDone
+    from p2pmq.store.writes import Op
 
 CACHE_BYTES_MAX = 32 * 1024 * 1024
 GROUP_BYTES_MAX = 32 * 1024 * 1024
@@ -198,7 +205,7 @@ class LmdbStore:
         self._thread.join()
         self._cache.clear()
 
-    def _encode(  # noqa: C901, PLR0912 - one case for each record
+    def _encode(  # noqa: C901 - one case for each record
         self, record: Record, write: Write
     ) -> None:
         """Add the operations of one record."""
@@ -225,8 +232,6 @@ class LmdbStore:
             case SeenChanged(key, session, seqs, touched):
                 partition = self._id_for(Space.PARTITION, key, write)
                 ops.append(PutSeen(id_key(partition) + session, seqs, touched))
-            case HorizonMoved(key, horizon):
-                ops.append(Put(self._file.tables.notes, horizon_key(key), pack_stamp(horizon)))
             case PartitionRemoved(key):
                 prefix = id_key(self._id_of(Space.PARTITION, key))
                 ops.append(Forget(prefix))
@@ -242,14 +247,39 @@ class LmdbStore:
                 ops.append(Put(self._file.tables.queues, row, pack_queue(queue)))
             case IncarnationSaved(incarnation):
                 ops.append(Put(self._file.tables.identity, *incarnation_row(incarnation)))
-            case RefillingChanged(refilling):
-                notes = self._file.tables.notes
-                ops.append(DeleteAll(notes, FILLED))
-                ops.append(Put(notes, REFILLING, b"") if refilling else Delete(notes, REFILLING))
-            case PartitionFilled(key):
-                ops.append(Put(self._file.tables.notes, filled_key(key), b""))
+            case (
+                HorizonMoved()
+                | BindingSaved()
+                | ProcessedChanged()
+                | RefillingChanged()
+                | PartitionFilled()
+            ):
+                ops += self._notes_of(record)
             case _:
                 assert_never(record)
+
+    def _notes_of(
+        self,
+        record: (
+            HorizonMoved | BindingSaved | ProcessedChanged | RefillingChanged | PartitionFilled
+        ),
+    ) -> list[Op]:
+        """The operations of a record that is kept as a note."""
+        notes = self._file.tables.notes
+        match record:
+            case HorizonMoved(key, horizon):
+                return [Put(notes, horizon_key(key), pack_stamp(horizon))]
+            case BindingSaved(binding):
+                return [Put(notes, binding_key(binding), pack_binding(binding))]
+            case ProcessedChanged(seqs=()):
+                return [Delete(notes, processed_key(record))]
+            case ProcessedChanged():
+                return [Put(notes, processed_key(record), pack_processed(record))]
+            case RefillingChanged(refilling):
+                mark = Put(notes, REFILLING, b"") if refilling else Delete(notes, REFILLING)
+                return [DeleteAll(notes, FILLED), mark]
+            case PartitionFilled(key):
+                return [Put(notes, filled_key(key), b"")]
 
     def _id_of(self, space: Space, key: PartitionKey) -> int:
         found = self._ids.get((space, key))

@@ -25,18 +25,22 @@ from p2pmq.core.records import (
 )
 from p2pmq.errors import DataDirectoryError
 from p2pmq.store.layout import (
+    BINDING,
     FILLED,
     FORMAT,
     HORIZON,
+    PROCESSED,
     REFILLING,
     LayoutError,
     seal,
     split_batch_key,
     split_filled_key,
     split_id_key,
+    unpack_binding,
     unpack_horizon,
     unpack_meta,
     unpack_partition,
+    unpack_processed,
     unpack_queue,
     unpack_rumour,
     unpack_seen,
@@ -149,6 +153,12 @@ def recover(
             HorizonMoved(*unpack_horizon(key, notes[key]))
             for key in sorted(notes)
             if key.startswith(HORIZON)
+        ),
+        processed=tuple(
+            unpack_processed(key, notes[key]) for key in sorted(notes) if key.startswith(PROCESSED)
+        ),
+        bindings=tuple(
+            unpack_binding(notes[key]) for key in sorted(notes) if key.startswith(BINDING)
         ),
     )
     return recovered, {where: partition_id for partition_id, where in partitions.items()}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pytest
 
     from p2pmq.core.intervals import Interval
+    from p2pmq.core.packets.binding import BindingRecord
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.registering import QueueRecord
     from p2pmq.core.packets.registry import Packet
@@ -149,6 +150,10 @@ class Disk:
     horizons: dict[PartitionKey, int] = field(default_factory=dict)
     members: dict[bytes, Rumour] = field(default_factory=dict)
     queues: dict[str, QueueRecord] = field(default_factory=dict)
+    bindings: dict[tuple[str, str], BindingRecord] = field(default_factory=dict)
+    processed: dict[tuple[PartitionKey, bytes, int], rec.ProcessedChanged] = field(
+        default_factory=dict
+    )
     refilling: bool = False
     filled: dict[PartitionKey, None] = field(default_factory=dict)
 
@@ -160,6 +165,12 @@ class Disk:
         match record:
             case rec.QueueSaved(saved):
                 self.queues[saved.queue] = saved
+            case rec.BindingSaved(binding):
+                self.bindings[binding.pattern, binding.queue] = binding
+            case rec.ProcessedChanged(key, session, block, seqs):
+                self.processed[key, session, block] = record
+                if not seqs:
+                    del self.processed[key, session, block]
             case rec.MemberSaved() | rec.MemberRemoved() | rec.IncarnationSaved():
                 self._apply_roster(record)
             case rec.BatchStored(space, key, number, batch, expires_ms):
@@ -241,6 +252,8 @@ class Disk:
             self.refilling,
             tuple(sorted(self.filled)),
             tuple(rec.HorizonMoved(*item) for item in sorted(self.horizons.items())),
+            tuple(self.bindings[pair] for pair in sorted(self.bindings)),
+            tuple(self.processed[block] for block in sorted(self.processed)),
         )
 
     def of_space(self, space: Space) -> list[RecoveredBatch]:

@@ -524,8 +524,8 @@ class MachineMesh:
             assert machine is not None
             if machine.outbox.messages or machine.outbox.bytes_in_memory:
                 found.append(f"{node.number}: {machine.outbox.messages} in the outbox")
-            if machine.consuming.unconfirmed:
-                found.append(f"{node.number}: {machine.consuming.unconfirmed} settles unconfirmed")
+            if machine.settling.unconfirmed:
+                found.append(f"{node.number}: {machine.settling.unconfirmed} settles unconfirmed")
             for key, partition in machine.owner.partitions.items():
                 if partition.pending or partition.batches:
                     found.append(f"{node.number}: {partition.pending.count} in {key.queue}")

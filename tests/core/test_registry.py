@@ -20,7 +20,8 @@ from p2pmq.core.packets.registering import (
     QueueSettings,
 )
 from p2pmq.core.records import QueueSaved
-from p2pmq.core.registry import COMPARE_MS, EXCHANGE_MS, STAMP_MAX, Registry
+from p2pmq.core.registry import Registry
+from p2pmq.core.shared import COMPARE_MS, EXCHANGE_MS, STAMP_MAX
 
 if TYPE_CHECKING:
     import pytest

@@ -14,6 +14,8 @@ from p2pmq.core.events import (
     StatsRequested,
     WriteRefused,
 )
+from p2pmq.core.hlc import HybridClock
+from p2pmq.core.once import Once
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.packets.publishing import (
     Confirm,
@@ -24,6 +26,8 @@ from p2pmq.core.packets.publishing import (
     StatsRequest,
 )
 from p2pmq.core.requests import Requests
+from p2pmq.core.settling import Settling
+from p2pmq.core.tying import Tying
 from tests.core.kit import KEY, S1, A, B, C, Texts, View, batch_of, packets, rooms_of, writes
 
 ME = b"node-own"
@@ -37,7 +41,8 @@ class Rig:
         self.outbox = Outbox(S1, self.view.owner_of, Limits(), Timing())
         self.owner, _, handovers = rooms_of(ME, 1, self.view)
         consuming = Consuming(self.view.owner_of, Timing())
-        self.requests = Requests(self.outbox, self.owner, consuming, handovers)
+        settling = Settling(consuming, Once(HybridClock(), 0), Tying(self.view.owner_of))
+        self.requests = Requests(self.outbox, self.owner, settling, handovers)
 
     def publish(self) -> list[Effect]:
         request = PublishRequested(KEY, Texts(("x",)), 1, 1, Confirmation.NONE, 0, 9)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.intervals import IntervalSet
+from p2pmq.core.packets.binding import BindingRecord
 from p2pmq.core.packets.membership import Rumour
 from p2pmq.core.packets.publishing import Death
 from p2pmq.core.packets.registering import QueueRecord, QueueSettings
@@ -19,12 +20,14 @@ from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
     BatchTrimmed,
+    BindingSaved,
     HorizonMoved,
     IncarnationSaved,
     MemberRemoved,
     MemberSaved,
     PartitionFilled,
     PartitionRemoved,
+    ProcessedChanged,
     QueueSaved,
     Record,
     Recovered,
@@ -67,6 +70,8 @@ class Model:
         self.horizons: dict[PartitionKey, int] = {}
         self.members: dict[bytes, Rumour] = {}
         self.queues: dict[str, QueueRecord] = {}
+        self.bindings: dict[tuple[str, str], BindingRecord] = {}
+        self.processed: dict[tuple[PartitionKey, bytes, int], ProcessedChanged] = {}
         self.incarnation = 0
         self.refilling = False
         self.filled: set[PartitionKey] = set()
@@ -104,6 +109,12 @@ class Model:
                 self.members.pop(node_id, None)
             case QueueSaved(queue):
                 self.queues[queue.queue] = queue
+            case BindingSaved(binding):
+                self.bindings[binding.pattern, binding.queue] = binding
+            case ProcessedChanged(key, session, block, seqs):
+                self.processed[key, session, block] = record
+                if not seqs:
+                    del self.processed[key, session, block]
             case IncarnationSaved(incarnation):
                 self.incarnation = incarnation
             case RefillingChanged(refilling):
@@ -123,7 +134,7 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
     for _ in range(draw(st.integers(1, 25))):
         records: list[Record] = []
         for _ in range(draw(st.integers(0, 3))):
-            kind = draw(st.sampled_from("ssssttrreghnmdiqfw"))
+            kind = draw(st.sampled_from("ssssttrreghnmdiqfwbpp"))
             key = draw(st.sampled_from(KEYS))
             session = draw(st.sampled_from(SESSIONS))
             known = sorted(model.batches)
@@ -164,6 +175,13 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
                 asked = QueueSettings(draw(st.integers(0, 9)), draw(st.integers(0, 9)))
                 stamp = draw(st.integers(0, 2**64 - 1))
                 record = QueueSaved(QueueRecord(key.queue, stamp, session, asked))
+            elif kind == "b":
+                pattern = draw(st.sampled_from(("a.*", "é" * 127 + ".")))
+                bound = draw(st.booleans())
+                record = BindingSaved(BindingRecord(pattern, key.queue, 1, session, bound))
+            elif kind == "p":
+                done = draw(st.sampled_from((((1, 4_095),), ((4_000, 4_000), (4_002, 4_095)), ())))
+                record = ProcessedChanged(key, session, draw(st.integers(0, 2)), done, number)
             elif kind == "f":
                 record = PartitionFilled(key)
             elif kind == "w":
@@ -238,6 +256,10 @@ def test_any_history_is_found_again_as_a_simple_model_has_it(
     assert {one.key: one.horizon for one in recovered.horizons} == model.horizons
     assert {one.node_id: one for one in recovered.members} == model.members
     assert {one.queue: one for one in recovered.queues} == model.queues
+    assert {(one.key, one.session, one.block): one for one in recovered.processed} == (
+        model.processed
+    )
+    assert {(one.pattern, one.queue): one for one in recovered.bindings} == model.bindings
     assert recovered.incarnation == model.incarnation
     assert (recovered.refilling, set(recovered.filled)) == (model.refilling, model.filled)
     assert (again.batches, again.seen, again.members) == (

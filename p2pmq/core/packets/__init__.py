@@ -1,6 +1,7 @@
 """Every packet that nodes send each other; importing this fills the registry."""
 
 from p2pmq.core.packets import (
+    binding,
     delivering,
     emitting,
     link,
@@ -17,6 +18,7 @@ __all__ = [
     "PACKETS",
     "Packet",
     "Struct",
+    "binding",
     "delivering",
     "emitting",
     "link",
