@@ -86,8 +86,8 @@ class Machine:
         self.once = Once(self._clock, config.replication.context_retention_ms)
         self.settling = Settling(self.consuming, self.once, Tying(owner_of))
         self._look_after_copies(own, config)
-        self.replays = Replays(self.owner, self.replication, owner_of)
         self.requests = Requests(self.outbox, self.owner, self.settling, self.handovers)
+        self.replays = Replays(self.owner, self.replication, owner_of)
         self._pair = Pair(config.replication)
         self.ephemeral = Ephemeral(
             own, session, self.swim.members, config.timing.responder_wait_ms, rng

@@ -58,6 +58,11 @@ class Settling:
         """How many settles wait here, or no owner has confirmed."""
         return self._consuming.unconfirmed + len(self._writing) + len(self._tying)
 
+    @property
+    def tied(self) -> int:
+        """Of how many messages the outputs are not all committed yet."""
+        return len(self._tying)
+
     # -- the user --
 
     def on_subscribe(self, event: SubscribeRequested, now: int) -> list[Effect]:

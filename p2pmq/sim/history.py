@@ -301,7 +301,8 @@ class History:
         self.peaks: dict[tuple[str, str], tuple[int, int]] = {}
         """The most that a buffer of a host ever held as far as was seen, and its limit."""
         self.outboxes: dict[Process, int] = {}
-        """Likewise: how many messages each living process holds in its outbox."""
+        """Likewise: how many messages each living process holds in its outbox, and inputs of others
+        that it publishes with their acks."""
         self.now_s = 0.0
         """Likewise: when that was."""
         self._of_kind: dict[type, list[Any]] = {

@@ -286,7 +286,7 @@ class Mesh(Faults):
             for key, run in host.disk.taken_for_acked()
         ]
         history.outboxes = {
-            host.process: host.machine.outbox.messages
+            host.process: host.machine.outbox.messages + host.machine.settling.tied
             for host in self._hosts.values()
             if host.machine is not None
         }
