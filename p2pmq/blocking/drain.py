@@ -36,6 +36,7 @@ def drained(node: Node, queue: str, prefetch: int, patience_s: float) -> Iterato
 
 def _is_empty(node: Node, queue: str) -> bool:
     try:
-        return node.depth(queue).total == 0
+        depth = node.depth(queue)
     except RequestTimeoutError:
         return False
+    return depth.total == depth.scheduled

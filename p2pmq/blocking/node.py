@@ -201,6 +201,8 @@ class Node(Serving):
         timeout: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
         id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message, and wait for what `confirm` says: see `p2pmq.Node.publish`.
@@ -216,6 +218,8 @@ class Node(Serving):
                 timeout=timeout,
                 ttl=ttl,
                 priority=priority,
+                delay=delay,
+                at=at,
                 id=id,
             ),
             self._publish_limit(timeout),
@@ -230,6 +234,8 @@ class Node(Serving):
         timeout: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
         id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages, pipelined; returns when all are confirmed.
@@ -245,6 +251,8 @@ class Node(Serving):
             timeout=timeout,
             ttl=ttl,
             priority=priority,
+            delay=delay,
+            at=at,
             id=id,
         )
         return self._bulk(publish, bodies)
@@ -258,6 +266,8 @@ class Node(Serving):
         timeout: float | None = None,
         ttl: float | None = MAIL_TTL_S,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
     ) -> Receipt:
         """Send a message to exactly the node of that name: see `p2pmq.Node.send`."""
         return self._call(
@@ -269,6 +279,8 @@ class Node(Serving):
                 timeout=timeout,
                 ttl=ttl,
                 priority=priority,
+                delay=delay,
+                at=at,
             ),
             self._publish_limit(timeout),
         )
@@ -282,6 +294,8 @@ class Node(Serving):
         timeout: float | None = None,
         ttl: float | None = MAIL_TTL_S,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
     ) -> BulkReceipt:
         """Send many messages to the node of that name: `send`, as `publish_many`."""
         publish = partial(
@@ -291,6 +305,8 @@ class Node(Serving):
             timeout=timeout,
             ttl=ttl,
             priority=priority,
+            delay=delay,
+            at=at,
         )
         return self._bulk(publish, bodies)
 

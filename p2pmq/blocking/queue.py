@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from datetime import datetime
     from typing import Literal, Unpack
 
     from p2pmq.blocking.node import Node
@@ -32,11 +33,21 @@ class Queue:
         timeout: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
         id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message: see `Node.publish`."""
         return self._node.publish(
-            self.name, body, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority, id=id
+            self.name,
+            body,
+            confirm=confirm,
+            timeout=timeout,
+            ttl=ttl,
+            priority=priority,
+            delay=delay,
+            at=at,
+            id=id,
         )
 
     def publish_many(
@@ -47,11 +58,21 @@ class Queue:
         timeout: float | None = None,
         ttl: float | None = None,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
         id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages: see `Node.publish_many`."""
         return self._node.publish_many(
-            self.name, bodies, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority, id=id
+            self.name,
+            bodies,
+            confirm=confirm,
+            timeout=timeout,
+            ttl=ttl,
+            priority=priority,
+            delay=delay,
+            at=at,
+            id=id,
         )
 
     def declare(self, **settings: Unpack[Settings]) -> QueueInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ from p2pmq.cli.sub import consume_lines
 from p2pmq.core.names import check_queue_name
 from p2pmq.errors import QueueNameError, UsageError
 from p2pmq.node.arguments import mailbox_key
+from p2pmq.node.moments import delay_ms_of
 from p2pmq.node.settings import DELIVERIES_MAX, REPLICAS_MAX, Settings
 
 app = typer.Typer(
@@ -65,6 +67,10 @@ def _check_post(body: list[str] | None, post: PostOptions) -> None:
         raise typer.BadParameter(
             "--confirm stored needs --data-dir: a disk to store the lines on until they are sent"
         )
+    try:
+        delay_ms_of(post.delay, post.moment, time.time())
+    except (UsageError, ValueError) as error:
+        raise typer.BadParameter(f"--delay/--at: {error}") from None
 
 
 QueueName = Annotated[str, typer.Argument(callback=_queue_name, show_default=False)]

@@ -14,6 +14,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -134,10 +135,33 @@ class PostOptions:
         int,
         typer.Option(min=0, max=PRIORITY_MAX, help="The higher, the sooner it is delivered."),
     ] = 0
+    delay: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="Let nobody have the messages for so long: up to a year."
+        ),
+    ] = None
+    at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="… or until then: 2026-01-31T09:00+01:00, or seconds since 1970.",
+        ),
+    ] = None
     data_dir: Annotated[
         Path | None,
         typer.Option(file_okay=False, help="Keep what is not committed yet here, not in memory."),
     ] = None
+
+    @property
+    def moment(self) -> datetime | float | None:
+        """What `--at` says. Raises ValueError where that is no time."""
+        if self.at is None:
+            return None
+        try:
+            return float(self.at)
+        except ValueError:
+            return datetime.fromisoformat(self.at)
 
 
 @dataclass(frozen=True, slots=True)

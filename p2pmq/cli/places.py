@@ -39,6 +39,8 @@ class Queue:
             timeout=post.timeout,
             ttl=post.ttl,
             priority=post.priority,
+            delay=post.delay,
+            at=post.moment,
         )
 
     def consume(self, node: Node, prefetch: int) -> AsyncIterator[MessageBatch]:
@@ -68,6 +70,8 @@ class Mailbox:
             timeout=post.timeout,
             ttl=MAIL_TTL_S if post.ttl is None else post.ttl,
             priority=post.priority,
+            delay=post.delay,
+            at=post.moment,
         )
 
     def consume(self, node: Node, prefetch: int) -> AsyncIterator[MessageBatch]:

@@ -202,7 +202,12 @@ class DeadLetters:
         into, why = ("", "it is a trace") if _is_trace(batch) else dead_letters_of(key.queue)
         session = letter_session(key, batch.session)
         dead = replace(
-            batch, session=session, stamp=0, ttl_ms=0, dead=(replace(death, dead_queue=key.queue),)
+            batch,
+            session=session,
+            stamp=0,
+            ttl_ms=0,
+            delay_ms=0,
+            dead=(replace(death, dead_queue=key.queue),),
         )
         left = DotSet([dead.run] if into else [])
         to = PartitionKey(into, 0)

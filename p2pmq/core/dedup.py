@@ -61,6 +61,7 @@ def marker_of(batch: Batch, window_ms: int) -> Batch | None:
         bodies=NoBody(batch.count),
         stamp=0,
         ttl_ms=window_ms,
+        delay_ms=0,
     )
 
 

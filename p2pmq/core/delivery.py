@@ -1,6 +1,7 @@
 """Delivery of one partition: who gets which message, for how long, and for the how-manieth time.
 
-A pending dot is ready, leased to a consumer, or delayed. `ready` is the line of
+A pending dot is scheduled (`scheduled` says when it is due), ready, leased to a consumer, or
+delayed. `ready` is the line of
 candidate runs; whether a candidate may still go out is looked up when it comes
 up, so that acks and re-attachments need not search the line. Leases and delays
 share one heap of deadlines, lazily too.
@@ -348,7 +349,7 @@ class PartitionDelivery:
 
     def _make_ready(self, run: Run, number: int) -> None:
         batch = self.partition.batches[number]
-        if batch.is_trace:
+        if batch.due_at or batch.is_trace:
             return
         self._ready.push(Candidate(run, batch.stamp, batch.priority))
         if len(self._ready) > self._ready_max:
@@ -433,8 +434,10 @@ class PartitionDelivery:
         return count
 
     def _deliverable(self, run: Run) -> list[Run]:
-        """The parts of a candidate that are pending, on enough disks, and not leased or delayed."""
-        parts = [part for part, _ in self.partition.pending.overlap(run)]
+        """The parts of a candidate that are pending, due, on enough disks, and not held or rest."""
+        batches = self.partition.batches
+        found = self.partition.pending.overlap(run)
+        parts = [part for part, number in found if not batches[number].due_at]
         parts = [enough for part in parts for enough in self._committed(part)]
         if self.leases:
             parts = [free for part in parts for free in self.leases.missing(part)]

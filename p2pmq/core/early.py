@@ -9,6 +9,7 @@ its publishers.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.effects import Counted, Notify
@@ -29,7 +30,10 @@ class EarlyBatches:
     """The batches that wait, of every partition."""
 
     def __init__(self) -> None:
-        self._held: dict[PartitionKey, dict[tuple[Session, int], tuple[NodeId, Publish, int]]] = {}
+        self._held: dict[
+            PartitionKey, dict[tuple[Session, int], tuple[NodeId, Publish, int, int]]
+        ] = {}
+        """With each: when it came first, and when it was said last."""
 
     def __contains__(self, key: PartitionKey) -> bool:
         return key in self._held
@@ -47,15 +51,17 @@ class EarlyBatches:
         name = (packet.batch.session, packet.batch.first)
         if len(held) >= HELD_MAX and name not in held:
             return [Notify(Counted("publish_not_held"))]  # its publisher says it again
-        peer, packet, _ = held.get(name, (peer, packet, now))
-        held[name] = (peer, packet, now)
+        peer, packet, came_at, _ = held.get(name, (peer, packet, now, now))
+        held[name] = (peer, packet, came_at, now)
         return []
 
     def take(self, key: PartitionKey, now: int) -> list[tuple[NodeId, Publish]]:
         """The merge is done: what has waited, and was said again of late."""
         held = self._held.pop(key, {})
         return [
-            (peer, packet) for peer, packet, said_at in held.values() if now - said_at < HELD_MS
+            (peer, replace(packet, batch=packet.batch.after(now - came_at)))
+            for peer, packet, came_at, said_at in held.values()
+            if now - said_at < HELD_MS
         ]
 
     def drop(self, key: PartitionKey) -> None:

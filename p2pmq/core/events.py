@@ -81,8 +81,8 @@ class PublishRequested:
     """Publish the messages, as one batch. `token` names the request in `Resolve`.
 
     `wanted` is what resolves the token; 0 is for confirm="none". `timeout_ms`
-    ends the wait, not the message. `size` is in bytes. `ttl_ms`, `priority`
-    and `ids` are as in `Batch`.
+    ends the wait, not the message. `size` is in bytes. `ttl_ms`, `priority`,
+    `delay_ms` and `ids` are as in `Batch`.
     """
 
     key: PartitionKey
@@ -94,6 +94,7 @@ class PublishRequested:
     token: int
     ttl_ms: int = 0
     priority: int = 0
+    delay_ms: int = 0
     ids: bytes = b""
 
 

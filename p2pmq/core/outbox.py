@@ -34,6 +34,7 @@ from p2pmq.core.hlc import HybridClock
 from p2pmq.core.packets.publishing import Batch, Publish
 from p2pmq.core.quota import OUTBOX_AGE, OUTBOX_FULL, Quota
 from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
+from p2pmq.core.scheduled import left_ms
 from p2pmq.core.streams import GAP_QUIET_MS, Entry, Stream
 from p2pmq.core.timers import Timers
 from p2pmq.core.waits import Waits
@@ -108,8 +109,10 @@ class Outbox:
                 tried=True,
             )
             if found.expires_ms:
-                left_ms = max(1, found.expires_ms - self._clock.wall_ms)
-                self._expire_at(stream, entry, now + left_ms)
+                lives_ms = max(1, found.expires_ms - self._clock.wall_ms)
+                self._expire_at(stream, entry, now + lives_ms)
+            rests_ms = left_ms(found.batch.delay_ms, found.due_ms, self._clock.wall_ms)
+            entry.due_at = now + rests_ms if found.due_ms else 0
             stream.entries.append(entry)
             self.quota.bytes_held += entry.cost
             stream.next_seq = found.batch.last + 1
@@ -128,6 +131,7 @@ class Outbox:
             request.bodies,
             ttl_ms=request.ttl_ms,
             priority=request.priority,
+            delay_ms=request.delay_ms,
             ids=request.ids,
         )
         stream.next_seq += request.count
@@ -137,6 +141,7 @@ class Outbox:
             number=self._next_number,
             token=request.token if waits else None,
             wanted=request.wanted,
+            due_at=now + request.delay_ms if request.delay_ms else 0,
         )
         victims = self.quota.victims(batch.priority, entry.cost)
         if victims is None:
@@ -539,7 +544,9 @@ class Outbox:
         stream.volatile -= 1
         self._writing[entry.number] = (stream, entry)
         expires_ms = entry.expires_at and entry.expires_at + self._clock.wall_offset_ms
-        stored = BatchStored(Space.OUTBOX, stream.key, entry.number, entry.batch, expires_ms)
+        due_ms = entry.due_at and entry.due_at + self._clock.wall_offset_ms
+        number = entry.number
+        stored = BatchStored(Space.OUTBOX, stream.key, number, entry.batch, expires_ms, due_ms)
         return [Persist((stored,), then=OutboxDurable(stream.key, entry.number))]
 
     def _patience(self, stream: Stream) -> int:

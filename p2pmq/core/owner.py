@@ -38,6 +38,7 @@ from p2pmq.core.packets.publishing import (
 )
 from p2pmq.core.partition import Partition
 from p2pmq.core.retries import Retries
+from p2pmq.core.scheduled import release
 from p2pmq.core.timers import Timers
 from p2pmq.core.traces import Kept
 
@@ -548,10 +549,12 @@ class Owner:
             effects += expire(self, self._copies, delivery, now)
             for peer, packet in self.early.take(key, now):
                 effects += self.on_publish(peer, packet, now)
+            release(delivery, now)
             effects += delivery.pump(now)
-            expiring = self.partition(key).expiring
-            if expiring:
-                self._timers.set_if_earlier(key, expiring[0][0])
+            partition = self.partition(key)
+            for at in (partition.expiring.next, partition.scheduled.next):
+                if at is not None:
+                    self._timers.set_if_earlier(key, at)
         due = delivery.next_deadline()
         if due is not None:
             self._timers.set_if_earlier(key, due)

@@ -12,10 +12,10 @@ appending. Every session in `seen` is in `touched`, and whatever was stamped bef
 
 from __future__ import annotations
 
-import heapq
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from p2pmq.core.batch_times import BatchTimes
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Persist
 from p2pmq.core.events import BatchDurable
@@ -31,6 +31,7 @@ from p2pmq.core.records import (
     StoredBodies,
 )
 from p2pmq.core.runmap import RunMap
+from p2pmq.core.scheduled import left_ms
 from p2pmq.core.traces import Kept, Traces, traces_of
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from p2pmq.core.records import Record, RecoveredBatch
 
 NOTHING_KEPT = Kept()
-STALE_MAX = 1_024
-"""So many batches that are gone, and as many as there are, stay among those that expire."""
 
 
 @dataclass(slots=True)
@@ -66,6 +65,8 @@ class Stored:
     dead: tuple[Death, ...] = ()
     unseen: tuple[Interval, ...] = ()
     """Seqs whose bodies were found damaged: the batch does not stand for them any more."""
+    due_at: int = 0
+    """While it is scheduled: when it is due, in ms as `now`; 0: it is not."""
     ids: bytes = b""
     """Of a marker: the hashes that it remembers (`core.dedup`)."""
     retained: bool = False
@@ -100,8 +101,12 @@ class Partition:
         """What `antientropy` worked out, and for which `changes` of `seen` and `unacked`."""
         self.batches: dict[int, Stored] = {}
         self.size = 0
-        self.expiring: list[tuple[int, int]] = []
-        """(when, batch number) of those with a time to live, as a heap; some are gone by now."""
+        self.expiring = BatchTimes(self.batches)
+        """When those with a time to live expire …"""
+        self.scheduled = BatchTimes(self.batches)
+        """… and when those with a delay are due."""
+        self.resting = 0
+        """How many of the pending messages are scheduled."""
         self.taken_back: dict[int, None] = {}
         self.traces = Traces()
         self.touched: dict[Session, int] = {}
@@ -142,16 +147,18 @@ class Partition:
                 retained=batch.retained,
             )
             if found.expires_ms:
-                left_ms = max(1, found.expires_ms - self._clock.wall_ms)
-                self._expire_at(stored, self._clock.now + left_ms)
+                lives_ms = max(1, found.expires_ms - self._clock.wall_ms)
+                self._expire_at(stored, self._clock.now + lives_ms)
+            self.batches[found.number] = stored
+            self._rest(stored, left_ms(batch.delay_ms, found.due_ms, self._clock.wall_ms))
             for low, high in found.alive:
                 self.pending.put(Run(batch.session, low, high), found.number)
                 self.unacked.add(Run(batch.session, low, high))
                 stored.alive += high - low + 1
-            self.batches[found.number] = stored
             if stored.is_trace:
                 self.traces.add(stored)
                 self.traces.count += stored.alive
+            self.resting += stored.alive if stored.due_at else 0
             self.size += batch.size
             self.next_number = max(self.next_number, found.number + 1)
 
@@ -218,30 +225,29 @@ class Partition:
         )
         if stored.is_trace:
             self.traces.add(stored)
+        self.batches[number] = stored
         expires_ms = 0
         if batch.ttl_ms:
             self._expire_at(stored, self._clock.now + batch.ttl_ms)
             expires_ms = self._clock.wall_ms + batch.ttl_ms
-        self.batches[number] = stored
+        self._rest(stored, batch.delay_ms)
+        due_ms = self._clock.wall_ms + batch.delay_ms if batch.delay_ms else 0
         self.appending.add(batch.run)
-        return stored, BatchStored(Space.PARTITION, self.key, number, batch, expires_ms)
+        return stored, BatchStored(Space.PARTITION, self.key, number, batch, expires_ms, due_ms)
 
     def _expire_at(self, stored: Stored, at: int) -> None:
         stored.expires_at = at
-        if len(self.expiring) > 2 * len(self.batches) + STALE_MAX:
-            self.expiring = [entry for entry in self.expiring if entry[1] in self.batches]
-            heapq.heapify(self.expiring)
-        heapq.heappush(self.expiring, (at, stored.number))
+        self.expiring.push(at, stored.number)
+
+    def _rest(self, stored: Stored, delay_ms: int) -> None:
+        """The batch is scheduled, if it has a delay."""
+        if delay_ms:
+            stored.due_at = self._clock.now + delay_ms
+            self.scheduled.push(stored.due_at, stored.number)
 
     def expired(self, now: int) -> list[Stored]:
         """The batches whose time to live is over, and that were not told of before."""
-        found: list[Stored] = []
-        while self.expiring and self.expiring[0][0] <= now:
-            _, number = heapq.heappop(self.expiring)
-            stored = self.batches.get(number)
-            if stored is not None:
-                found.append(stored)
-        return found
+        return [self.batches[number] for number in self.expiring.pop_due(now)]
 
     def beyond(self, bytes_max: int) -> list[Stored]:
         """The oldest retained copies, without which the others take no more bytes."""
@@ -258,7 +264,16 @@ class Partition:
 
     def expires_later(self, stored: Stored, at: int) -> None:
         """Some of the batch has to wait: tell of it again then."""
-        heapq.heappush(self.expiring, (at, stored.number))
+        self.expiring.push(at, stored.number)
+
+    def come_due(self, now: int) -> list[Stored]:
+        """The batches whose delay is over; they are not scheduled any more."""
+        found = [self.batches[number] for number in self.scheduled.pop_due(now)]
+        for stored in found:
+            stored.due_at = 0
+            if not self.appending.overlap(stored.run):
+                self.resting -= stored.alive
+        return found
 
     def on_durable(self, number: int) -> Stored | None:
         """The batch is on disk: its dots are seen, and pending. None: it was dropped meanwhile."""
@@ -273,6 +288,7 @@ class Partition:
         self.traces.count += stored.run.length if stored.is_trace else 0
         self.touched[stored.session] = self._clock.reading
         self.size += stored.size
+        self.resting += stored.alive if stored.due_at else 0
         return stored
 
     def on_write_refused(self, number: int) -> Stored:
@@ -327,6 +343,7 @@ class Partition:
                 stored = touched[number] = self.batches[number]
                 stored.alive -= part.length
                 self.traces.count -= part.length if stored.is_trace else 0
+                self.resting -= part.length if stored.due_at else 0
             for new in self.seen.missing(run):
                 self.seen.add(new)
                 sessions[new.session] = None
@@ -355,6 +372,7 @@ class Partition:
             stored = touched[number] = self.batches[number]
             stored.alive -= part.length
             self.traces.count -= part.length if stored.is_trace else 0
+            self.resting -= part.length if stored.due_at else 0
             stored.unseen = (*stored.unseen, (part.first, part.last))
         records: list[Record] = [self._trimmed(stored) for stored in touched.values()]
         if not lost:
@@ -447,6 +465,7 @@ class Partition:
         start = run.first - stored.first
         where = StoredBodies(Space.PARTITION, self.key, number, start, start + run.length)
         ttl_ms = max(1, stored.expires_at - self._clock.now) if stored.expires_at else 0
+        delay_ms = max(0, stored.due_at - self._clock.now) if stored.due_at else 0
         size = stored.bytes_of(run.length)
         return Batch(
             run.session,
@@ -458,6 +477,7 @@ class Partition:
             ttl_ms=ttl_ms,
             priority=stored.priority,
             dead=stored.dead,
+            delay_ms=delay_ms,
             ids=stored.ids,
             retained=stored.retained,
         )

@@ -67,6 +67,7 @@ class BatchStored:
     """Keep the batch, all of its messages alive. Numbers rise within (space, key).
 
     `expires_ms` is when its time to live ends, in ms of this node's wall clock; 0: never.
+    `due_ms` is likewise when its delay ends; 0: it has none.
     """
 
     space: Space
@@ -74,6 +75,7 @@ class BatchStored:
     number: int
     batch: Batch
     expires_ms: int = 0
+    due_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +215,8 @@ Record = (
 class RecoveredBatch:
     """A batch found at start. `batch.bodies` is a `StoredBodies`: nothing is read yet.
 
-    `expires_ms` is as in `BatchStored`; the batch's own `ttl_ms` is 0, since only the core
-    knows what time it is.
+    `expires_ms` and `due_ms` are as in `BatchStored`; the batch's own `ttl_ms` is 0, since only
+    the core knows what time it is. Its `delay_ms` is what was left when it was written.
     """
 
     space: Space
@@ -224,6 +226,7 @@ class RecoveredBatch:
     alive: tuple[Interval, ...]
     unseen: tuple[Interval, ...] = ()
     expires_ms: int = 0
+    due_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

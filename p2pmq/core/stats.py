@@ -18,16 +18,19 @@ def stats_of(owner: Owner, queue: str = "") -> list[QueueStats]:
         if delivery is None or not owner.owns(key) or queue not in ("", key.queue):
             continue
         replicas, min_copies = owner.copies_of(key.queue)
+        in_flight = delivery.leases.count
+        delayed = delivery.delays.count + partition.resting
         stats = QueueStats(
             key.queue,
             key.number,
-            ready=partition.waiting - delivery.leases.count - delivery.delays.count,
-            in_flight=delivery.leases.count,
-            delayed=delivery.delays.count,
+            ready=max(0, partition.waiting - in_flight - delayed),
+            in_flight=in_flight,
+            delayed=delayed,
             size=partition.size,
             consumers=len(delivery.consumers),
             replicas=replicas,
             min_copies=min_copies,
+            scheduled=partition.resting,
         )
         found.append(stats)
     return found

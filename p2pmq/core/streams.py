@@ -37,6 +37,8 @@ class Entry:
     tried: bool = False
     expires_at: int = 0
     """When its time to live ends, in ms as `now`; 0: never."""
+    due_at: int = 0
+    """When its delay ends; 0: it has none."""
 
     @property
     def cost(self) -> int:
@@ -44,10 +46,11 @@ class Entry:
         return cost_of(self.batch.count, self.batch.size)
 
     def batch_at(self, now: int) -> Batch:
-        """The batch with what is left of its time to live."""
-        if not self.expires_at:
+        """The batch with what is left of its time to live, and of its delay."""
+        if not self.expires_at and not self.due_at:
             return self.batch
-        return replace(self.batch, ttl_ms=max(1, self.expires_at - now))
+        ttl_ms = max(1, self.expires_at - now) if self.expires_at else 0
+        return replace(self.batch, ttl_ms=ttl_ms, delay_ms=max(0, self.due_at - now))
 
 
 class Stream:

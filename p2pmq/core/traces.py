@@ -58,7 +58,12 @@ def traces_of(batch: Batch, kept: Kept) -> list[Batch]:
         traces.append(marker)
     if kept.copies_ms:
         copy = replace(
-            batch, session=copied(batch.session), ids=b"", ttl_ms=kept.copies_ms, retained=True
+            batch,
+            session=copied(batch.session),
+            ids=b"",
+            ttl_ms=kept.copies_ms,
+            delay_ms=0,
+            retained=True,
         )
         traces.append(copy)
     return traces

@@ -1,5 +1,6 @@
-"""Drain a queue: consume until its owner counts nothing more, ready, held or delayed.
+"""Drain a queue: consume until its owner counts nothing more, ready, held or resting.
 
+What its publisher wants delivered later, and is not due, is not waited for.
 A message is acked when the next one is asked for, so that one whose processing
 fails is given back. That the queue is empty is the owner's word, asked for
 only while nothing comes.
@@ -68,4 +69,4 @@ async def _is_empty(node: Node, queue: str) -> bool:
         depth = await node.depth(queue)
     except RequestTimeoutError:
         return False
-    return depth.total == 0
+    return depth.total == depth.scheduled

@@ -30,6 +30,7 @@ from p2pmq.node.binding import Binding
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
 from p2pmq.node.handlers import Handler, guarded
+from p2pmq.node.moments import delay_ms_of
 from p2pmq.node.publisher import Terms
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import (
@@ -100,6 +101,8 @@ class Node(Binding):
         timeout: float | None = None,  # noqa: ASYNC109  one deadline for a batch, kept by the core
         ttl: float | None = None,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
         id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message.
@@ -112,9 +115,12 @@ class Node(Binding):
         counted as expired (None: after the queue's `ttl`, if it was declared with
         one). `priority` is 0 to 9, the
         higher the more urgent: it overtakes what waits at the queue's owner,
-        and an outbox that must drop begins with the least. Of messages with one `id`
-        that come within the queue's `dedup_window` (two minutes) the first is kept, and
-        the others are confirmed as if they were it.
+        and an outbox that must drop begins with the least. `delay` (seconds, up to a
+        year) keeps it from every consumer for so long; `at`, an aware datetime or seconds
+        since 1970, until then by this host's clock. Either is on disk with the message, and
+        later messages go before it; its `ttl` runs from now on, and may end before.
+        Of messages with one `id` that come within the queue's `dedup_window` (two
+        minutes) the first is kept, and the others are confirmed as if they were it.
 
         Raises NotCommittedError when time is up (the message stays in the
         outbox, unless the outbox's policy dropped it: `error.dropped`),
@@ -123,7 +129,8 @@ class Node(Binding):
         """
         self._check_running()
         key = key_of(queue)
-        terms = self._terms(key, confirm, timeout, ttl, priority)
+        delay_ms = delay_ms_of(delay, at, self._world.wall_clock())
+        terms = self._terms(key, confirm, timeout, ttl, priority, delay_ms)
         hashed = b"" if id is None else hashed_id(id)
         return await self._publisher.publish(key, body, terms, hashed)
 
@@ -136,6 +143,8 @@ class Node(Binding):
         timeout: float | None = None,  # noqa: ASYNC109  as above
         ttl: float | None = None,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
         id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages, pipelined; returns when all are confirmed.
@@ -147,7 +156,8 @@ class Node(Binding):
         """
         self._check_running()
         key = key_of(queue)
-        terms = self._terms(key, confirm, timeout, ttl, priority)
+        delay_ms = delay_ms_of(delay, at, self._world.wall_clock())
+        terms = self._terms(key, confirm, timeout, ttl, priority, delay_ms)
         return await self._publisher.publish_many(key, bodies, terms, id)
 
     def _terms(
@@ -157,6 +167,7 @@ class Node(Binding):
         timeout: float | None,
         ttl: float | None,
         priority: int,
+        delay_ms: int,
     ) -> Terms:
         """What a publish asks for, checked. Raises UsageError."""
         declared = self._machine.registry.settings_of(key.queue)
@@ -165,6 +176,7 @@ class Node(Binding):
             self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms),
             (declared.ttl_ms if declared is not None else 0) if ttl is None else to_ms(ttl, 1),
             checked_priority(priority),
+            delay_ms,
         )
 
     async def send(
@@ -176,6 +188,8 @@ class Node(Binding):
         timeout: float | None = None,  # noqa: ASYNC109  as above
         ttl: float | None = MAIL_TTL_S,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
     ) -> Receipt:
         """Send a message to exactly the node of that name: it reads it with `inbox`.
 
@@ -185,7 +199,8 @@ class Node(Binding):
         """
         self._check_running()
         key = mailbox_key(name)
-        terms = self._terms(key, confirm, timeout, ttl, priority)
+        delay_ms = delay_ms_of(delay, at, self._world.wall_clock())
+        terms = self._terms(key, confirm, timeout, ttl, priority, delay_ms)
         return await self._publisher.publish(key, body, terms)
 
     async def send_many(
@@ -197,6 +212,8 @@ class Node(Binding):
         timeout: float | None = None,  # noqa: ASYNC109  as above
         ttl: float | None = MAIL_TTL_S,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
     ) -> BulkReceipt:
         """Send many messages to the node of that name: `send`, pipelined as by `publish_many`.
 
@@ -204,7 +221,8 @@ class Node(Binding):
         """
         self._check_running()
         key = mailbox_key(name)
-        terms = self._terms(key, confirm, timeout, ttl, priority)
+        delay_ms = delay_ms_of(delay, at, self._world.wall_clock())
+        terms = self._terms(key, confirm, timeout, ttl, priority, delay_ms)
         return await self._publisher.publish_many(key, bodies, terms)
 
     # -- consuming --
@@ -334,7 +352,8 @@ class Node(Binding):
     ) -> AsyncIterator[Message]:
         """The queue's messages until it is empty, each acked as the next is asked for.
 
-        It waits for what others hold. Raises RequestTimeoutError after `patience`
+        It waits for what others hold and what rests after a failure, not for what was
+        published with a delay and is not due. Raises RequestTimeoutError after `patience`
         seconds in which nothing came and the queue was not known to be empty.
         """
         return drained(self, queue, prefetch, patience)

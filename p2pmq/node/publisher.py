@@ -44,13 +44,14 @@ BULK_IN_FLIGHT_BYTES = 8 * 1024 * 1024
 class Terms(NamedTuple):
     """What a publisher asks for: messages of one batch have the same.
 
-    `timeout_ms` ends the wait for what is `wanted`; `ttl_ms` and `priority` are as in `Batch`.
+    `timeout_ms` ends the wait for what is `wanted`; the others are as in `Batch`.
     """
 
     wanted: Confirmation
     timeout_ms: int
     ttl_ms: int = 0
     priority: int = 0
+    delay_ms: int = 0
 
 
 class OpenBatch:
@@ -234,6 +235,7 @@ class Publisher:
                 token,
                 batch.terms.ttl_ms,
                 batch.terms.priority,
+                batch.terms.delay_ms,
                 batch.packed_ids(),
             )
         )

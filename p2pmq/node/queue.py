@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+    from datetime import datetime
     from typing import Literal, Unpack
 
     from p2pmq.node.message import Message, MessageBatch
@@ -31,11 +32,21 @@ class Queue:
         timeout: float | None = None,  # noqa: ASYNC109  the confirm's, per batch: see Node.publish
         ttl: float | None = None,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
         id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message: see `Node.publish`."""
         return await self._node.publish(
-            self.name, body, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority, id=id
+            self.name,
+            body,
+            confirm=confirm,
+            timeout=timeout,
+            ttl=ttl,
+            priority=priority,
+            delay=delay,
+            at=at,
+            id=id,
         )
 
     async def publish_many(
@@ -46,11 +57,21 @@ class Queue:
         timeout: float | None = None,  # noqa: ASYNC109  as above
         ttl: float | None = None,
         priority: int = 0,
+        delay: float | None = None,
+        at: datetime | float | None = None,
         id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages: see `Node.publish_many`."""
         return await self._node.publish_many(
-            self.name, bodies, confirm=confirm, timeout=timeout, ttl=ttl, priority=priority, id=id
+            self.name,
+            bodies,
+            confirm=confirm,
+            timeout=timeout,
+            ttl=ttl,
+            priority=priority,
+            delay=delay,
+            at=at,
+            id=id,
         )
 
     async def declare(self, **settings: Unpack[Settings]) -> QueueInfo:

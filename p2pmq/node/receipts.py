@@ -80,7 +80,8 @@ class QueueDepth:
     """How many messages a queue holds, as its owner sees it; `size` in bytes.
 
     `ready` may be delivered now, `in_flight` are with consumers, `delayed`
-    rest after a nack with a delay. `consumers` are attached to it, on any node; `owner`
+    rest after a nack with a delay or were published with one; of these `scheduled` are
+    published so, and not due. `consumers` are attached to it, on any node; `owner`
     is a node's name. `replicas` and `min_copies` are as in `QueueInfo`.
     """
 
@@ -93,6 +94,7 @@ class QueueDepth:
     owner: str | None
     replicas: int
     min_copies: int
+    scheduled: int = 0
 
     @property
     def total(self) -> int:
@@ -152,6 +154,7 @@ def depth_of(
         stats.consumers,
         owner,
         *copies,
+        stats.scheduled,
     )
 
 

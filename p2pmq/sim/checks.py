@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CALM_AFTER_S = 60.0
 """So long after a fault has ended it explains what happens: a split heals within this."""
 HEAL_WITHIN_S = 60.0
+EARLY_S_MAX = 0.01
+"""Delays are whole milliseconds, rounded anew on each disk and each way."""
 SILENCING = ("cut", "flap", "link", "pause", "leave")
 """Kinds of faults in which a living owner may not hear of what another has done."""
 SHOWN_MAX = 20
@@ -194,6 +196,8 @@ def too_many_stuck(history: History, stuck_max: int | None) -> list[Violation]:
 def _stuck(history: History) -> set[Dot]:
     promised = set(dots(p for p in history.publications if p.is_promised))
     excused = set(dots(history.acks)) | set(dots(history.dropped)) | set(dots(history.excused))
+    rest = (p for p in history.publications if p.at_s + p.delay_ms / 1000 > history.now_s)
+    excused |= set(dots(rest))  # nobody may have them yet
     return (promised & set(dots(history.held))) - excused
 
 
@@ -305,8 +309,10 @@ class _Calm:
 def order_is_kept(history: History) -> list[Violation]:
     """What an owner took itself of one priority it pushes first as it was published.
 
-    Messages that were handed over to it are left out: they were elsewhere while it went on.
+    Messages that were handed over to it are left out: they were elsewhere while it went on. So
+    are those with a delay: they go when they are due.
     """
+    delayed = set(dots(p for p in history.publications if p.delay_ms))
     own: dict[tuple[Process, Dot], int] = {}
     for taken in history.taken:
         own.update(((taken.owner, dot), taken.priority) for dot in dots([taken]))
@@ -321,13 +327,35 @@ def order_is_kept(history: History) -> list[Violation]:
         for dot in sorted(set(dots(pushes)) - pushed):
             pushed.add(dot)
             priority = own.get((owner, dot))
-            if priority is None:
+            if priority is None or dot in delayed:
                 continue
             name = (owner, dot.key, dot.session, priority)
             if dot.seq < highest.get(name, 0):
                 text = f"{owner.host} pushed {dot} at {at_s:.3f} s, after {highest[name]}"
                 found.append(Violation("order_is_kept", text))
             highest[name] = max(dot.seq, highest.get(name, 0))
+    return found
+
+
+def delayed_is_not_early(history: History) -> list[Violation]:
+    """Nobody pushes a message before it is due, by the time that passes in truth.
+
+    A wall clock that is wrong from the start changes nothing. One that is set while messages wait
+    does, once its node starts again: so a run whose clocks were touched is told nothing of this.
+    """
+    if any(fault.kind == "clock" for fault in history.faults):
+        return []
+    due_s: dict[Dot, float] = {}
+    for publication in history.publications:
+        if publication.delay_ms:
+            at_s = publication.at_s + publication.delay_ms / 1000
+            due_s.update(dict.fromkeys(dots([publication]), at_s))
+    found: list[Violation] = []
+    for push in history.pushes if due_s else ():
+        for dot in dots([push]):
+            if push.at_s < due_s.get(dot, 0.0) - EARLY_S_MAX:
+                text = f"{push.owner.host} pushed {dot} at {push.at_s:.3f} s, due {due_s[dot]:.3f}"
+                found.append(Violation("delayed_is_not_early", text))
     return found
 
 
@@ -448,6 +476,7 @@ CHECKS = (
     nothing_unexpected,
     duplicates_are_explained,
     order_is_kept,
+    delayed_is_not_early,
     acked_stays_acked,
     redeliveries_are_marked,
     seen_is_never_ahead_of_bodies,

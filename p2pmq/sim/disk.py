@@ -51,6 +51,7 @@ class Kept(NamedTuple):
     alive: tuple[Interval, ...]
     unseen: tuple[Interval, ...] = ()
     expires_ms: int = 0
+    due_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -92,10 +93,10 @@ class Contents:
     def apply(self, record: Record) -> None:  # noqa: C901, PLR0912 - one case for each record
         """Make one record part of the contents."""
         match record:
-            case rec.BatchStored(space, key, number, batch, expires_ms):
+            case rec.BatchStored(space, key, number, batch, expires_ms, due_ms):
                 alive = ((batch.first, batch.last),)
                 self.batches[BatchName(space, key, number)] = Kept(
-                    batch, alive, expires_ms=expires_ms
+                    batch, alive, expires_ms=expires_ms, due_ms=due_ms
                 )
             case rec.BatchTrimmed(space, key, number, alive, unseen):
                 name = BatchName(space, key, number)
@@ -215,7 +216,8 @@ class SimDisk:
             kept = contents.batches[name]
             where = StoredBodies(name.space, name.key, name.number, 0, kept.batch.count)
             batch = replace(kept.batch, bodies=where, ttl_ms=0)
-            found.append(RecoveredBatch(*name, batch, kept.alive, kept.unseen, kept.expires_ms))
+            times = kept.expires_ms, kept.due_ms
+            found.append(RecoveredBatch(*name, batch, kept.alive, kept.unseen, *times))
         seen = tuple(
             rec.SeenChanged(*name, seqs, contents.touched[name])
             for name, seqs in sorted(contents.seen.items())

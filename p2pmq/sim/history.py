@@ -61,6 +61,7 @@ class Publication:
     outcome: Outcome = Outcome.NOTHING
     stored: bool = False
     told_at_s: float | None = None
+    delay_ms: int = 0
 
     @property
     def is_promised(self) -> bool:

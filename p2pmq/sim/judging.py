@@ -88,6 +88,8 @@ def not_stuck(
     """
     promised = set(dots(p for p in history.publications if p.is_promised))
     settled = set(dots(history.acks)) | set(dots(history.dropped)) | set(dots(history.excused))
+    rest = (p for p in history.publications if p.at_s + p.delay_ms / 1000 > history.now_s)
+    settled |= set(dots(rest))  # nobody may have them yet
     where: dict[Dot, str] = {}
     for held in history.held:
         if held.host in hosts and held.key.queue not in ownerless:
@@ -139,7 +141,7 @@ def _deliveries(history: History) -> Iterable[float]:
     for publication in history.publications:
         for dot in dots([publication]):
             if dot in first:
-                yield (first[dot] - publication.at_s) * 1000
+                yield (first[dot] - publication.at_s) * 1000 - publication.delay_ms
 
 
 def _failovers(history: History, ownership: Sequence[Ownership]) -> Iterable[float]:

@@ -234,7 +234,7 @@ class Mesh(Faults):
 
         That is: every running node sees those that it can reach, and no others; outboxes are
         empty; settles are confirmed; partitions lie with their owners; and a queue with consumers
-        is empty. Raises SimulationSettleError, which says what is not so.
+        is empty, but for what is not due yet. Raises SimulationSettleError: it says what is not so.
         """
         deadline = self._loop.time() + timeout
         rests_since: float | None = None

@@ -70,7 +70,7 @@ def _undelivered(host: Host, machine: WatchedMachine, alone: set[PartitionKey]) 
             if is_home(machine, key):
                 continue
             yield f"{host.name} holds {count} of {key.queue!r}, which it does not own"
-        elif delivery is not None and delivery.consumers:
+        elif delivery is not None and delivery.consumers and count > partition.resting:
             yield f"queue {key.queue!r} on {host.name} has consumers, and {count} messages"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from p2pmq.config import Config, Replication
 from p2pmq.core.packets.publishing import PRIORITY_MAX
@@ -53,11 +53,21 @@ CONFIRMS: tuple[Literal["committed", "stored", "none"], ...] = (
     "none",
 )
 
+DELAY_S_MAX = 20.0
+"""Some are due while everything fails, some only after that."""
 REPLICAS_DECLARED_MAX = 4
 """One more than most of the meshes' first settings: homes come and go by it."""
 
 
 IDS = 20
+
+
+class _Terms(TypedDict):
+    """What a publish of a story asks for."""
+
+    confirm: Literal["committed", "stored", "none"]
+    priority: int
+    delay: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,8 @@ class Plan:
     publish_every_s: float = 0.5
     urgent: float = 0.1
     """Share of publishes with a priority."""
+    delayed: float = 0.1
+    """Share of publishes with a delay."""
     named: float = 0.1
     """Share of publishes of one message with an id, which others may have had."""
     calm_s: tuple[float, float] = (0.5, 6.0)
@@ -136,6 +148,7 @@ class Story:
         self._ended = True
         await self._mend()
         await mesh.settle(plan.settle_s)
+        await mesh.run_for(seconds=DELAY_S_MAX)  # then everything is due
         for number in range(plan.queues):
             node = self._rng.choice(mesh.nodes)
             async for _ in node.drain(f"q{number}", patience=plan.settle_s):
@@ -156,11 +169,13 @@ class Story:
             confirm = rng.choice(CONFIRMS)
             priority = rng.randint(1, PRIORITY_MAX) if rng.random() < self._plan.urgent else 0
             id_ = f"id {rng.randrange(IDS)}" if rng.random() < self._plan.named else None
+            delay = rng.uniform(0.05, DELAY_S_MAX) if rng.random() < self._plan.delayed else None
+            terms: _Terms = {"confirm": confirm, "priority": priority, "delay": delay}
             try:
                 if len(bodies) == 1:
-                    await node.publish(queue, bodies[0], confirm=confirm, priority=priority, id=id_)
+                    await node.publish(queue, bodies[0], id=id_, **terms)
                 else:
-                    await node.publish_many(queue, bodies, confirm=confirm, priority=priority)
+                    await node.publish_many(queue, bodies, **terms)
             except GIVEN_UP:
                 continue
 

@@ -142,7 +142,7 @@ def _unfinished_queues(host: Host, machine: WatchedMachine) -> list[str]:
                 lines.append(f"{host.name} holds {count} of {key.queue!r}, which it does not own")
             continue
         delivery = machine.owner.deliveries.get(key)
-        if count and delivery is not None and delivery.consumers:
+        if count > partition.resting and delivery is not None and delivery.consumers:
             lines.append(
                 f"queue {key.queue!r} on {host.name} has consumers, and {count} messages: "
                 f"{delivery.leases.count} held by consumers, {delivery.delays.count} delayed"

@@ -119,6 +119,7 @@ class Witness:
             event.wanted.name.lower(),
             _digests(event.bodies),
             event.token,
+            delay_ms=event.delay_ms,
         )
         self._history.add(publication)
         self._waiting[event.token] = publication

@@ -59,12 +59,15 @@ _PARTITION = struct.Struct("<BI")
 _STAMP = struct.Struct("<Q")
 _PROCESSED = struct.Struct("<QH")
 _DEATH = struct.Struct("<IHHH")
+_DELAY = struct.Struct("<QQ")
 _ALL_ALIVE = 2**32 - 1
 _IS_DEAD = 2**31
 """Beside the number of blobs: what makes dead letters of the batch follows …"""
 _HAS_IDS = 2**30
-"""… and the hashes that a marker remembers."""
+"""… and the hashes that a marker remembers …"""
 _IS_COPY = 2**29
+_IS_DELAYED = 2**28
+"""… and when it is due, and what its delay was when it was written."""
 _SIZE = struct.Struct("<I")
 
 
@@ -86,7 +89,7 @@ class Meta(NamedTuple):
     `length` is how many messages it had. `alive` None: all of it. `kept` are the blobs
     that lie one after another in the bodies' row: one, until the batch was
     rewritten without its dead bodies. `unseen` are the seqs that it does not prove seen.
-    `dead` is as in `Batch`.
+    `dead` and `delay_ms` are as in `Batch`, `due_ms` is as in `BatchStored`.
     """
 
     session: bytes
@@ -102,6 +105,8 @@ class Meta(NamedTuple):
     dead: tuple[Death, ...] = ()
     ids: bytes = b""
     retained: bool = False
+    due_ms: int = 0
+    delay_ms: int = 0
 
 
 def seal(key: bytes, value: bytes) -> bytes:
@@ -209,7 +214,7 @@ def unpack_seen(value: bytes) -> tuple[tuple[Interval, ...], int]:
     return unpack_intervals(value), 0
 
 
-def meta_of(batch: Batch, blob_bytes: int, expires_ms: int) -> Meta:
+def meta_of(batch: Batch, blob_bytes: int, expires_ms: int, due_ms: int = 0) -> Meta:
     """The row of a batch that is stored now, all of it alive."""
     return Meta(
         batch.session,
@@ -224,6 +229,8 @@ def meta_of(batch: Batch, blob_bytes: int, expires_ms: int) -> Meta:
         dead=batch.dead,
         ids=batch.ids,
         retained=batch.retained,
+        due_ms=due_ms,
+        delay_ms=batch.delay_ms,
     )
 
 
@@ -243,7 +250,8 @@ def pack_meta(meta: Meta) -> bytes:
         (0 if plain else len(kept))
         | (_IS_DEAD if meta.dead else 0)
         | (_HAS_IDS if meta.ids else 0)
-        | (_IS_COPY if meta.retained else 0),
+        | (_IS_COPY if meta.retained else 0)
+        | (_IS_DELAYED if meta.due_ms else 0),
         expires_ms,
         priority,
     )
@@ -255,6 +263,8 @@ def pack_meta(meta: Meta) -> bytes:
         head += _pack_death(death)
     if meta.ids:
         head += _SIZE.pack(len(meta.ids)) + meta.ids
+    if meta.due_ms:
+        head += _DELAY.pack(meta.due_ms, meta.delay_ms)
     return head + pack_intervals(unseen) if unseen else head
 
 
@@ -268,9 +278,9 @@ def unpack_meta(value: bytes) -> Meta:
     if alives == _ALL_ALIVE and not parts and len(value) == _META.size:
         kept: tuple[Kept, ...] = (Kept(0, count, blob_bytes),)
         return Meta(session, first, count, size, stamp, None, kept, expires_ms, priority)
-    dead, has_ids = parts & _IS_DEAD, parts & _HAS_IDS
+    dead, has_ids, delayed = parts & _IS_DEAD, parts & _HAS_IDS, parts & _IS_DELAYED
     retained = bool(parts & _IS_COPY)
-    parts &= ~(_IS_DEAD | _HAS_IDS | _IS_COPY)
+    parts &= ~(_IS_DEAD | _HAS_IDS | _IS_COPY | _IS_DELAYED)
     alive = None if alives == _ALL_ALIVE else alives
     middle = _META.size + 16 * (alive or 0)
     end = middle + 24 * parts
@@ -281,9 +291,10 @@ def unpack_meta(value: bytes) -> Meta:
     whole = (Kept(0, count, blob_bytes),)
     deaths, end = _unpack_death(value, end) if dead else ((), end)
     ids, end = _unpack_ids(value, end) if has_ids else (b"", end)
+    delay, end = _unpack_delay(value, end) if delayed else ((0, 0), end)
     unseen = unpack_intervals(value[end:])
     head = (session, first, count, size, stamp, intervals, kept or whole, expires_ms, priority)
-    return Meta(*head, unseen, deaths, ids, retained)
+    return Meta(*head, unseen, deaths, ids, retained, *delay)
 
 
 def _unpack_ids(value: bytes, at: int) -> tuple[bytes, int]:
@@ -295,6 +306,15 @@ def _unpack_ids(value: bytes, at: int) -> tuple[bytes, int]:
     if len(value) < end:
         raise LayoutError("a marker's row is cut short")
     return value[at + _SIZE.size : end], end
+
+
+def _unpack_delay(value: bytes, at: int) -> tuple[tuple[int, int], int]:
+    """When a batch is due, and what its delay was; and where the row goes on."""
+    try:
+        due_ms, delay_ms = _DELAY.unpack_from(value, at)
+    except struct.error as error:
+        raise LayoutError(f"a scheduled batch's row cannot be read: {error}") from error
+    return (due_ms, delay_ms), at + _DELAY.size
 
 
 def _pack_death(death: Death) -> bytes:

@@ -211,14 +211,16 @@ class LmdbStore:
         """Add the operations of one record."""
         ops = write.ops
         match record:
-            case BatchStored(space, key, number, batch, expires_ms):
+            case BatchStored(space, key, number, batch, expires_ms, due_ms):
                 stored_key = batch_key(self._id_for(space, key, write), number)
                 bodies = batch.bodies
                 if isinstance(bodies, StoredBodies):
                     bodies = self.read(bodies)
                 assert isinstance(bodies, PackedBodies)
                 blob = bodies.blob
-                ops.append(PutBatch(stored_key, meta_of(batch, len(blob), expires_ms), blob))
+                ops.append(
+                    PutBatch(stored_key, meta_of(batch, len(blob), expires_ms, due_ms), blob)
+                )
                 write.batches += (stored_key,)
                 write.size += len(blob)
                 self._cache.pin(stored_key, whole(bodies, batch.count))

@@ -196,11 +196,13 @@ def _batches(
             stamp=meta.stamp,
             priority=meta.priority,
             dead=meta.dead,
+            delay_ms=meta.delay_ms,
             ids=meta.ids,
             retained=meta.retained,
         )
         alive = ((meta.first, batch.last),) if meta.alive is None else meta.alive
-        batch_found = RecoveredBatch(space, key, number, batch, alive, meta.unseen, meta.expires_ms)
+        times = meta.expires_ms, meta.due_ms
+        batch_found = RecoveredBatch(space, key, number, batch, alive, meta.unseen, *times)
         found.setdefault(partition_id, []).append(batch_found)
     in_order = sorted(found, key=partitions.__getitem__)
     return tuple(batch for partition_id in in_order for batch in found[partition_id])

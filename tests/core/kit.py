@@ -135,6 +135,7 @@ class Kept(NamedTuple):
     alive: tuple[Interval, ...]
     unseen: tuple[Interval, ...] = ()
     expires_ms: int = 0
+    due_ms: int = 0
 
 
 @dataclass(slots=True)
@@ -173,12 +174,11 @@ class Disk:
                     del self.processed[key, session, block]
             case rec.MemberSaved() | rec.MemberRemoved() | rec.IncarnationSaved():
                 self._apply_roster(record)
-            case rec.BatchStored(space, key, number, batch, expires_ms):
+            case rec.BatchStored(space, key, number, batch, expires_ms, due_ms):
                 name = Name(space, key, number)
                 assert name not in self.batches, f"{name} was used before"
-                self.batches[name] = Kept(
-                    self.read(batch), ((batch.first, batch.last),), expires_ms=expires_ms
-                )
+                alive = ((batch.first, batch.last),)
+                self.batches[name] = Kept(self.read(batch), alive, (), expires_ms, due_ms)
             case rec.BatchTrimmed(space, key, number, alive, unseen):
                 name = Name(space, key, number)
                 self.batches[name] = self.batches[name]._replace(alive=alive, unseen=unseen)
@@ -232,6 +232,7 @@ class Disk:
                 kept.alive,
                 kept.unseen,
                 kept.expires_ms,
+                kept.due_ms,
             )
             for name, kept in sorted(self.batches.items(), key=lambda item: item[0])
         )

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from p2pmq.core.batch_times import STALE_MAX
 from p2pmq.core.effects import Persist
 from p2pmq.core.events import BatchDurable
 from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import Run
-from p2pmq.core.partition import STALE_MAX, Partition
+from p2pmq.core.partition import Partition
 from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,

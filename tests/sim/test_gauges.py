@@ -30,7 +30,7 @@ async def test_peaks_of_every_buffer_that_was_used_are_in_the_history(mesh: Mesh
 async def test_a_buffer_that_grows_beyond_its_limit_is_found(mesh: Mesh) -> None:
     a, _ = await mesh.start("a", "b")
     packet = Publish("nobody", 0, 0, Batch(b"sessions", 1, 1, 4, LEAST))
-    held = {(b"sessions", seq): (a.node_id, packet, 0) for seq in range(HELD_MAX + 1)}
+    held = {(b"sessions", seq): (a.node_id, packet, 0, 0) for seq in range(HELD_MAX + 1)}
     a._machine.owner.early._held[KEY] = held
     await mesh.run_for(seconds=30)
     (found,) = buffers_are_bounded(mesh.history)

@@ -53,6 +53,7 @@ def full(cls: type[T]) -> T:
                 ttl_ms=2**42,
                 priority=9,
                 dead=(Death("stale-replica", "été", "naïve", 2**32 - 1),),
+                delay_ms=2**42 - 1,
             ),
         )
     values: dict[str, Any] = {}

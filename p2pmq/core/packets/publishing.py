@@ -70,7 +70,8 @@ class Batch(Struct):
     the messages live, as of when the batch was sent or written (0: for ever):
     never a point in time, which another node's clock would misjudge. `priority`
     is 0 … 9, the higher the more urgent, as in RabbitMQ. `dead` has one item if these
-    are dead letters. `ids` are hashes of the users' ids of the messages, 16 bytes each (zeros:
+    are dead letters. `delay_ms` is how much longer nobody is to get the messages, told
+    as `ttl_ms` is. `ids` are hashes of the users' ids of the messages, 16 bytes each (zeros:
     it has none), or nothing; from an owner on only a *marker* has them (`core.dedup`).
     `retained`: a copy to be read again (`core.replays`).
     """
@@ -84,6 +85,7 @@ class Batch(Struct):
     ttl_ms: Milliseconds = 0
     priority: Annotated[int, Range(0, PRIORITY_MAX)] = 0
     dead: Annotated[tuple[Death, ...], Size(0, 1)] = ()
+    delay_ms: Milliseconds = 0
     ids: Annotated[bytes, Size(0, ID_HASH_BYTES * BATCH_MESSAGES_MAX)] = b""
     retained: bool = False
 
@@ -96,6 +98,13 @@ class Batch(Struct):
     def run(self) -> Run:
         """The dots of the batch."""
         return Run(self.session, self.first, self.first + self.count - 1)
+
+    def after(self, waited_ms: int) -> Batch:
+        """The batch with what is left of its times after it has waited here for so long."""
+        if not waited_ms or not (self.ttl_ms or self.delay_ms):
+            return self
+        ttl_ms = max(1, self.ttl_ms - waited_ms) if self.ttl_ms else 0
+        return replace(self, ttl_ms=ttl_ms, delay_ms=max(0, self.delay_ms - waited_ms))
 
     def part(self, first: int, last: int) -> Batch:
         """The messages first … last of it; `size` is shared out in proportion."""
@@ -200,6 +209,7 @@ class StatsRequest(Packet):
 class QueueStats(Struct):
     """One partition as its owner sees it. Counts of messages; `size` in bytes.
 
+    `scheduled` are those of the `delayed` that their publisher wants delivered later.
     `replicas` and `min_copies` are the settings in force there; 0 from an owner that says none.
     """
 
@@ -212,6 +222,7 @@ class QueueStats(Struct):
     consumers: U32
     replicas: U8 = 0
     min_copies: U8 = 0
+    scheduled: U64 = 0
 
 
 @packet(51)
