@@ -46,6 +46,7 @@ GROUPS: dict[str, list[tuple[str, type]]] = {
             "QueueDepth",
             "QueueInfo",
             "BindingInfo",
+            "ScheduleInfo",
             "MemberInfo",
             "Overflow",
         )

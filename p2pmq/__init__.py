@@ -31,6 +31,7 @@ from p2pmq.errors import (
     NotBoundError,
     NotCommittedError,
     NotDeclaredError,
+    NotScheduledError,
     NotSerializableError,
     OutboxFullError,
     OverloadedError,
@@ -54,6 +55,7 @@ from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, Receipt
 from p2pmq.node.replay import Retained
 from p2pmq.node.requests import Request, Responder
+from p2pmq.node.scheduling import ScheduleInfo
 from p2pmq.node.settings import QueueInfo
 from p2pmq.node.subscription import Event, Subscription
 
@@ -83,6 +85,7 @@ __all__ = [
     "NotBoundError",
     "NotCommittedError",
     "NotDeclaredError",
+    "NotScheduledError",
     "NotSerializableError",
     "OutboxFullError",
     "OutboxPolicy",
@@ -103,6 +106,7 @@ __all__ = [
     "ResponderGoneError",
     "Retained",
     "Retry",
+    "ScheduleInfo",
     "StaleReceiptError",
     "StoreError",
     "Subscription",

@@ -28,6 +28,7 @@ __all__ = [
     "NotBoundError",
     "NotCommittedError",
     "NotDeclaredError",
+    "NotScheduledError",
     "NotSerializableError",
     "OutboxFullError",
     "OverloadedError",
@@ -252,6 +253,15 @@ class NotBoundError(P2PMQError):
         super().__init__(f"the binding of {pattern!r} to queue {queue!r} was not changed: {reason}")
         self.pattern = pattern
         self.queue = queue
+        self.reason = reason
+
+
+class NotScheduledError(P2PMQError):
+    """A schedule could not be made or removed."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"the schedule {name!r} was not changed: {reason}")
+        self.name = name
         self.reason = reason
 
 

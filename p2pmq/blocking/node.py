@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Receipt,
     )
     from p2pmq.node.replay import Retained
+    from p2pmq.node.scheduling import ScheduleInfo
     from p2pmq.node.settings import QueueInfo, Settings
     from p2pmq.observe.counters import Counters
 
@@ -397,6 +398,29 @@ class Node(Serving):
     def bindings(self) -> list[BindingInfo]:
         """What is bound, as this node knows it, by pattern and queue."""
         return self._running().ask(self._inner.bindings)
+
+    def schedule(
+        self,
+        name: str,
+        cron: str,
+        queue: str,
+        body: object = None,
+        *,
+        ttl: float | None = None,
+        priority: int = 0,
+    ) -> ScheduleInfo:
+        """Publish `body` whenever `cron` says: see `p2pmq.Node.schedule`."""
+        inner = self._inner
+        schedule = partial(inner.schedule, name, cron, queue, body, ttl=ttl, priority=priority)
+        return self._call(schedule, GRACE_S)
+
+    def unschedule(self, name: str) -> None:
+        """Publish no more of that schedule: see `p2pmq.Node.unschedule`."""
+        self._call(partial(self._inner.unschedule, name), GRACE_S)
+
+    def schedules(self) -> list[ScheduleInfo]:
+        """The schedules in force, as this node knows them, by name."""
+        return self._running().ask(self._inner.schedules)
 
     def request(
         self, responder: str, body: object = None, *, timeout: float = REQUEST_TIMEOUT_S

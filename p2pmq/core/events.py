@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.registering import QueueRecord, QueueSettings
     from p2pmq.core.packets.registry import Packet
     from p2pmq.core.packets.replaying import CursorField
+    from p2pmq.core.packets.scheduling import ScheduleRecord
     from p2pmq.core.records import Record, Recovered, Space
 
 
@@ -242,6 +243,14 @@ class BindRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleRequested:
+    """Make or remove a schedule on every node; the record's stamp and author are not set yet."""
+
+    record: ScheduleRecord
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class InterestsRequested:
     """This node is interested in the patterns of `added` from now on, and no more in `removed`.
 
@@ -405,6 +414,15 @@ class ProcessedDurable:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduleDurable:
+    """A schedule is on this node's disk. `before` is as in `DeclareDurable`."""
+
+    record: ScheduleRecord
+    token: int
+    before: ScheduleRecord | None = None
+
+
 DurableEvent = (
     BatchDurable
     | SettleDurable
@@ -415,6 +433,7 @@ DurableEvent = (
     | DeclareDurable
     | BindDurable
     | ProcessedDurable
+    | ScheduleDurable
 )
 
 
@@ -464,6 +483,7 @@ Event = (
     | ForgetRequested
     | DeclareRequested
     | BindRequested
+    | ScheduleRequested
     | InterestsRequested
     | EmitRequested
     | CallRequested
@@ -480,6 +500,7 @@ Event = (
     | DeclareDurable
     | BindDurable
     | ProcessedDurable
+    | ScheduleDurable
     | WriteRefused
     | BodyUnreadable
     | DeliveryFailed

@@ -18,6 +18,7 @@ from p2pmq.core.bindings import Bindings
 from p2pmq.core.consuming import Consuming
 from p2pmq.core.effects import Counted, Done, MemberNotice, Notify, Resolve, Send
 from p2pmq.core.ephemeral import Ephemeral
+from p2pmq.core.firing import Firing
 from p2pmq.core.handover import Handovers
 from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import PartitionKey, key_of
@@ -35,6 +36,7 @@ from p2pmq.core.packets import (
     registering,
     replaying,
     replicating,
+    scheduling,
 )
 from p2pmq.core.pair import Pair
 from p2pmq.core.placement import seat_of
@@ -46,6 +48,7 @@ from p2pmq.core.replication import Replication
 from p2pmq.core.requests import Requests
 from p2pmq.core.retention import Retention
 from p2pmq.core.ring import Place
+from p2pmq.core.schedules import Schedules
 from p2pmq.core.settling import Settling
 from p2pmq.core.standins import StandIns
 from p2pmq.core.swim import Swim
@@ -75,6 +78,7 @@ class Machine:
         self.swim = Swim(own, mesh, config.swim, rng)
         self.registry = Registry(own.node_id, self._others, rng)
         self.bindings = Bindings(own.node_id, self._others, rng)
+        self.schedules = Schedules(own.node_id, self._others, rng)
         self._ownership = Ownership(config.replication, self.registry.settings_of, config.retry)
         owner_of = self._ownership.owner_of
         self.owner = Owner(own.node_id, self._clock, owner_of)
@@ -95,11 +99,13 @@ class Machine:
         self._rooms = (
             self.registry,
             self.bindings,
+            self.schedules,
             self.owner,
             self.replication,
             self.stand_ins,
             self.retention,
             self.dead_letters,
+            self.firing,
             self.outbox,
             self.settling,
             self.consuming,
@@ -124,6 +130,8 @@ class Machine:
         )
         self.owner.use(self.replication)
         self.dead_letters = self.replication.dead_letters
+        self.firing = Firing(own.node_id, self.owner, self.replication, self._clock)
+        self.schedules.on_change = self.firing.on_change
         self.retention = Retention(
             self.owner, self.replication, self._clock, config.replication.context_retention_ms
         )
@@ -234,6 +242,10 @@ class Machine:
                 e, now + self._clock.wall_offset_ms
             ),
             events.BindDurable: lambda e, _now: self.bindings.on_durable(e),
+            events.ScheduleRequested: lambda e, now: self.schedules.on_schedule(
+                e, now + self._clock.wall_offset_ms
+            ),
+            events.ScheduleDurable: lambda e, _now: self.schedules.on_durable(e),
             **self.ephemeral.event_table(),
             events.BatchDurable: self.owner.on_batch_durable,
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
@@ -260,11 +272,7 @@ class Machine:
         )
         return swim | {
             publishing.Publish: self.owner.on_publish,
-            publishing.Confirm: lambda peer, p, now: [
-                *self.outbox.on_confirm(p, key_of(p), peer, now),
-                *self.dead_letters.on_confirm(p, key_of(p), now),
-                *self.settling.on_confirm(p, key_of(p), now),
-            ],
+            publishing.Confirm: self._on_confirm,
             publishing.Gap: lambda _peer, p, now: self.outbox.on_gap(key_of(p), p.session, now),
             publishing.PublishRefused: self._on_publish_refused,
             publishing.Moved: self._on_moved,
@@ -284,6 +292,9 @@ class Machine:
             binding.BindingRecords: lambda _peer, p, _now: self.bindings.on_records(p),
             binding.BindingDigest: self.bindings.on_digest,
             binding.BindingBuckets: lambda peer, p, _now: self.bindings.on_buckets(peer, p),
+            scheduling.ScheduleRecords: lambda _peer, p, _now: self.schedules.on_records(p),
+            scheduling.ScheduleDigest: self.schedules.on_digest,
+            scheduling.ScheduleBuckets: lambda peer, p, _now: self.schedules.on_buckets(peer, p),
             replicating.Replicate: self.replication.replica.on_replicate,
             replicating.Replicated: self.replication.on_replicated,
             replicating.Compare: self._on_compare,
@@ -310,6 +321,7 @@ class Machine:
         self.registry.recover(recovered.queues, now)
         self.bindings.recover(recovered.bindings, now)
         self.once.recover(recovered.processed, now)
+        self.schedules.recover(recovered.schedules, now)
         self.owner.recover(recovered, of_space[Space.PARTITION], now)
         self.intact.recover(recovered.filled, refilling=recovered.refilling)
         self.intact.unsure = not recovered.members
@@ -319,9 +331,9 @@ class Machine:
         effects += self._replace(now)
         return effects + self.outbox.recover(of_space[Space.OUTBOX], now)
 
-    def _on_wall_clock(self, event: events.WallClockRead, _now: int) -> list[Effect]:
+    def _on_wall_clock(self, event: events.WallClockRead, now: int) -> list[Effect]:
         self._clock.wall_offset_ms = event.wall_offset_ms
-        return []
+        return self.firing.on_world_changed(now)
 
     def _on_time_passed(self, _event: events.TimePassed, now: int) -> list[Effect]:
         effects = self._membership(self.swim.on_timeout(now), now)
@@ -351,6 +363,7 @@ class Machine:
         self._boots[peer] = event.boot
         effects += self.registry.on_peer_connected(peer)
         effects += self.bindings.on_peer_connected(peer)
+        effects += self.schedules.on_peer_connected(peer)
         effects += self.replication.on_peer_connected(peer, now)
         effects += self.outbox.on_peer_connected(peer, now)
         effects += self.consuming.on_peer_connected(peer, now)
@@ -372,6 +385,15 @@ class Machine:
     def _on_forget_requested(self, event: events.ForgetRequested, now: int) -> list[Effect]:
         effects = self._membership(self.swim.forget(event.node_id, now), now)
         return [*effects, Resolve(event.token, Done())]
+
+    def _on_confirm(self, peer: NodeId, packet: publishing.Confirm, now: int) -> list[Effect]:
+        """Something is committed: a publisher's, a dead letter, a tick of a schedule."""
+        self.firing.on_confirm(packet)
+        return [
+            *self.outbox.on_confirm(packet, key_of(packet), peer, now),
+            *self.dead_letters.on_confirm(packet, key_of(packet), now),
+            *self.settling.on_confirm(packet, key_of(packet), now),
+        ]
 
     def _on_publish_refused(
         self, peer: NodeId, packet: publishing.PublishRefused, now: int
@@ -401,7 +423,7 @@ class Machine:
         self.handovers.on_copy(event.key, now)
         return self.replication.replica.on_durable(event, now)
 
-    def _on_write_refused(  # noqa: PLR0911 - one case for each event
+    def _on_write_refused(  # noqa: C901, PLR0911 - one case for each event
         self, event: events.WriteRefused, now: int
     ) -> list[Effect]:
         match event.then:
@@ -419,6 +441,8 @@ class Machine:
                 return self.bindings.on_write_refused(event.then)
             case events.ProcessedDurable():
                 return self.settling.on_write_refused(event.then, now)
+            case events.ScheduleDurable():
+                return self.schedules.on_write_refused(event.then)
             case events.SettleDurable(key=key):
                 return self.owner.on_settle_refused(key, event.records)
             case None:
@@ -472,6 +496,7 @@ class Machine:
         effects += self.stand_ins.on_placement_changed(now)
         effects += self.owner.on_placement_changed(now)
         effects += self.dead_letters.on_placement_changed(now)
+        effects += self.firing.on_world_changed(now)
         effects += self.consuming.on_placement_changed(now)
         effects += self.settling.on_placement_changed(now)
         effects += self.handovers.on_placement_changed(now)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registering import QueueRecord
+    from p2pmq.core.packets.scheduling import ScheduleRecord
 
 
 class Space(IntEnum):
@@ -173,6 +174,13 @@ class ProcessedChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleSaved:
+    """The latest record of a schedule."""
+
+    record: ScheduleRecord
+
+
+@dataclass(frozen=True, slots=True)
 class IncarnationSaved:
     """This node's own incarnation: it never goes back, not over a restart either."""
 
@@ -205,6 +213,7 @@ Record = (
     | QueueSaved
     | BindingSaved
     | ProcessedChanged
+    | ScheduleSaved
     | IncarnationSaved
     | RefillingChanged
     | PartitionFilled
@@ -246,3 +255,4 @@ class Recovered:
     horizons: tuple[HorizonMoved, ...] = ()
     bindings: tuple[BindingRecord, ...] = ()
     processed: tuple[ProcessedChanged, ...] = ()
+    schedules: tuple[ScheduleRecord, ...] = ()

@@ -135,6 +135,8 @@ class SharedMap(ABC, Generic[R]):
     FULL_COUNTER: str
     DISK_FULL: str
     """Why a record was not made: this node's disk is full."""
+    TOLD_MAX = RECORDS_MAX
+    """Records in one packet."""
 
     def __init__(self, own_id: NodeId, peers: Callable[[], Iterable[NodeId]], rng: Random) -> None:
         self._own_id = own_id
@@ -257,8 +259,8 @@ class SharedMap(ABC, Generic[R]):
             if packet.digests[8 * bucket : 8 * bucket + 8] != digest.to_bytes(8):
                 found += [self._records[name] for name in names]
         effects += [
-            Send(peer, self.records_packet(tuple(found[at : at + RECORDS_MAX])))
-            for at in range(0, len(found), RECORDS_MAX)
+            Send(peer, self.records_packet(tuple(found[at : at + self.TOLD_MAX])))
+            for at in range(0, len(found), self.TOLD_MAX)
         ]
         return effects
 

@@ -27,6 +27,7 @@ from p2pmq.errors import (
 )
 from p2pmq.node.arguments import check_name, to_ms
 from p2pmq.node.consumer import Consumer
+from p2pmq.node.cron import Calendar
 from p2pmq.node.emitter import Emitter
 from p2pmq.node.farewell import let_handlers_finish, tell_what_is_left
 from p2pmq.node.handlers import Handler
@@ -222,6 +223,7 @@ class Engine:
         )
         session = self._world.random_bytes(ID_BYTES)
         self._machine = self._world.machine(own, settings.mesh, session, settings.config)
+        self._machine.firing.clockwork = Calendar()
         started = events.Started(recovered, self.addresses, self._driver.wall_offset_ms())
         self._driver.start(self._machine, self._links, started)
         self._discovery: Discovery = self._world.discovery(settings)

@@ -26,7 +26,6 @@ from p2pmq.node.arguments import (
     reading_key_of,
     to_ms,
 )
-from p2pmq.node.binding import Binding
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
 from p2pmq.node.handlers import Handler, guarded
@@ -42,6 +41,7 @@ from p2pmq.node.receipts import (
     info_of,
 )
 from p2pmq.node.replay import Retained, cursor_of, replayed
+from p2pmq.node.scheduling import Scheduling
 from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
 from p2pmq.node.typed import converted, converter_to
 
@@ -67,7 +67,7 @@ MAIL_TTL_S = 7 * 86_400.0
 """A message to a node that does not come back must not lie there for ever."""
 
 
-class Node(Binding):
+class Node(Scheduling):
     """One member of a mesh, inside this process.
 
     `name` is unique in the mesh. Everything else has a default that suits a

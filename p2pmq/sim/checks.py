@@ -81,7 +81,7 @@ class Summary:
 def summary(history: History) -> Summary:
     """The counts of a history."""
     attempted = set(dots(history.publications))
-    buried = set(dots(history.buried))
+    not_by_users = set(dots((*history.buried, *history.fired)))
     promised = set(dots(p for p in history.publications if p.is_promised))
     delivered = set(dots(history.deliveries))
     acked = set(dots(history.acks))
@@ -92,7 +92,7 @@ def summary(history: History) -> Summary:
         acked=len(acked),
         lost=len(promised - _accounted(history)),
         duplicated=_duplicated(history),
-        unexpected=len(delivered - attempted - buried),
+        unexpected=len(delivered - attempted - not_by_users),
         recovered=len(delivered & attempted - promised),
         stuck=len(_stuck(history)),
     )
@@ -153,12 +153,14 @@ def dropped_is_not_delivered(history: History) -> list[Violation]:
 
 
 def nothing_unexpected(history: History) -> list[Violation]:
-    """What was delivered was published, or is a dead letter, with the same body."""
+    """What was delivered was published, or is a dead letter or a tick, with the same body."""
     published: dict[Dot, int] = {}
     for publication in history.publications:
         published.update(zip(dots([publication]), publication.digests, strict=True))
     for letter in history.buried:
         published.update(zip(dots([letter]), letter.digests, strict=True))
+    for tick in history.fired:
+        published.update(zip(dots([tick]), tick.digests, strict=True))
     found: list[Violation] = []
     for delivery in history.deliveries:
         for dot, digest in zip(dots([delivery]), delivery.digests, strict=True):
@@ -310,9 +312,10 @@ def order_is_kept(history: History) -> list[Violation]:
     """What an owner took itself of one priority it pushes first as it was published.
 
     Messages that were handed over to it are left out: they were elsewhere while it went on. So
-    are those with a delay: they go when they are due.
+    are those with a delay, which go when they are due, and schedules' ticks, of which none waits
+    for another.
     """
-    delayed = set(dots(p for p in history.publications if p.delay_ms))
+    delayed = set(dots(p for p in history.publications if p.delay_ms)) | set(dots(history.fired))
     own: dict[tuple[Process, Dot], int] = {}
     for taken in history.taken:
         own.update(((taken.owner, dot), taken.priority) for dot in dots([taken]))

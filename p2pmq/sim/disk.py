@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.core.packets.registering import QueueRecord
+    from p2pmq.core.packets.scheduling import ScheduleRecord
     from p2pmq.core.records import Record
     from p2pmq.sim.hostloop import HostLoop
     from p2pmq.sim.trace import Trace
@@ -72,6 +73,7 @@ class Contents:
     processed: dict[tuple[PartitionKey, Session, int], rec.ProcessedChanged] = field(
         default_factory=dict
     )
+    schedules: dict[str, ScheduleRecord] = field(default_factory=dict)
     refilling: bool = False
     filled: dict[PartitionKey, None] = field(default_factory=dict)
 
@@ -87,6 +89,7 @@ class Contents:
             queues=dict(self.queues),
             bindings=dict(self.bindings),
             processed=dict(self.processed),
+            schedules=dict(self.schedules),
             filled=dict(self.filled),
         )
 
@@ -125,6 +128,8 @@ class Contents:
                 self.processed[key, session, block] = record
                 if not seqs:
                     del self.processed[key, session, block]
+            case rec.ScheduleSaved(schedule):
+                self.schedules[schedule.name] = schedule
             case rec.IncarnationSaved(incarnation):
                 self.incarnation = incarnation
             case rec.RefillingChanged(refilling):
@@ -237,6 +242,7 @@ class SimDisk:
             tuple(rec.HorizonMoved(*item) for item in sorted(contents.horizons.items())),
             tuple(contents.bindings[pair] for pair in sorted(contents.bindings)),
             tuple(contents.processed[block] for block in sorted(contents.processed)),
+            tuple(contents.schedules[name] for name in sorted(contents.schedules)),
         )
 
     def apply(self, records: Sequence[Record]) -> None:

@@ -205,6 +205,16 @@ class Buried(NamedTuple):
     reason: str
 
 
+class Fired(NamedTuple):
+    """The owner of a queue published a tick of a schedule, perhaps again."""
+
+    at_s: float
+    owner: Process
+    key: PartitionKey
+    run: Run
+    digests: tuple[int, ...]
+
+
 class Excused(NamedTuple):
     """A fault has destroyed these messages, or what was known of them."""
 
@@ -265,6 +275,7 @@ Entry = (
     | Unread
     | Dropped
     | Buried
+    | Fired
     | Excused
     | Fault
     | Heal
@@ -292,6 +303,7 @@ class History:
         self.unread: list[Unread] = []
         self.dropped: list[Dropped] = []
         self.buried: list[Buried] = []
+        self.fired: list[Fired] = []
         self.excused: list[Excused] = []
         self.faults: list[Fault] = []
         self.heals: list[Heal] = []
@@ -322,6 +334,7 @@ class History:
             Unread: self.unread,
             Dropped: self.dropped,
             Buried: self.buried,
+            Fired: self.fired,
             Excused: self.excused,
             Fault: self.faults,
             Heal: self.heals,
@@ -336,7 +349,7 @@ class History:
 
 
 _WithRun = (Publication | Delivered | Pushed | Taken | Acked | Nacked | AckConfirmed | Unread) | (
-    Returned | Fetched | Dropped | Buried | Excused | Held
+    Returned | Fetched | Dropped | Buried | Fired | Excused | Held
 )
 
 

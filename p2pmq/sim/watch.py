@@ -39,6 +39,7 @@ from p2pmq.sim.history import (
     Delivered,
     Dropped,
     Fetched,
+    Fired,
     Nacked,
     Outcome,
     Publication,
@@ -298,6 +299,11 @@ class Witness:
         where = (self.now_s, self.process, key, batch.run)
         self._history.add(Buried(*where, _digests(bodies), batch.dead[0].reason))
 
+    def on_fired(self, packet: Publish) -> None:
+        """A tick of a schedule comes to the owner of its queue."""
+        batch, key = packet.batch, key_of(packet)
+        self._history.add(Fired(self.now_s, self.process, key, batch.run, _digests(batch.bodies)))
+
     def on_unread(self, event: events.BodyUnreadable) -> None:
         """A body is damaged, and is had again from another copy."""
         self._history.add(Unread(self.now_s, self.process, event.key, event.run))
@@ -399,6 +405,8 @@ class WatchedMachine(Machine):
         def on_publish(peer: NodeId, packet: Publish, now: int) -> list[Effect]:
             if packet.batch.dead:
                 self.witness.on_letter(packet)
+            elif peer == self.node_id and self.firing.is_under_way(packet.batch):
+                self.witness.on_fired(packet)
             return publish(peer, packet, now)
 
         return table | {Settled: on_settled, Delivery: on_delivery, Publish: on_publish}

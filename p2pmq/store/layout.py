@@ -24,6 +24,7 @@ from p2pmq.core.packets.binding import BindingRecord
 from p2pmq.core.packets.membership import Rumour
 from p2pmq.core.packets.publishing import Death
 from p2pmq.core.packets.registering import QueueRecord, QueueSettings
+from p2pmq.core.packets.scheduling import ScheduleRecord
 from p2pmq.core.records import ProcessedChanged, Space
 
 if TYPE_CHECKING:
@@ -44,6 +45,9 @@ FILLED = b"filled/"
 
 PROCESSED = b"once/"
 """… and those that hold a block of what consumers of this node have processed."""
+SCHEDULE = b"schedule/"
+"""… and those that hold a schedule."""
+
 BINDING = b"binding/"
 """… and those that hold a pair of pattern and queue."""
 
@@ -404,6 +408,22 @@ def unpack_processed(key: bytes, value: bytes) -> ProcessedChanged:
     _, where = unpack_partition(value[at : at + size])
     session, block = key[start : start + 8], int.from_bytes(key[start + 8 : start + 16])
     return ProcessedChanged(where, session, block, unpack_intervals(value[at + size :]), touched)
+
+
+def schedule_key(record: ScheduleRecord) -> bytes:
+    """The key of a schedule's note."""
+    name = record.name.encode("utf-8", "surrogatepass")
+    return SCHEDULE + hashlib.blake2b(name, digest_size=16).digest()
+
+
+def pack_schedule(record: ScheduleRecord) -> bytes:
+    """A schedule as JSON, by the names of its fields."""
+    return json.dumps(_plain(record)).encode()
+
+
+def unpack_schedule(value: bytes) -> ScheduleRecord:
+    """What `pack_schedule` packed, by this or another version. Raises LayoutError."""
+    return _unpacked(ScheduleRecord, value, "a schedule's row")
 
 
 def _plain(struct: Struct) -> dict[str, object]:

@@ -33,6 +33,7 @@ from p2pmq.core.records import (
     ProcessedChanged,
     QueueSaved,
     RefillingChanged,
+    ScheduleSaved,
     SeenChanged,
     Space,
     StoredBodies,
@@ -55,8 +56,10 @@ from p2pmq.store.layout import (
     pack_processed,
     pack_queue,
     pack_rumour,
+    pack_schedule,
     pack_stamp,
     processed_key,
+    schedule_key,
 )
 from p2pmq.store.recovery import incarnation_row
 from p2pmq.store.writes import (
@@ -253,6 +256,7 @@ class LmdbStore:
                 HorizonMoved()
                 | BindingSaved()
                 | ProcessedChanged()
+                | ScheduleSaved()
                 | RefillingChanged()
                 | PartitionFilled()
             ):
@@ -260,10 +264,15 @@ class LmdbStore:
             case _:
                 assert_never(record)
 
-    def _notes_of(
+    def _notes_of(  # noqa: PLR0911 - one case for each record
         self,
         record: (
-            HorizonMoved | BindingSaved | ProcessedChanged | RefillingChanged | PartitionFilled
+            HorizonMoved
+            | BindingSaved
+            | ProcessedChanged
+            | ScheduleSaved
+            | RefillingChanged
+            | PartitionFilled
         ),
     ) -> list[Op]:
         """The operations of a record that is kept as a note."""
@@ -277,6 +286,8 @@ class LmdbStore:
                 return [Delete(notes, processed_key(record))]
             case ProcessedChanged():
                 return [Put(notes, processed_key(record), pack_processed(record))]
+            case ScheduleSaved(schedule):
+                return [Put(notes, schedule_key(schedule), pack_schedule(schedule))]
             case RefillingChanged(refilling):
                 mark = Put(notes, REFILLING, b"") if refilling else Delete(notes, REFILLING)
                 return [DeleteAll(notes, FILLED), mark]

@@ -31,6 +31,7 @@ from p2pmq.store.layout import (
     HORIZON,
     PROCESSED,
     REFILLING,
+    SCHEDULE,
     LayoutError,
     seal,
     split_batch_key,
@@ -43,6 +44,7 @@ from p2pmq.store.layout import (
     unpack_processed,
     unpack_queue,
     unpack_rumour,
+    unpack_schedule,
     unpack_seen,
     unseal,
 )
@@ -159,6 +161,9 @@ def recover(
         ),
         bindings=tuple(
             unpack_binding(notes[key]) for key in sorted(notes) if key.startswith(BINDING)
+        ),
+        schedules=tuple(
+            unpack_schedule(notes[key]) for key in sorted(notes) if key.startswith(SCHEDULE)
         ),
     )
     return recovered, {where: partition_id for partition_id, where in partitions.items()}

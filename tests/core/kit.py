@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.membership import Rumour
     from p2pmq.core.packets.registering import QueueRecord
     from p2pmq.core.packets.registry import Packet
+    from p2pmq.core.packets.scheduling import ScheduleRecord
     from p2pmq.core.records import Record
 
 KEY = PartitionKey("orders", 0)
@@ -155,6 +156,7 @@ class Disk:
     processed: dict[tuple[PartitionKey, bytes, int], rec.ProcessedChanged] = field(
         default_factory=dict
     )
+    schedules: dict[str, ScheduleRecord] = field(default_factory=dict)
     refilling: bool = False
     filled: dict[PartitionKey, None] = field(default_factory=dict)
 
@@ -172,6 +174,8 @@ class Disk:
                 self.processed[key, session, block] = record
                 if not seqs:
                     del self.processed[key, session, block]
+            case rec.ScheduleSaved(schedule):
+                self.schedules[schedule.name] = schedule
             case rec.MemberSaved() | rec.MemberRemoved() | rec.IncarnationSaved():
                 self._apply_roster(record)
             case rec.BatchStored(space, key, number, batch, expires_ms, due_ms):
@@ -255,6 +259,7 @@ class Disk:
             tuple(rec.HorizonMoved(*item) for item in sorted(self.horizons.items())),
             tuple(self.bindings[pair] for pair in sorted(self.bindings)),
             tuple(self.processed[block] for block in sorted(self.processed)),
+            tuple(self.schedules[name] for name in sorted(self.schedules)),
         )
 
     def of_space(self, space: Space) -> list[RecoveredBatch]:

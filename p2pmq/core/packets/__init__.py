@@ -11,6 +11,7 @@ from p2pmq.core.packets import (
     replaying,
     replicating,
     requesting,
+    scheduling,
 )
 from p2pmq.core.packets.registry import PACKETS, Packet, Struct
 
@@ -28,4 +29,5 @@ __all__ = [
     "replaying",
     "replicating",
     "requesting",
+    "scheduling",
 ]
