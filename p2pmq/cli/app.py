@@ -25,6 +25,7 @@ from p2pmq.cli.options import (
 from p2pmq.cli.places import Mailbox, Queue
 from p2pmq.cli.pub import publish_lines
 from p2pmq.cli.run import serve
+from p2pmq.cli.schedule import app as schedules
 from p2pmq.cli.session import run_async
 from p2pmq.cli.simulate import simulate
 from p2pmq.cli.sub import consume_lines
@@ -254,6 +255,9 @@ def unbind(pattern: PatternText, queue: QueueName, mesh: MeshOptions, visit: Vis
 def bindings(mesh: MeshOptions, visit: VisitOptions, *, as_json: AsJson = False) -> None:
     """List which topics are copied into which queues."""
     run_async(show_bindings(mesh, visit, as_json=as_json), debug=mesh.debug)
+
+
+app.add_typer(schedules, name="schedule")
 
 
 @app.command("peers")

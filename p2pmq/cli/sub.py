@@ -160,9 +160,10 @@ class Consuming:
 
     async def _depth(self) -> int | None:
         try:
-            return (await self._node.depth(self._queue)).total
+            depth = await self._node.depth(self._queue)
         except RequestTimeoutError:
             return None
+        return depth.total - depth.scheduled  # for what is not due nobody waits
 
     async def _write(self, group: Sequence[MessageBatch], wanted: int | None) -> None:
         """Write up to `wanted` messages, then ack them; the rest goes back when this ends."""

@@ -16,6 +16,7 @@ from p2pmq.core.packets.binding import BindingRecord
 from p2pmq.core.packets.membership import Rumour
 from p2pmq.core.packets.publishing import Death
 from p2pmq.core.packets.registering import QueueRecord, QueueSettings
+from p2pmq.core.packets.scheduling import ScheduleRecord
 from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
@@ -32,6 +33,7 @@ from p2pmq.core.records import (
     Record,
     Recovered,
     RefillingChanged,
+    ScheduleSaved,
     SeenChanged,
     Space,
 )
@@ -72,6 +74,7 @@ class Model:
         self.queues: dict[str, QueueRecord] = {}
         self.bindings: dict[tuple[str, str], BindingRecord] = {}
         self.processed: dict[tuple[PartitionKey, bytes, int], ProcessedChanged] = {}
+        self.schedules: dict[str, ScheduleRecord] = {}
         self.incarnation = 0
         self.refilling = False
         self.filled: set[PartitionKey] = set()
@@ -115,6 +118,8 @@ class Model:
                 self.processed[key, session, block] = record
                 if not seqs:
                     del self.processed[key, session, block]
+            case ScheduleSaved(schedule):
+                self.schedules[schedule.name] = schedule
             case IncarnationSaved(incarnation):
                 self.incarnation = incarnation
             case RefillingChanged(refilling):
@@ -134,7 +139,7 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
     for _ in range(draw(st.integers(1, 25))):
         records: list[Record] = []
         for _ in range(draw(st.integers(0, 3))):
-            kind = draw(st.sampled_from("ssssttrreghnmdiqfwbpp"))
+            kind = draw(st.sampled_from("ssssttrreghnmdiqfwbppc"))
             key = draw(st.sampled_from(KEYS))
             session = draw(st.sampled_from(SESSIONS))
             known = sorted(model.batches)
@@ -149,7 +154,9 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
                     batch = replace(batch, dead=(Death("stale-replica", "é", "ü", 3),))
                 space = draw(st.sampled_from(list(Space)))
                 expires_ms = draw(st.sampled_from((0, 1, 2**63)))
-                record = BatchStored(space, key, number, batch, expires_ms)
+                due_ms = draw(st.sampled_from((0, 1, 2**63)))
+                batch = replace(batch, delay_ms=7 if due_ms else 0)
+                record = BatchStored(space, key, number, batch, expires_ms, due_ms)
             elif kind == "t" and where in model.batches:
                 left = IntervalSet(model.batches[where])
                 for _ in range(draw(st.integers(1, 7))):
@@ -182,6 +189,10 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
             elif kind == "p":
                 done = draw(st.sampled_from((((1, 4_095),), ((4_000, 4_000), (4_002, 4_095)), ())))
                 record = ProcessedChanged(key, session, draw(st.integers(0, 2)), done, number)
+            elif kind == "c":
+                body, removed = draw(st.binary(max_size=9)), draw(st.booleans())
+                made = (key.queue, 2**60, session, "* * * * *", key.queue, body, 1, 7, 9, removed)
+                record = ScheduleSaved(ScheduleRecord(*made))
             elif kind == "f":
                 record = PartitionFilled(key)
             elif kind == "w":
@@ -251,6 +262,7 @@ def test_any_history_is_found_again_as_a_simple_model_has_it(
         for name in ("run", "size", "priority", "dead"):
             assert getattr(one.batch, name) == getattr(stored.batch, name)
         assert one.expires_ms == stored.expires_ms
+        assert (one.due_ms, one.batch.delay_ms) == (stored.due_ms, stored.batch.delay_ms)
     seen = {(one.key, one.session): (one.seqs, one.touched) for one in recovered.seen}
     assert seen == model.seen
     assert {one.key: one.horizon for one in recovered.horizons} == model.horizons
@@ -260,6 +272,7 @@ def test_any_history_is_found_again_as_a_simple_model_has_it(
         model.processed
     )
     assert {(one.pattern, one.queue): one for one in recovered.bindings} == model.bindings
+    assert {one.name: one for one in recovered.schedules} == model.schedules
     assert recovered.incarnation == model.incarnation
     assert (recovered.refilling, set(recovered.filled)) == (model.refilling, model.filled)
     assert (again.batches, again.seen, again.members) == (
