@@ -33,7 +33,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 @app.command("add")
 @flattened
 def add(
-    name: Name,
+    schedule: Name,
     cron: Annotated[str, typer.Argument(metavar="CRON", show_default=False)],
     queue: Annotated[str, typer.Argument(metavar="QUEUE", show_default=False)],
     mesh: MeshOptions,
@@ -58,9 +58,9 @@ def add(
             await steady_members(node, visit.wait)
             await asyncio.sleep(FAREWELL_S)  # what it is to hold against has been heard by then
             data = os.fsencode(body)
-            info = await node.schedule(name, cron, queue, data, ttl=ttl, priority=priority)
+            info = await node.schedule(schedule, cron, queue, data, ttl=ttl, priority=priority)
             await asyncio.sleep(FAREWELL_S)
-        say(f"p2pmq: {name}: into {queue} at {info.cron} UTC, next at {info.next_at:%F %T} UTC")
+        say(f"p2pmq: {schedule}: into {queue} at {info.cron} UTC, next at {info.next_at:%F %T} UTC")
         return 0
 
     run_async(go(), debug=mesh.debug)
@@ -68,18 +68,18 @@ def add(
 
 @app.command("remove")
 @flattened
-def remove(name: Name, mesh: MeshOptions, visit: VisitOptions) -> None:
+def remove(schedule: Name, mesh: MeshOptions, visit: VisitOptions) -> None:
     """Publish no more of the schedule NAME; what is in its queue stays."""
 
     async def go() -> int:
         async with visiting(mesh, visit, "schedule") as node:
             await steady_members(node, visit.wait)
             await asyncio.sleep(FAREWELL_S)
-            known = any(info.name == name for info in node.schedules())
-            await node.unschedule(name)
+            known = any(info.name == schedule for info in node.schedules())
+            await node.unschedule(schedule)
             await asyncio.sleep(FAREWELL_S)
         also = "" if known else " (no member in reach knew it; it will not come back)"
-        say(f"p2pmq: {name} is published no more{also}")
+        say(f"p2pmq: {schedule} is published no more{also}")
         return 0
 
     run_async(go(), debug=mesh.debug)

@@ -20,6 +20,7 @@ from p2pmq.errors import (
     NotBoundError,
     NotCommittedError,
     NotDeclaredError,
+    NotScheduledError,
     OutboxFullError,
     RequestTimeoutError,
     StaleReceiptError,
@@ -39,6 +40,7 @@ GIVEN_UP = (
     NotBoundError,
     NotCommittedError,
     NotDeclaredError,
+    NotScheduledError,
     OutboxFullError,
     RequestTimeoutError,
     StaleReceiptError,
@@ -87,6 +89,8 @@ class Plan:
     """Share of publishes with a priority."""
     delayed: float = 0.1
     """Share of publishes with a delay."""
+    scheduled: float = 0.1
+    """Share of stories in which each queue has a schedule with a tick every minute."""
     named: float = 0.1
     """Share of publishes of one message with an id, which others may have had."""
     calm_s: tuple[float, float] = (0.5, 6.0)
@@ -141,6 +145,9 @@ class Story:
                 mesh.serve(name, self._consume)
             if plan.declared_every_s:
                 mesh.serve(name, self._declare)
+        schedules = self._rng.random() < plan.scheduled
+        if schedules:
+            mesh.serve(names[0], self._schedule)
         end = mesh.now + plan.seconds
         while mesh.now < end:
             await mesh.run_for(seconds=self._rng.uniform(*plan.calm_s))
@@ -148,6 +155,8 @@ class Story:
         self._ended = True
         await self._mend()
         await mesh.settle(plan.settle_s)
+        if schedules:
+            await self._unschedule()
         await mesh.run_for(seconds=DELAY_S_MAX)  # then everything is due
         for number in range(plan.queues):
             node = self._rng.choice(mesh.nodes)
@@ -192,6 +201,19 @@ class Story:
                 await node.declare(queue, replicas=replicas, min_copies=min_copies)
             except GIVEN_UP:
                 continue
+
+    async def _schedule(self, node: Node) -> None:
+        for number in range(self._plan.queues):
+            try:
+                await node.schedule(f"s{number}", "* * * * *", f"q{number}", "tick")
+            except GIVEN_UP:
+                continue
+
+    async def _unschedule(self) -> None:
+        """Take every schedule back; all is mended, so that everybody hears of it."""
+        node = self._rng.choice(self._mesh.nodes)
+        for number in range(self._plan.queues):
+            await node.unschedule(f"s{number}")
 
     def _body(self) -> int:
         self._numbers += 1
