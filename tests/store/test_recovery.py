@@ -129,6 +129,14 @@ class Model:
 
 
 @st.composite
+def schedules(draw: st.DrawFn, queue: str, author: bytes) -> ScheduleSaved:
+    """A schedule, or its removal."""
+    body, removed = draw(st.binary(max_size=9)), draw(st.booleans())
+    made = (queue, 2**60, author, "* * * * *", queue, body, 1, 7, 9, removed)
+    return ScheduleSaved(ScheduleRecord(*made))
+
+
+@st.composite
 def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
     draw: st.DrawFn,
 ) -> list[list[Record]]:
@@ -153,10 +161,9 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
                 if draw(st.booleans()):
                     batch = replace(batch, dead=(Death("stale-replica", "é", "ü", 3),))
                 space = draw(st.sampled_from(list(Space)))
-                expires_ms = draw(st.sampled_from((0, 1, 2**63)))
-                due_ms = draw(st.sampled_from((0, 1, 2**63)))
-                batch = replace(batch, delay_ms=7 if due_ms else 0)
-                record = BatchStored(space, key, number, batch, expires_ms, due_ms)
+                expires_ms, due_ms = (draw(st.sampled_from((0, 1, 2**63))) for _ in range(2))
+                delayed = replace(batch, delay_ms=7 if due_ms else 0)
+                record = BatchStored(space, key, number, delayed, expires_ms, due_ms)
             elif kind == "t" and where in model.batches:
                 left = IntervalSet(model.batches[where])
                 for _ in range(draw(st.integers(1, 7))):
@@ -190,9 +197,7 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
                 done = draw(st.sampled_from((((1, 4_095),), ((4_000, 4_000), (4_002, 4_095)), ())))
                 record = ProcessedChanged(key, session, draw(st.integers(0, 2)), done, number)
             elif kind == "c":
-                body, removed = draw(st.binary(max_size=9)), draw(st.booleans())
-                made = (key.queue, 2**60, session, "* * * * *", key.queue, body, 1, 7, 9, removed)
-                record = ScheduleSaved(ScheduleRecord(*made))
+                record = draw(schedules(key.queue, session))
             elif kind == "f":
                 record = PartitionFilled(key)
             elif kind == "w":
