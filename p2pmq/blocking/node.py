@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from p2pmq.node.binding import BindingInfo
     from p2pmq.node.message import Message
     from p2pmq.node.node import Confirm
+    from p2pmq.node.ordering import Key, KeyFor
     from p2pmq.node.receipts import (
         BulkReceipt,
         MemberInfo,
@@ -204,6 +205,7 @@ class Node(Serving):
         priority: int = 0,
         delay: float | None = None,
         at: datetime | float | None = None,
+        key: Key = None,
         id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message, and wait for what `confirm` says: see `p2pmq.Node.publish`.
@@ -221,6 +223,7 @@ class Node(Serving):
                 priority=priority,
                 delay=delay,
                 at=at,
+                key=key,
                 id=id,
             ),
             self._publish_limit(timeout),
@@ -237,12 +240,14 @@ class Node(Serving):
         priority: int = 0,
         delay: float | None = None,
         at: datetime | float | None = None,
+        key: Key | KeyFor = None,
         id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages, pipelined; returns when all are confirmed.
 
         The iterable runs in the calling thread, and only as fast as its bodies
         can leave. `timeout` (seconds) is for each batch; for all there is no limit.
+        A function as `key` runs in the node's thread, so it must be quick.
         See `p2pmq.Node.publish_many`.
         """
         publish = partial(
@@ -254,6 +259,7 @@ class Node(Serving):
             priority=priority,
             delay=delay,
             at=at,
+            key=key,
             id=id,
         )
         return self._bulk(publish, bodies)

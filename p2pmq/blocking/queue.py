@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from p2pmq.blocking.node import Node
     from p2pmq.blocking.taking import Batches, Messages
     from p2pmq.node.message import Message
+    from p2pmq.node.ordering import Key, KeyFor
     from p2pmq.node.receipts import BulkReceipt, QueueDepth, Receipt
     from p2pmq.node.settings import QueueInfo, Settings
 
@@ -35,6 +36,7 @@ class Queue:
         priority: int = 0,
         delay: float | None = None,
         at: datetime | float | None = None,
+        key: Key = None,
         id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message: see `Node.publish`."""
@@ -47,6 +49,7 @@ class Queue:
             priority=priority,
             delay=delay,
             at=at,
+            key=key,
             id=id,
         )
 
@@ -60,6 +63,7 @@ class Queue:
         priority: int = 0,
         delay: float | None = None,
         at: datetime | float | None = None,
+        key: Key | KeyFor = None,
         id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages: see `Node.publish_many`."""
@@ -72,6 +76,7 @@ class Queue:
             priority=priority,
             delay=delay,
             at=at,
+            key=key,
             id=id,
         )
 

@@ -33,6 +33,7 @@ from p2pmq.core.names import check_queue_name
 from p2pmq.errors import QueueNameError, UsageError
 from p2pmq.node.arguments import mailbox_key
 from p2pmq.node.moments import delay_ms_of
+from p2pmq.node.ordering import ordering_key
 from p2pmq.node.settings import DELIVERIES_MAX, REPLICAS_MAX, Settings
 
 app = typer.Typer(
@@ -59,6 +60,14 @@ def _node_name(name: str) -> str:
     except UsageError as error:
         raise typer.BadParameter(str(error)) from None
     return name
+
+
+def _ordering_key(key: str | None) -> str | None:
+    try:
+        ordering_key(key)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
+    return key
 
 
 def _check_post(body: list[str] | None, post: PostOptions) -> None:
@@ -113,12 +122,19 @@ def pub(
     post: PostOptions,
     *,
     body: Bodies = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            callback=_ordering_key,
+            help="Ordering key of all of them: they are processed one after another.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish each BODY to QUEUE; without one, each line of stdin or of a file."""
     _check_post(body, post)
     run_async(
-        publish_lines(Queue(queue), body, mesh, visit, post, as_json=as_json), debug=mesh.debug
+        publish_lines(Queue(queue, key), body, mesh, visit, post, as_json=as_json), debug=mesh.debug
     )
 
 

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue, which anybody publishes to and consumes."""
+    """A queue, which anybody publishes to and consumes. `key` is what is published under."""
 
     name: str
+    key: str | None = None
 
     @property
     def queue(self) -> str:
@@ -41,6 +42,7 @@ class Queue:
             priority=post.priority,
             delay=post.delay,
             at=post.moment,
+            key=self.key,
         )
 
     def consume(self, node: Node, prefetch: int) -> AsyncIterator[MessageBatch]:

@@ -62,6 +62,7 @@ def marker_of(batch: Batch, window_ms: int) -> Batch | None:
         stamp=0,
         ttl_ms=window_ms,
         delay_ms=0,
+        keys=b"",
     )
 
 

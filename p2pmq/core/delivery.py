@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Send
 from p2pmq.core.ids import Run
+from p2pmq.core.keys import KeyTurns
 from p2pmq.core.packets.delivering import Delivery, LeaseField, Segment
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX
 from p2pmq.core.ready import Candidate, ReadyLine
@@ -107,6 +108,7 @@ class PartitionDelivery:
         """Pending dots that were pushed from here; `leases` may come from a former owner."""
         self._has_pushed = False
         self._ready = ReadyLine()
+        self._keys = KeyTurns(partition, self._deliverable)
         self._due: list[tuple[int, Session, int, int]] = []
         self._ready_max = self._due_max = HEAP_SLACK
         self._ask_at = 0
@@ -134,7 +136,7 @@ class PartitionDelivery:
         """Messages of a batch have become deliverable."""
         self._make_ready(run, number)
 
-    def on_unreadable(self, removed: Iterable[Run]) -> None:
+    def on_unreadable(self, removed: list[Run]) -> None:
         """The dots are lost, and so is the packet that was to bring them.
 
         Their consumers get the credit back: the next packet shows them the hole.
@@ -146,8 +148,8 @@ class PartitionDelivery:
                     consumer.pushed = max(0, consumer.pushed - part.length)
         self.forget(removed)
 
-    def forget(self, removed: Iterable[Run]) -> None:
-        """The dots are acked: nothing of them is kept here."""
+    def forget(self, removed: list[Run]) -> bool:
+        """The dots are acked: nothing of them is kept here. Whether others can go out by that."""
         for run in removed:
             self.leases.take(run)
             self.delays.take(run)
@@ -155,6 +157,10 @@ class PartitionDelivery:
             self.retries.forget(run)
             self._given.remove(run)
         self._prune_due()
+        following = self._keys.forget(removed) if self.partition.has_keys else []
+        for run in following:
+            self._make_all_ready(run)
+        return bool(following)
 
     def given_of(self, runs: Iterable[Run]) -> int:
         """How many of the dots were pushed from here."""
@@ -312,13 +318,18 @@ class PartitionDelivery:
         """Push what is ready to whoever has credit, in turn."""
         if not self._ready or not self._turn or now < self._quiet_until:
             return []
+        if self._keys.is_overgrown:
+            self._rebuild_ready()
         effects: list[Effect] = []
         while self._ready:
             open_consumers = sum(1 for c in self.consumers.values() if c.credit > 0)
             if not open_consumers:
                 break
             candidate = self._ready.pop()
-            for part in self._deliverable(candidate.run):
+            parts = self._deliverable(candidate.run)
+            if self.partition.has_keys:
+                parts = self._in_turn(parts, candidate)
+            for part in parts:
                 rest = self._push_part(part, open_consumers, now, effects)
                 if rest is not None:
                     self._ready.push(candidate._replace(run=rest))
@@ -359,6 +370,7 @@ class PartitionDelivery:
         """Drop the candidates that are none any more: they gather while nobody has credit."""
         batches = self.partition.batches
         self._ready = ReadyLine(self._ready.ageing_ms)
+        self._keys.clear_parked(self._ready.ageing_ms)
         for run, number in self.partition.pending.items():
             if batches[number].is_trace:
                 continue
@@ -369,6 +381,8 @@ class PartitionDelivery:
         self._ready_max = len(self._ready) + len(batches) + HEAP_SLACK
 
     def _lease(self, run: Run, lease: Lease) -> None:
+        if self.partition.has_keys:
+            self._keys.hold(run)
         self.leases.put(run, lease)
         self._set_due(lease.due, run)
 
@@ -403,6 +417,8 @@ class PartitionDelivery:
 
     def _give_back(self, run: Run, attempt: int, now: int, delay_ms: int) -> None:
         self.attempts.put(run, attempt)
+        if self.partition.has_keys:
+            self._keys.hold(run)
         if delay_ms:
             self.delays.put(run, Delay(now + delay_ms))
             self._set_due(now + delay_ms, run)
@@ -444,6 +460,18 @@ class PartitionDelivery:
         if self.delays:
             parts = [free for part in parts for free in self.delays.missing(part)]
         return parts
+
+    def _in_turn(self, parts: list[Run], candidate: Candidate) -> list[Run]:
+        """Of the parts those whose key is free; what there is no credit for waits on."""
+        going: list[Run] = []
+        credit = sum(max(0, c.credit) for c in self.consumers.values())
+        for part in parts:
+            now_, rest = self._keys.in_turn(part, credit)
+            credit -= sum(run.length for run in now_)
+            going += now_
+            if rest is not None:
+                self._ready.push(candidate._replace(run=rest))
+        return going
 
     def _push_part(
         self, part: Run, open_consumers: int, now: int, effects: list[Effect]

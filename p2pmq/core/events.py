@@ -83,7 +83,7 @@ class PublishRequested:
 
     `wanted` is what resolves the token; 0 is for confirm="none". `timeout_ms`
     ends the wait, not the message. `size` is in bytes. `ttl_ms`, `priority`,
-    `delay_ms` and `ids` are as in `Batch`.
+    `delay_ms`, `keys` and `ids` are as in `Batch`.
     """
 
     key: PartitionKey
@@ -96,6 +96,7 @@ class PublishRequested:
     ttl_ms: int = 0
     priority: int = 0
     delay_ms: int = 0
+    keys: bytes = b""
     ids: bytes = b""
 
 

@@ -132,6 +132,7 @@ class Outbox:
             ttl_ms=request.ttl_ms,
             priority=request.priority,
             delay_ms=request.delay_ms,
+            keys=request.keys,
             ids=request.ids,
         )
         stream.next_seq += request.count

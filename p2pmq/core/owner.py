@@ -486,8 +486,8 @@ class Owner:
 
     def forget(self, key: PartitionKey, removed: list[Run]) -> None:
         """The dots are acked elsewhere: deliver them no more."""
-        if key in self.deliveries:
-            self.deliveries[key].forget(removed)
+        if key in self.deliveries and self.deliveries[key].forget(removed):
+            self._timers.set_if_earlier(key, 0)
         self._copies.on_removed(key, removed)
 
     def on_acked_elsewhere(self, key: PartitionKey, removed: list[Run]) -> list[Effect]:

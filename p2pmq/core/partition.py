@@ -20,7 +20,7 @@ from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Persist
 from p2pmq.core.events import BatchDurable
 from p2pmq.core.ids import Run
-from p2pmq.core.packets.publishing import Batch
+from p2pmq.core.packets.publishing import KEY_HASH_BYTES, Batch
 from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
@@ -67,6 +67,8 @@ class Stored:
     """Seqs whose bodies were found damaged: the batch does not stand for them any more."""
     due_at: int = 0
     """While it is scheduled: when it is due, in ms as `now`; 0: it is not."""
+    keys: bytes = b""
+    """As in `Batch`."""
     ids: bytes = b""
     """Of a marker: the hashes that it remembers (`core.dedup`)."""
     retained: bool = False
@@ -113,6 +115,8 @@ class Partition:
         """When something of a session last changed here, as a stamp of the hybrid clock."""
         self.horizon = 0
         """A stamp: what is older and was acked may have been forgotten here."""
+        self.has_keys = False
+        """Whether some message that came here had an ordering key."""
         self._clock = clock
         self.next_number = first_number
 
@@ -143,9 +147,11 @@ class Partition:
                 unseen=found.unseen,
                 priority=batch.priority,
                 dead=batch.dead,
+                keys=batch.keys,
                 ids=batch.ids,
                 retained=batch.retained,
             )
+            self.has_keys |= bool(batch.keys)
             if found.expires_ms:
                 lives_ms = max(1, found.expires_ms - self._clock.wall_ms)
                 self._expire_at(stored, self._clock.now + lives_ms)
@@ -220,9 +226,11 @@ class Partition:
             publisher=publisher,
             priority=batch.priority,
             dead=batch.dead,
+            keys=batch.keys,
             ids=batch.ids,
             retained=batch.retained,
         )
+        self.has_keys |= bool(batch.keys)
         if stored.is_trace:
             self.traces.add(stored)
         self.batches[number] = stored
@@ -467,6 +475,9 @@ class Partition:
         ttl_ms = max(1, stored.expires_at - self._clock.now) if stored.expires_at else 0
         delay_ms = max(0, stored.due_at - self._clock.now) if stored.due_at else 0
         size = stored.bytes_of(run.length)
+        keys = stored.keys
+        if keys:
+            keys = keys[KEY_HASH_BYTES * start : KEY_HASH_BYTES * (start + run.length)]
         return Batch(
             run.session,
             run.first,
@@ -478,6 +489,7 @@ class Partition:
             priority=stored.priority,
             dead=stored.dead,
             delay_ms=delay_ms,
+            keys=keys,
             ids=stored.ids,
             retained=stored.retained,
         )

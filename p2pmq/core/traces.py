@@ -63,6 +63,7 @@ def traces_of(batch: Batch, kept: Kept) -> list[Batch]:
             ids=b"",
             ttl_ms=kept.copies_ms,
             delay_ms=0,
+            keys=b"",  # a replay takes turns with nobody
             retained=True,
         )
         traces.append(copy)

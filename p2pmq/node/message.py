@@ -154,6 +154,12 @@ class Message(Settleable):
         return f"{batch.session.hex()}-{batch.first + self._position}"
 
     @property
+    def key(self) -> str | bytes | None:
+        """The ordering key that it was published with, as it was given; None: without one."""
+        keys = packed_bodies(self._segment).keys
+        return None if keys is None else keys[self._position]
+
+    @property
     def attempt(self) -> int:
         """Which delivery this is, 1 being the first."""
         return self._segment.attempt

@@ -30,6 +30,7 @@ from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
 from p2pmq.node.handlers import Handler, guarded
 from p2pmq.node.moments import delay_ms_of
+from p2pmq.node.ordering import key_for_each, ordering_key
 from p2pmq.node.publisher import Terms
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import (
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
     from p2pmq.core.ids import ConsumerId
     from p2pmq.node.message import Message, MessageBatch
+    from p2pmq.node.ordering import Key, KeyFor
 
     Confirm = Literal["committed", "stored", "none"]
     HandlerFunction = Callable[[Message], Awaitable[Any]]
@@ -103,6 +105,7 @@ class Node(Scheduling):
         priority: int = 0,
         delay: float | None = None,
         at: datetime | float | None = None,
+        key: Key = None,
         id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message.
@@ -119,7 +122,9 @@ class Node(Scheduling):
         year) keeps it from every consumer for so long; `at`, an aware datetime or seconds
         since 1970, until then by this host's clock. Either is on disk with the message, and
         later messages go before it; its `ttl` runs from now on, and may end before.
-        Of messages with one `id` that come within the queue's `dedup_window` (two
+        `key` is text or bytes, 1 to 255 bytes: messages of one key are processed one after
+        another, each delivered only when the one before is acked or gone, whatever other
+        keys do. Of messages with one `id` that come within the queue's `dedup_window` (two
         minutes) the first is kept, and the others are confirmed as if they were it.
 
         Raises NotCommittedError when time is up (the message stays in the
@@ -128,11 +133,11 @@ class Node(Scheduling):
         OutboxFullError, ClosedNodeError.
         """
         self._check_running()
-        key = key_of(queue)
+        place = key_of(queue)
         delay_ms = delay_ms_of(delay, at, self._world.wall_clock())
-        terms = self._terms(key, confirm, timeout, ttl, priority, delay_ms)
+        terms = self._terms(place, confirm, timeout, ttl, priority, delay_ms)
         hashed = b"" if id is None else hashed_id(id)
-        return await self._publisher.publish(key, body, terms, hashed)
+        return await self._publisher.publish(place, body, terms, hashed, ordering_key(key))
 
     async def publish_many(
         self,
@@ -145,20 +150,21 @@ class Node(Scheduling):
         priority: int = 0,
         delay: float | None = None,
         at: datetime | float | None = None,
+        key: Key | KeyFor = None,
         id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages, pipelined; returns when all are confirmed.
 
-        Bodies are taken from the iterable only as fast as they can leave.
-        `timeout` (seconds) is for each batch, not for all. `id` gives the id of a
-        body. Raises as `publish`;
-        after an error the iterable may have been consumed in part.
+        Bodies are taken from the iterable only as fast as they can leave. `key` is that of
+        all of them, or a function that is called with each body and gives its key; `id`
+        gives the id of a body. `timeout` (seconds) is for each batch, not for all. Raises
+        as `publish`; after an error the iterable may have been consumed in part.
         """
         self._check_running()
-        key = key_of(queue)
+        place = key_of(queue)
         delay_ms = delay_ms_of(delay, at, self._world.wall_clock())
-        terms = self._terms(key, confirm, timeout, ttl, priority, delay_ms)
-        return await self._publisher.publish_many(key, bodies, terms, id)
+        terms = self._terms(place, confirm, timeout, ttl, priority, delay_ms)
+        return await self._publisher.publish_many(place, bodies, terms, id, key_for_each(key))
 
     def _terms(
         self,

@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from p2pmq.config import OutboxPolicy
 from p2pmq.core.effects import Overflowed, Published
 from p2pmq.core.events import Confirmation, PublishRequested
-from p2pmq.core.packets.publishing import BATCH_MESSAGES_MAX, FRAME_BYTES_MAX, ID_HASH_BYTES
+from p2pmq.core.packets.publishing import (
+    BATCH_MESSAGES_MAX,
+    FRAME_BYTES_MAX,
+    ID_HASH_BYTES,
+    NO_KEY,
+)
 from p2pmq.core.quota import MESSAGE_OVERHEAD_BYTES, OUTBOX_FULL, cost_of
 from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError
 from p2pmq.node.arguments import hashed_id
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
     from p2pmq.config import Limits
     from p2pmq.core.events import Event
     from p2pmq.core.ids import NodeId, PartitionKey
+    from p2pmq.node.ordering import OrderingKey
+    from p2pmq.wire.bodies import Keys
 
 BULK_MESSAGES = 512
 """How many messages `publish_many` puts into one batch at the most."""
@@ -55,14 +62,29 @@ class Terms(NamedTuple):
 
 
 class OpenBatch:
-    """Bodies gathered for one queue, and who waits for them."""
+    """Bodies gathered for one queue, and who waits for them.
 
-    __slots__ = ("bodies", "formats", "headers", "ids", "size", "terms", "waiters")
+    `keys` and their `hashes` are empty until a message comes that has an ordering key.
+    """
+
+    __slots__ = (
+        "bodies",
+        "formats",
+        "hashes",
+        "headers",
+        "ids",
+        "keys",
+        "size",
+        "terms",
+        "waiters",
+    )
 
     def __init__(self, terms: Terms) -> None:
         self.terms = terms
         self.bodies: list[bytes] = []
         self.formats = bytearray()
+        self.keys: Keys = []
+        self.hashes = bytearray()
         self.ids: dict[bytes, int] = {}
         """The hashes of ids, and the position of the message that has it."""
         self.headers: dict[int, dict[str, Any]] = {}
@@ -70,26 +92,46 @@ class OpenBatch:
         self.size = 0
         self.waiters: list[asyncio.Future[Receipt]] = []
 
-    def add(self, body: bytes, body_format: int, hashed: bytes = b"") -> None:
+    def add(
+        self, body: bytes, body_format: int, hashed: bytes = b"", key: OrderingKey | None = None
+    ) -> None:
         """Put one body in; `hashed` is of its id, and no other's here."""
         if hashed:
             self.ids[hashed] = len(self.bodies)
+        if key is not None or self.keys:
+            self._add_key(key)
         self.bodies.append(body)
         self.formats.append(body_format)
-        self.size += len(body)
+        self.size += len(body) if key is None else len(body) + key.size
 
     def take(
-        self, body: bytes, body_format: int, hashed: bytes, bytes_max: int = BULK_BYTES
+        self,
+        body: bytes,
+        body_format: int,
+        hashed: bytes,
+        key: OrderingKey | None,
+        bytes_max: int = BULK_BYTES,
     ) -> bool:
         """Put one body in, if `publish_many` may make the batch that large, and its id is new."""
         bodies = self.bodies
         size = self.size + len(body)
+        if key is not None:
+            size += key.size
         if bodies and (cost_of(len(bodies) + 1, size) > bytes_max or len(bodies) >= BULK_MESSAGES):
             return False
         if hashed in self.ids:
             return False
-        self.add(body, body_format, hashed)
+        self.add(body, body_format, hashed, key)
         return True
+
+    def _add_key(self, key: OrderingKey | None) -> None:
+        """Put the key of the next body in: those before the first that has one have none."""
+        without = len(self.bodies) - len(self.keys) + (key is None)
+        self.keys += [None] * without
+        self.hashes += NO_KEY * without
+        if key is not None:
+            self.keys.append(key.value)
+            self.hashes += key.hash
 
     def packed_ids(self) -> bytes:
         """The column of ids, as in `Batch`."""
@@ -106,7 +148,7 @@ class OpenBatch:
         headers = None
         if self.headers:
             headers = [self.headers.get(at) for at in range(len(self.bodies))]
-        return PackedBodies.from_bodies(self.bodies, formats, headers)
+        return PackedBodies.from_bodies(self.bodies, formats, headers, self.keys or None)
 
 
 class Publisher:
@@ -150,18 +192,20 @@ class Publisher:
         body: object,
         terms: Terms,
         hashed: bytes = b"",
+        ordering: OrderingKey | None = None,
         header: dict[str, Any] | None = None,
     ) -> Receipt:
         """Publish one message and wait for what is wanted of it; `hashed` is of its id."""
         data, body_format = self._packed(body)
-        cost = cost_of(1, len(data))
+        size = len(data) if ordering is None else len(data) + ordering.size
+        cost = cost_of(1, size)
         if not self._has_room(cost):
-            await self.make_room(key, 1, len(data), terms)
+            await self.make_room(key, 1, size, terms)
         if self._error is not None:
             raise self._error
-        batch = self._open_batch(key, terms, len(data), hashed)
+        batch = self._open_batch(key, terms, size, hashed)
         position = len(batch.bodies)
-        batch.add(data, body_format, hashed)
+        batch.add(data, body_format, hashed, ordering)
         if header is not None:
             batch.headers[position] = header
         self._open_bytes += cost
@@ -236,6 +280,7 @@ class Publisher:
                 batch.terms.ttl_ms,
                 batch.terms.priority,
                 batch.terms.delay_ms,
+                bytes(batch.hashes),
                 batch.packed_ids(),
             )
         )
@@ -248,22 +293,28 @@ class Publisher:
         bodies: Iterable[object] | AsyncIterable[object],
         terms: Terms,
         id_of: Callable[[Any], str] | None = None,
+        key_for: Callable[[object], OrderingKey | None] | None = None,
     ) -> BulkReceipt:
-        """Publish all of them, pipelined; wait once, for what is wanted of every one."""
+        """Publish all of them, pipelined; wait once, for what is wanted of every one.
+
+        `key_for` gives the ordering key of each.
+        """
         if self._open.get(key) is not None:
             self._send(key, self._open.pop(key))
         progress = BulkProgress(self, key, terms.timeout_ms, self._loop)
         batch = OpenBatch(terms)
         if isinstance(bodies, AsyncIterable):
             async for body in bodies:
-                message = (*self._packed(body), hash_of(body, id_of))
+                ordering = None if key_for is None else key_for(body)
+                message = (*self._packed(body), hash_of(body, id_of), ordering)
                 if not batch.take(*message, self.batch_bytes_max):
                     await progress.send(batch)
                     batch = OpenBatch(terms)
                     batch.add(*message)
         else:
             for body in bodies:
-                message = (*self._packed(body), hash_of(body, id_of))
+                ordering = None if key_for is None else key_for(body)
+                message = (*self._packed(body), hash_of(body, id_of), ordering)
                 if not batch.take(*message, self.batch_bytes_max):
                     await progress.send(batch)
                     batch = OpenBatch(terms)

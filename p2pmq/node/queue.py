@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from p2pmq.node.message import Message, MessageBatch
     from p2pmq.node.node import Node
+    from p2pmq.node.ordering import Key, KeyFor
     from p2pmq.node.receipts import BulkReceipt, QueueDepth, Receipt
     from p2pmq.node.settings import QueueInfo, Settings
 
@@ -34,6 +35,7 @@ class Queue:
         priority: int = 0,
         delay: float | None = None,
         at: datetime | float | None = None,
+        key: Key = None,
         id: str | None = None,  # noqa: A002  the word for it
     ) -> Receipt:
         """Publish one message: see `Node.publish`."""
@@ -46,6 +48,7 @@ class Queue:
             priority=priority,
             delay=delay,
             at=at,
+            key=key,
             id=id,
         )
 
@@ -59,6 +62,7 @@ class Queue:
         priority: int = 0,
         delay: float | None = None,
         at: datetime | float | None = None,
+        key: Key | KeyFor = None,
         id: Callable[[Any], str] | None = None,  # noqa: A002  as above
     ) -> BulkReceipt:
         """Publish many messages: see `Node.publish_many`."""
@@ -71,6 +75,7 @@ class Queue:
             priority=priority,
             delay=delay,
             at=at,
+            key=key,
             id=id,
         )
 

@@ -16,14 +16,25 @@ from dataclasses import dataclass, fields
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from p2pmq.sim.history import Acked, Delivered, Nacked, Outcome, Pushed, Returned, Unread, dots
+from p2pmq.core.packets.publishing import KEY_HASH_BYTES, NO_KEY
+from p2pmq.sim.history import (
+    Acked,
+    Delivered,
+    Dropped,
+    Nacked,
+    Outcome,
+    Pushed,
+    Returned,
+    Unread,
+    dots,
+)
 from p2pmq.sim.refuse import SimulationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from p2pmq.core.ids import ConsumerId, PartitionKey, Session
-    from p2pmq.sim.history import Dot, History, Process
+    from p2pmq.sim.history import Dot, History, Process, Taken
 
 CALM_AFTER_S = 60.0
 """So long after a fault has ended it explains what happens: a split heals within this."""
@@ -309,30 +320,31 @@ class _Calm:
 
 
 def order_is_kept(history: History) -> list[Violation]:
-    """What an owner took itself of one priority it pushes first as it was published.
+    """What an owner took itself of one priority and key it pushes first as it was published.
 
     Messages that were handed over to it are left out: they were elsewhere while it went on. So
     are those with a delay, which go when they are due, and schedules' ticks, of which none waits
     for another.
     """
     delayed = set(dots(p for p in history.publications if p.delay_ms)) | set(dots(history.fired))
-    own: dict[tuple[Process, Dot], int] = {}
+    own: dict[tuple[Process, Dot], tuple[int, bytes]] = {}
     for taken in history.taken:
-        own.update(((taken.owner, dot), taken.priority) for dot in dots([taken]))
+        of_each = zip(dots([taken]), _keys_of(taken), strict=True)
+        own.update(((taken.owner, dot), (taken.priority, key)) for dot, key in of_each)
     for fetched in history.fetched:  # a full disk had refused it, but not another home's
         for dot in dots([fetched]):
             own.pop((fetched.owner, dot), None)
     pushed: set[Dot] = set()
-    highest: dict[tuple[Process, PartitionKey, Session, int], int] = {}
+    highest: dict[tuple[Process, PartitionKey, Session, tuple[int, bytes]], int] = {}
     found: list[Violation] = []
     # What leaves in one instant goes to several consumers, a packet to each: no order is told.
     for (owner, at_s), pushes in groupby(history.pushes, lambda push: (push.owner, push.at_s)):
         for dot in sorted(set(dots(pushes)) - pushed):
             pushed.add(dot)
-            priority = own.get((owner, dot))
-            if priority is None or dot in delayed:
+            lane = own.get((owner, dot))
+            if lane is None or dot in delayed:
                 continue
-            name = (owner, dot.key, dot.session, priority)
+            name = (owner, dot.key, dot.session, lane)
             if dot.seq < highest.get(name, 0):
                 text = f"{owner.host} pushed {dot} at {at_s:.3f} s, after {highest[name]}"
                 found.append(Violation("order_is_kept", text))
@@ -360,6 +372,41 @@ def delayed_is_not_early(history: History) -> list[Violation]:
                 text = f"{push.owner.host} pushed {dot} at {push.at_s:.3f} s, due {due_s[dot]:.3f}"
                 found.append(Violation("delayed_is_not_early", text))
     return found
+
+
+def keys_go_one_by_one(history: History) -> list[Violation]:
+    """What an owner pushed of a key is done for before it pushes another message of that key.
+
+    In calm times: at a failover, consumers that cannot say in time what they hold are passed over.
+    """
+    ended: dict[Dot, float] = {}
+    ends: list[Acked | Dropped | Unread] = [*history.acks, *history.dropped, *history.unread]
+    for end in ends:
+        for dot in dots([end]):
+            ended[dot] = min(end.at_s, ended.get(dot, end.at_s))
+    calm = _Calm(history)
+    latest: dict[tuple[Process, PartitionKey, bytes], tuple[Dot, float]] = {}
+    found: list[Violation] = []
+    for push in history.pushes:
+        for dot, key in zip(dots([push]), _keys_of(push), strict=True):
+            if key == NO_KEY:
+                continue
+            name = (push.owner, push.key, key)
+            before, pushed_at_s = latest.get(name, (dot, 0.0))
+            is_out = before != dot and ended.get(before, push.at_s + 1) > push.at_s
+            if is_out and not calm.is_disturbed(pushed_at_s, push.at_s):
+                text = f"{push.owner.host} pushed {dot} at {push.at_s:.3f} s beside {before}"
+                found.append(Violation("keys_go_one_by_one", f"{text}, which has its key"))
+            latest[name] = (dot, push.at_s)
+    return found
+
+
+def _keys_of(entry: Taken | Pushed) -> list[bytes]:
+    """The hash of each message's ordering key."""
+    keys, size = entry.keys, KEY_HASH_BYTES
+    if not keys:
+        return [NO_KEY] * entry.run.length
+    return [keys[at : at + size] for at in range(0, len(keys), size)]
 
 
 def acked_stays_acked(history: History) -> list[Violation]:
@@ -480,6 +527,7 @@ CHECKS = (
     duplicates_are_explained,
     order_is_kept,
     delayed_is_not_early,
+    keys_go_one_by_one,
     acked_stays_acked,
     redeliveries_are_marked,
     seen_is_never_ahead_of_bodies,

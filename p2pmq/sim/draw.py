@@ -128,6 +128,7 @@ def _publishers(rng: random.Random, names: Sequence[str], queues: Sequence[str])
         batch=rng.choice(((1, 1), (1, 1), (1, 3), (5, 50))),
         size_bytes=rng.choice(((10, 10), (0, 200), (1, 20_000))),
         priority=rng.choice(((0, 0), (0, 0), (0, 0), (0, 9))),
+        keys=rng.choice((0, 0, 0, 5)),
         confirm=_some(rng, CONFIRMS),
         timeout_ms=rng.choice((None, None, 500, 30_000)),
     )

@@ -100,6 +100,8 @@ class Pushed(NamedTuple):
     key: PartitionKey
     run: Run
     attempt: int
+    keys: bytes = b""
+    """As in `Taken`."""
 
 
 class Taken(NamedTuple):
@@ -110,6 +112,8 @@ class Taken(NamedTuple):
     key: PartitionKey
     run: Run
     priority: int = 0
+    keys: bytes = b""
+    """The hashes of ordering keys, as in `Batch`."""
 
 
 class Fetched(NamedTuple):

@@ -183,6 +183,8 @@ class Publishers:
     size_bytes: Annotated[RangeMs, range_of(SIZE)] = (100, 100)
     priority: Annotated[RangeMs, range_of(PRIORITY)] = (0, 0)
     """The higher the more urgent."""
+    keys: Annotated[int, COUNT] = 0
+    """Each message has one of so many ordering keys; 0: none has any."""
     ttl_ms: Annotated[int | None, DURATION] = None
     """How long a message lives."""
     ids: Annotated[float, SHARE] = 0.0

@@ -62,6 +62,7 @@ REPLICAS_DECLARED_MAX = 4
 
 
 IDS = 20
+KEYS = ("a", "b", "c", "d", "e")
 
 
 class _Terms(TypedDict):
@@ -93,6 +94,8 @@ class Plan:
     """Share of stories in which each queue has a schedule with a tick every minute."""
     named: float = 0.1
     """Share of publishes of one message with an id, which others may have had."""
+    keyed: float = 0.2
+    """Share of publishes with ordering keys, one of KEYS for each message."""
     calm_s: tuple[float, float] = (0.5, 6.0)
     """Between two faults."""
     faults: tuple[str, ...] = (
@@ -179,12 +182,15 @@ class Story:
             priority = rng.randint(1, PRIORITY_MAX) if rng.random() < self._plan.urgent else 0
             id_ = f"id {rng.randrange(IDS)}" if rng.random() < self._plan.named else None
             delay = rng.uniform(0.05, DELAY_S_MAX) if rng.random() < self._plan.delayed else None
+            keyed = rng.random() < self._plan.keyed
+            key_of = {body: rng.choice(KEYS) if keyed else None for body in bodies}
             terms: _Terms = {"confirm": confirm, "priority": priority, "delay": delay}
             try:
                 if len(bodies) == 1:
-                    await node.publish(queue, bodies[0], id=id_, **terms)
+                    key = key_of[bodies[0]]
+                    await node.publish(queue, bodies[0], key=key, id=id_, **terms)
                 else:
-                    await node.publish_many(queue, bodies, **terms)
+                    await node.publish_many(queue, bodies, key=key_of.__getitem__, **terms)
             except GIVEN_UP:
                 continue
 

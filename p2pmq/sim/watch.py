@@ -251,15 +251,16 @@ class Witness:
             self._take(event.key, batch)
 
     def _take(self, key: PartitionKey, batch: Batch) -> None:
-        self._history.add(Taken(self.now_s, self.process, key, batch.run, batch.priority))
+        self._history.add(
+            Taken(self.now_s, self.process, key, batch.run, batch.priority, batch.keys)
+        )
 
     def on_push(self, packet: Delivery) -> None:
         """The owner pushes messages."""
         key = key_of(packet)
         for segment in packet.segments:
-            self._history.add(
-                Pushed(self.now_s, self.process, key, segment.batch.run, segment.attempt)
-            )
+            where = (self.now_s, self.process, key, segment.batch.run)
+            self._history.add(Pushed(*where, segment.attempt, segment.batch.keys))
 
     def on_expired(self, notice: Expired) -> None:
         """Messages are given up with a reason: their time to live is over."""

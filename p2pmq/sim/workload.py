@@ -131,6 +131,7 @@ class _Publisher:
         timeout_s = None if spec.timeout_ms is None else spec.timeout_ms / 1000
         low, high = spec.priority
         priority = low if low == high else rng.randint(low, high)
+        keys = [str(rng.randrange(spec.keys)) if spec.keys else None for _ in bodies]
         ttl_s = None if spec.ttl_ms is None else spec.ttl_ms / 1000
         id_ = f"id {rng.randrange(IDS)}" if spec.ids and rng.random() < spec.ids else None
         if batch == 1 and spec.emits and rng.random() < spec.emits:
@@ -149,9 +150,11 @@ class _Publisher:
                 timeout=timeout_s,
                 ttl=ttl_s,
                 priority=priority,
+                key=keys[0],
                 id=id_,
             )
         else:
+            key_of = dict(zip(bodies, keys, strict=True))
             await node.publish_many(
                 queue,
                 bodies,
@@ -159,6 +162,7 @@ class _Publisher:
                 timeout=timeout_s,
                 ttl=ttl_s,
                 priority=priority,
+                key=key_of.__getitem__,
             )
 
     def _body(self) -> bytes:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.packets.binding import BindingRecord
 from p2pmq.core.packets.membership import Rumour
-from p2pmq.core.packets.publishing import Death
+from p2pmq.core.packets.publishing import KEY_HASH_BYTES, Death
 from p2pmq.core.packets.registering import QueueRecord, QueueSettings
 from p2pmq.core.packets.scheduling import ScheduleRecord
 from p2pmq.core.records import ProcessedChanged, Space
@@ -71,7 +71,9 @@ _HAS_IDS = 2**30
 """… and the hashes that a marker remembers …"""
 _IS_COPY = 2**29
 _IS_DELAYED = 2**28
-"""… and when it is due, and what its delay was when it was written."""
+"""… and when it is due, and what its delay was when it was written …"""
+_HAS_KEYS = 2**27
+"""… and, before those of a marker, the hashes of ordering keys."""
 _SIZE = struct.Struct("<I")
 
 
@@ -93,7 +95,7 @@ class Meta(NamedTuple):
     `length` is how many messages it had. `alive` None: all of it. `kept` are the blobs
     that lie one after another in the bodies' row: one, until the batch was
     rewritten without its dead bodies. `unseen` are the seqs that it does not prove seen.
-    `dead` and `delay_ms` are as in `Batch`, `due_ms` is as in `BatchStored`.
+    `dead`, `keys` and `delay_ms` are as in `Batch`, `due_ms` is as in `BatchStored`.
     """
 
     session: bytes
@@ -107,6 +109,7 @@ class Meta(NamedTuple):
     priority: int = 0
     unseen: tuple[Interval, ...] = ()
     dead: tuple[Death, ...] = ()
+    keys: bytes = b""
     ids: bytes = b""
     retained: bool = False
     due_ms: int = 0
@@ -231,6 +234,7 @@ def meta_of(batch: Batch, blob_bytes: int, expires_ms: int, due_ms: int = 0) -> 
         expires_ms=expires_ms,
         priority=batch.priority,
         dead=batch.dead,
+        keys=batch.keys,
         ids=batch.ids,
         retained=batch.retained,
         due_ms=due_ms,
@@ -243,6 +247,13 @@ def pack_meta(meta: Meta) -> bytes:
     session, first, count, size, stamp, alive, kept, expires_ms, priority, unseen = meta[:10]
     plain = len(kept) == 1 and kept[0].start == 0 and kept[0].stop == count
     blob_bytes = sum(part.size for part in kept)
+    flags = (
+        (_IS_DEAD if meta.dead else 0)
+        | (_HAS_IDS if meta.ids else 0)
+        | (_IS_COPY if meta.retained else 0)
+        | (_IS_DELAYED if meta.due_ms else 0)
+        | (_HAS_KEYS if meta.keys else 0)
+    )
     head = _META.pack(
         session,
         first,
@@ -251,11 +262,7 @@ def pack_meta(meta: Meta) -> bytes:
         stamp,
         blob_bytes,
         _ALL_ALIVE if alive is None else len(alive),
-        (0 if plain else len(kept))
-        | (_IS_DEAD if meta.dead else 0)
-        | (_HAS_IDS if meta.ids else 0)
-        | (_IS_COPY if meta.retained else 0)
-        | (_IS_DELAYED if meta.due_ms else 0),
+        (0 if plain else len(kept)) | flags,
         expires_ms,
         priority,
     )
@@ -265,6 +272,7 @@ def pack_meta(meta: Meta) -> bytes:
         head += struct.pack(f"<{3 * len(kept)}Q", *(n for part in kept for n in part))
     for death in meta.dead:
         head += _pack_death(death)
+    head += meta.keys
     if meta.ids:
         head += _SIZE.pack(len(meta.ids)) + meta.ids
     if meta.due_ms:
@@ -283,8 +291,8 @@ def unpack_meta(value: bytes) -> Meta:
         kept: tuple[Kept, ...] = (Kept(0, count, blob_bytes),)
         return Meta(session, first, count, size, stamp, None, kept, expires_ms, priority)
     dead, has_ids, delayed = parts & _IS_DEAD, parts & _HAS_IDS, parts & _IS_DELAYED
-    retained = bool(parts & _IS_COPY)
-    parts &= ~(_IS_DEAD | _HAS_IDS | _IS_COPY | _IS_DELAYED)
+    retained, has_keys = bool(parts & _IS_COPY), parts & _HAS_KEYS
+    parts &= ~(_IS_DEAD | _HAS_IDS | _IS_COPY | _IS_DELAYED | _HAS_KEYS)
     alive = None if alives == _ALL_ALIVE else alives
     middle = _META.size + 16 * (alive or 0)
     end = middle + 24 * parts
@@ -294,11 +302,15 @@ def unpack_meta(value: bytes) -> Meta:
     kept = tuple(Kept(*part) for part in struct.iter_unpack("<QQQ", value[middle:end]))
     whole = (Kept(0, count, blob_bytes),)
     deaths, end = _unpack_death(value, end) if dead else ((), end)
+    keys_end = end + KEY_HASH_BYTES * count if has_keys else end
+    if len(value) < keys_end:
+        raise LayoutError("the hashes of a batch's keys are cut short")
+    keys, end = value[end:keys_end], keys_end
     ids, end = _unpack_ids(value, end) if has_ids else (b"", end)
     delay, end = _unpack_delay(value, end) if delayed else ((0, 0), end)
     unseen = unpack_intervals(value[end:])
     head = (session, first, count, size, stamp, intervals, kept or whole, expires_ms, priority)
-    return Meta(*head, unseen, deaths, ids, retained, *delay)
+    return Meta(*head, unseen, deaths, keys, ids, retained, *delay)
 
 
 def _unpack_ids(value: bytes, at: int) -> tuple[bytes, int]:

@@ -202,6 +202,7 @@ def _batches(
             priority=meta.priority,
             dead=meta.dead,
             delay_ms=meta.delay_ms,
+            keys=meta.keys,
             ids=meta.ids,
             retained=meta.retained,
         )

@@ -6,10 +6,12 @@ whoever needs a part of it.
 
 Layout (msgpack): [bodies: [bin, …], checksums: bin (CRC-32 of each body,
 little-endian, 4 bytes each), formats: nil | bin (one byte each), headers: nil |
-[nil | map, …]]. Unknown trailing columns are ignored. The CRC of a body starts
+[nil | map, …], keys: [nil | bin | str, …], left out if no message has one].
+Unknown trailing columns are ignored. The CRC of a body starts
 from its format, or, where it has a header, from the CRC of the packed header
-that started from the format: a bit flipped in any of the three is found, and
-for raw bodies without headers it is the plain CRC-32.
+that started from the format, or, where it has an ordering key, from that of the
+packed key that started from there: a bit flipped in any of the four is found, and
+for raw bodies without headers and keys it is the plain CRC-32.
 
 Invariant: what is wrong with a blob comes out as BodiesError when it is
 unpacked, never otherwise; once that went well, nothing here raises any more.
@@ -20,8 +22,8 @@ from __future__ import annotations
 import zlib
 from array import array
 from dataclasses import fields, is_dataclass
-from itertools import repeat
 from sys import byteorder
+from types import NoneType
 from typing import Any, cast
 
 from p2pmq.core.packets.publishing import BATCH_MESSAGES_MAX
@@ -34,11 +36,13 @@ FORMAT_MSGPACK = 1
 """The body is one msgpack value."""
 
 COLUMNS = 4
+"""Those that are always there: `keys` is left out where there are none."""
 CHECKSUM_BYTES = 4
 NESTING_MAX = 511
 """How deep msgpack packs."""
 
 Headers = list[dict[str, Any] | None]
+Keys = list[str | bytes | None]
 
 
 class BodiesError(P2PMQError):
@@ -51,7 +55,7 @@ class PackedBodies:
     Whoever keeps it long keeps `blob` alone, for the unpacked columns stay as well.
     """
 
-    __slots__ = ("_blob", "_bodies", "_checksums", "_formats", "_headers")
+    __slots__ = ("_blob", "_bodies", "_checksums", "_formats", "_headers", "_keys")
 
     def __init__(
         self,
@@ -60,12 +64,14 @@ class PackedBodies:
         formats: bytes | None = None,
         headers: Headers | None = None,
         checksums: bytes | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self._blob = blob
         self._bodies = bodies
         self._formats = formats
         self._headers = headers
         self._checksums = checksums
+        self._keys = keys
 
     @classmethod
     def from_blob(cls, blob: bytes) -> PackedBodies:
@@ -78,6 +84,7 @@ class PackedBodies:
         bodies: list[bytes],
         formats: bytes | None = None,
         headers: Headers | None = None,
+        keys: Keys | None = None,
     ) -> PackedBodies:
         """Columns of equal length, packed when `blob` is first asked for; all raw: `formats` None.
 
@@ -86,14 +93,15 @@ class PackedBodies:
         """
         assert formats is None or len(formats) == len(bodies)
         assert headers is None or len(headers) == len(bodies)
-        return cls(None, bodies, formats, headers)
+        assert keys is None or len(keys) == len(bodies)
+        return cls(None, bodies, formats, headers, keys=keys)
 
     @property
     def blob(self) -> bytes:
         """The packed columns, as they travel and are stored."""
         if self._blob is None:
-            columns = (self._bodies, self.checksums, self._formats, self._headers)
-            self._blob = pack(columns)
+            columns = [self._bodies, self.checksums, self._formats, self._headers]
+            self._blob = pack(columns if self._keys is None else [*columns, self._keys])
         return self._blob
 
     @property
@@ -128,6 +136,13 @@ class PackedBodies:
             self._unpack()
         return self._headers
 
+    @property
+    def keys(self) -> Keys | None:
+        """The ordering key of each message; None: no message has one. Raises BodiesError."""
+        if self._bodies is None:
+            self._unpack()
+        return self._keys
+
     def __len__(self) -> int:
         return len(self.bodies)
 
@@ -157,6 +172,7 @@ class PackedBodies:
             self._formats and self._formats[start:stop],
             self._headers and self._headers[start:stop],
             self.checksums[start * CHECKSUM_BYTES : stop * CHECKSUM_BYTES],
+            self._keys and self._keys[start:stop],
         )
 
     def verify(self) -> list[int]:
@@ -172,12 +188,13 @@ class PackedBodies:
         ]
 
     def _compute_checksums(self) -> bytes:
-        bodies, formats, headers = self.bodies, self._formats, self._headers
-        if headers is not None:
-            starts = [
-                start if header is None else zlib.crc32(pack(header), start)
-                for header, start in zip(headers, formats or repeat(0), strict=False)
-            ]
+        bodies, formats, headers, keys = self.bodies, self._formats, self._headers, self._keys
+        if headers is not None or keys is not None:
+            starts = list(formats) if formats is not None else [0] * len(bodies)
+            for column in (headers, keys):
+                for at, value in enumerate(column or ()):
+                    if value is not None:
+                        starts[at] = zlib.crc32(pack(value), starts[at])
             checksums = array("I", map(zlib.crc32, bodies, starts))
         elif formats is not None:
             checksums = array("I", map(zlib.crc32, bodies, formats))
@@ -195,7 +212,8 @@ class PackedBodies:
             raise BodiesError(f"a blob of bodies is {error}") from error
         if type(columns) is not list or len(columns) < COLUMNS:
             raise BodiesError("a blob of bodies is not an array of four columns: drop the batch")
-        bodies, checksums, formats, headers, *_ = columns
+        bodies, checksums, formats, headers, *others = columns
+        keys = others[0] if others else None
         if type(bodies) is not list or not 1 <= len(bodies) <= BATCH_MESSAGES_MAX:
             raise BodiesError("the column of bodies is none, or too long: drop the batch")
         if set(map(type, bodies)) != {bytes}:
@@ -207,7 +225,10 @@ class PackedBodies:
             raise BodiesError("the formats are not one byte for each body: drop the batch")
         if headers is not None and not _are_headers(headers, count):
             raise BodiesError("the headers are not one map or nil for each body: drop the batch")
-        self._checksums, self._formats, self._headers = checksums, formats, headers
+        if keys is not None and not _are_keys(keys, count):
+            raise BodiesError("the keys are not one text, bin or nil for each body: drop the batch")
+        self._checksums, self._formats = checksums, formats
+        self._headers, self._keys = headers, keys
         self._bodies = bodies
 
 
@@ -219,6 +240,12 @@ def _are_headers(headers: object, count: int) -> bool:
             header is None or (type(header) is dict and set(map(type, header)) <= {str})
             for header in headers
         )
+    )
+
+
+def _are_keys(keys: object, count: int) -> bool:
+    return (
+        type(keys) is list and len(keys) == count and set(map(type, keys)) <= {str, bytes, NoneType}
     )
 
 

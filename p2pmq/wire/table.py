@@ -75,7 +75,7 @@ def _kind(kind: Kind) -> str:
 
 def _default(value: object) -> str:
     if isinstance(value, bytes):
-        return f"{len(value)} zeros" if not any(value) else value.hex()
+        return value.hex() if any(value) else f"{len(value)} zeros" if value else "no bytes"
     if isinstance(value, bool):
         return str(value).lower()
     return '""' if value == "" else "[]" if value == () else str(value)

@@ -36,6 +36,12 @@ def test_bytes_empty_lines_and_a_last_line_without_newline_arrive(mesh: Mesh) ->
     assert run("sub", "odd", "-n", "4", *mesh.options).stdout == b"\xff\x00\r\n\n\nend\n"
 
 
+def test_lines_of_one_key_are_all_read_one_after_another(mesh: Mesh) -> None:
+    published = run("pub", "keyed", "--key", "customer-7", *mesh.options, stdin=b"a\nb\nc\n")
+    assert published.returncode == 0
+    assert run("sub", "keyed", "--count", "3", *mesh.options).stdout == b"a\nb\nc\n"
+
+
 def test_an_empty_input_publishes_nothing_and_is_no_error(mesh: Mesh) -> None:
     published = run("pub", "empty", *mesh.options)
     assert (published.returncode, published.stdout) == (0, b"")

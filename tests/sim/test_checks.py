@@ -69,6 +69,10 @@ def pushed(first: int, at_s: float = 2, attempt: int = 1, owner: Process = BANK)
     return Pushed(at_s, owner, KEY, run(first), attempt)
 
 
+def keyed(push: Pushed, key: bytes = b"key-hash") -> Pushed:
+    return push._replace(keys=key * push.run.length)
+
+
 def subscribed(prefetch: int = 10, consumer: bytes = CONSUMER) -> Subscription:
     return Subscription(0, DEPOT, consumer, KEY, prefetch, 30)
 
@@ -127,6 +131,20 @@ BROKEN: dict[str, tuple[Check, History]] = {
     "an owner that pushes the second before the first": (
         checks.order_is_kept,
         history(Taken(1, BANK, KEY, run(1, 2)), pushed(2), pushed(1, at_s=3)),
+    ),
+    "an owner that pushes the second of a key before the first": (
+        checks.order_is_kept,
+        history(Taken(1, BANK, KEY, run(1, 2), keys=b"key-hash" * 2), pushed(2), pushed(1, at_s=3)),
+    ),
+    "two messages of a key that are out at once": (
+        checks.keys_go_one_by_one,
+        history(keyed(pushed(1)), keyed(pushed(2, at_s=3)), acked(1, at_s=4)),
+    ),
+    "the next of a key, when the one before was given back": (
+        checks.keys_go_one_by_one,
+        history(
+            keyed(pushed(1)), Nacked(3, DEPOT, CONSUMER, KEY, run(1)), keyed(pushed(2, at_s=5))
+        ),
     ),
     "an owner that pushes what it confirmed as acked": (
         checks.acked_stays_acked,
@@ -249,6 +267,34 @@ GOOD: dict[str, tuple[Check, History]] = {
             pushed(2),
             pushed(1, at_s=3),
         ),
+    ),
+    "pushed earlier, for its key was free": (
+        checks.order_is_kept,
+        history(
+            Taken(1, BANK, KEY, run(1, 2), keys=b"key-hash" + b"key2hash"),
+            pushed(2),
+            pushed(1, at_s=3),
+        ),
+    ),
+    "the next of a key, after the ack of the one before": (
+        checks.keys_go_one_by_one,
+        history(keyed(pushed(1)), acked(1), keyed(pushed(2, at_s=3))),
+    ),
+    "the same of a key again": (
+        checks.keys_go_one_by_one,
+        history(keyed(pushed(1)), keyed(pushed(1, at_s=40, attempt=2))),
+    ),
+    "messages of two keys, and two without one": (
+        checks.keys_go_one_by_one,
+        history(keyed(pushed(1)), keyed(pushed(2), b"key2hash"), pushed(3), pushed(4)),
+    ),
+    "two of a key by an owner that others could not reach": (
+        checks.keys_go_one_by_one,
+        history(keyed(pushed(1)), Fault(3, "cut", (), ""), keyed(pushed(2, at_s=4))),
+    ),
+    "two of a key by the owners of two sides": (
+        checks.keys_go_one_by_one,
+        history(keyed(pushed(1)), keyed(pushed(2, owner=SHOP))),
     ),
     "pushed in one instant, to several consumers": (
         checks.order_is_kept,

@@ -16,6 +16,7 @@ import pytest
 from p2pmq.config import Config, Replication
 from p2pmq.core import dots as core_dots
 from p2pmq.core.consuming import Consuming
+from p2pmq.core.delivery import PartitionDelivery
 from p2pmq.core.effects import Effect
 from p2pmq.core.healing import Healing
 from p2pmq.core.hearsay import Hearsay
@@ -123,6 +124,24 @@ async def lost_settles(mesh: Mesh) -> None:
     assert (await b.depth(queue)).total == 0
 
 
+async def keyed(mesh: Mesh) -> None:
+    """Two consumers of a queue whose messages have one of two keys."""
+    a, b = await mesh.start("a", "b")
+
+    async def consume(node: Node) -> None:
+        async for message in node.consume("q"):
+            await mesh.run_for(seconds=0.1)
+            message.ack()
+
+    mesh.serve("a", consume)
+    mesh.serve("b", consume)
+    await mesh.run_for(seconds=1)
+    await a.publish_many("q", range(20), key=lambda body: str(body % 2))
+    await mesh.settle()
+    mesh.check(duplicates_max=0, stuck_max=0)
+    assert (await b.depth("q")).total == 0
+
+
 def run(story: Story, seed: int) -> None:
     with simulate(seed, events_max=2_000_000) as sim:
         sim.run(story)  # type: ignore[arg-type]  # all stories are coroutine functions
@@ -143,7 +162,7 @@ def failure(story: Story) -> str:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-@pytest.mark.parametrize("story", [lossy, repeated, power_cut, paused, split, lost_settles])
+@pytest.mark.parametrize("story", [lossy, repeated, power_cut, paused, split, lost_settles, keyed])
 def test_with_all_safeguards_every_story_ends_well(story: Story, seed: int) -> None:
     run(story, seed)
 
@@ -169,6 +188,13 @@ def test_without_dedup_by_dots_repeats_are_delivered(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Partition, "is_appending", lambda *_: False)
     monkeypatch.setattr(Partition, "new_parts", lambda _self, batch: [batch])
     assert "acked_stays_acked" in failure(repeated)
+
+
+def test_without_turns_two_messages_of_a_key_are_out_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(PartitionDelivery, "_in_turn", lambda _self, parts, _candidate: parts)
+    assert "keys_go_one_by_one" in failure(keyed)
 
 
 def test_without_fsync_before_the_confirm_a_power_cut_loses_messages(

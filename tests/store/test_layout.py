@@ -50,6 +50,8 @@ METAS = st.builds(
     kept=st.lists(st.builds(Kept, *[st.integers(0, 2**40)] * 3), min_size=1, max_size=5).map(tuple),
     unseen=PAIRS,
 )
+KEYS = st.integers(0, 2**64 - 1).map(lambda number: number.to_bytes(8, "big"))
+"""Hashes of ordering keys."""
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 DEAD = st.builds(Death, TEXT, TEXT, TEXT, st.integers(0, 2**32 - 1))
 
@@ -57,6 +59,23 @@ DEAD = st.builds(Death, TEXT, TEXT, TEXT, st.integers(0, 2**32 - 1))
 @given(meta=METAS)
 def test_a_batchs_row_is_read_as_it_was_written(meta: Meta) -> None:
     assert unpack_meta(pack_meta(meta)) == meta
+
+
+@given(meta=METAS, key=KEYS, dead=st.just(()) | DEAD.map(lambda dead: (dead,)))
+def test_the_row_of_messages_with_keys_is_read_as_it_was_written(
+    meta: Meta, key: bytes, dead: tuple[Death, ...]
+) -> None:
+    keyed = meta._replace(keys=key * meta.length, dead=dead)
+    assert unpack_meta(pack_meta(keyed)) == keyed
+
+
+@given(meta=METAS, key=KEYS, data=st.data())
+def test_a_cut_row_of_messages_with_keys_is_found(
+    meta: Meta, key: bytes, data: st.DataObject
+) -> None:
+    row = pack_meta(meta._replace(keys=key * meta.length, unseen=()))
+    with pytest.raises(LayoutError):
+        unpack_meta(row[: data.draw(st.integers(0, len(row) - 1))])
 
 
 @given(meta=METAS, dead=DEAD)

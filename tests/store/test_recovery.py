@@ -160,6 +160,8 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
                 batch = replace(batch, priority=draw(st.integers(0, 9)))
                 if draw(st.booleans()):
                     batch = replace(batch, dead=(Death("stale-replica", "é", "ü", 3),))
+                if draw(st.booleans()):
+                    batch = replace(batch, keys=b"keyhash1" * batch.count)
                 space = draw(st.sampled_from(list(Space)))
                 expires_ms, due_ms = (draw(st.sampled_from((0, 1, 2**63))) for _ in range(2))
                 delayed = replace(batch, delay_ms=7 if due_ms else 0)
@@ -264,7 +266,7 @@ def test_any_history_is_found_again_as_a_simple_model_has_it(
     assert unseen == {where: seqs for where, seqs in model.unseen.items() if seqs}
     for where, one in found.items():
         stored = model.stored[where]
-        for name in ("run", "size", "priority", "dead"):
+        for name in ("run", "size", "priority", "dead", "keys"):
             assert getattr(one.batch, name) == getattr(stored.batch, name)
         assert one.expires_ms == stored.expires_ms
         assert (one.due_ms, one.batch.delay_ms) == (stored.due_ms, stored.batch.delay_ms)

@@ -25,6 +25,7 @@ FULL = PackedBodies.from_bodies(
     [b"", b"\x81\xa1k\xc3", b"\xff" * 300],
     formats=b"\0\1\0",
     headers=[None, {"trace": "a1", "n": [1, -1, 0.5, None, b"\0"]}, {}],
+    keys=["é", None, b"\xff"],
 )
 QUEUE_ALPHABET = st.characters(exclude_categories=["Cc", "Cs"])
 ALPHABET = st.characters(exclude_categories=["Cs"])
@@ -54,6 +55,7 @@ def full(cls: type[T]) -> T:
                 priority=9,
                 dead=(Death("stale-replica", "été", "naïve", 2**32 - 1),),
                 delay_ms=2**42 - 1,
+                keys=b"\xfekeyhash" + bytes(8) + b"\1" * 8,
             ),
         )
     values: dict[str, Any] = {}
@@ -121,13 +123,16 @@ def batches(draw: st.DrawFn) -> Batch:
     formats = draw(st.none() | st.binary(min_size=count, max_size=count))
     header = st.none() | st.dictionaries(st.text(ALPHABET, max_size=5), st.integers(0, 9))
     headers = draw(st.none() | st.lists(header, min_size=count, max_size=count))
+    key = st.none() | st.text(ALPHABET, max_size=5) | st.binary(max_size=5)
+    keys = draw(st.none() | st.lists(key, min_size=count, max_size=count))
     return Batch(
         session=draw(st.binary(min_size=8, max_size=8)),
         first=draw(st.integers(1, 2**63 - 1 - count)),
         count=count,
         size=sum(map(len, bodies)),
-        bodies=PackedBodies.from_bodies(bodies, formats, headers),
+        bodies=PackedBodies.from_bodies(bodies, formats, headers, keys),
         stamp=draw(st.integers(0, 2**64 - 1)),
+        keys=draw(st.just(b"") | st.binary(min_size=8 * count, max_size=8 * count)),
     )
 
 

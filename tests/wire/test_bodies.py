@@ -29,6 +29,9 @@ def test_a_blob_has_the_documented_layout() -> None:
     assert PackedBodies.from_bodies(BODIES).blob == msgpack.packb([BODIES, checksums, None, None])
 
 
+KEYS = st.none() | st.text(max_size=5) | st.binary(max_size=5)
+
+
 @given(st.data())
 def test_what_was_packed_comes_out(data: st.DataObject) -> None:
     bodies = data.draw(st.lists(st.binary(max_size=300), min_size=1, max_size=20))
@@ -37,15 +40,20 @@ def test_what_was_packed_comes_out(data: st.DataObject) -> None:
     values = st.none() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text()
     header = st.none() | st.dictionaries(st.text(max_size=5), values, max_size=3)
     headers = data.draw(st.none() | st.lists(header, min_size=count, max_size=count))
-    packed = PackedBodies.from_bodies(bodies, formats, headers)
+    keys = data.draw(st.none() | st.lists(KEYS, min_size=count, max_size=count))
+    packed = PackedBodies.from_bodies(bodies, formats, headers, keys)
     back = PackedBodies.from_blob(packed.blob)
     assert (back.bodies, back.formats, back.headers) == (bodies, formats, headers)
+    assert back.keys == keys
     assert back.verify() == []
     start = data.draw(st.integers(0, count - 1))
     stop = data.draw(st.integers(start + 1, count))
     part = back.part(start, stop)
     assert part == PackedBodies.from_bodies(
-        bodies[start:stop], formats and formats[start:stop], headers and headers[start:stop]
+        bodies[start:stop],
+        formats and formats[start:stop],
+        headers and headers[start:stop],
+        keys and keys[start:stop],
     )
     assert PackedBodies.from_blob(part.blob).verify() == []
 
@@ -91,8 +99,17 @@ def test_one_flipped_bit_in_a_body_its_format_or_header_costs_that_message_alone
         assert PackedBodies.from_blob(bytes(flipped)).verify() == [position]
 
 
+def test_a_flipped_bit_of_a_key_is_found() -> None:
+    packed = PackedBodies.from_bodies(BODIES, keys=["customer-7", None, b"customer-8"])
+    for key, position in ((b"customer-7", 0), (b"customer-8", 2)):
+        at = packed.blob.index(key)
+        flipped = bytearray(packed.blob)
+        flipped[at + 9] ^= 1
+        assert PackedBodies.from_blob(bytes(flipped)).verify() == [position]
+
+
 def test_unknown_trailing_columns_are_ignored() -> None:
-    columns = [*msgpack.unpackb(PackedBodies.from_bodies(BODIES).blob), [1, 2], "new"]
+    columns = [*msgpack.unpackb(PackedBodies.from_bodies(BODIES).blob), None, [1, 2], "new"]
     assert PackedBodies.from_blob(msgpack.packb(columns)).bodies == BODIES
 
 
@@ -111,6 +128,9 @@ def test_unknown_trailing_columns_are_ignored() -> None:
         [BODIES, bytes(12), bytes(2), None],
         [BODIES, bytes(12), [0, 0, 0], None],
         [BODIES, bytes(12), None, {}],
+        [BODIES, bytes(12), None, None, b"key"],
+        [BODIES, bytes(12), None, None, [None, "key"]],
+        [BODIES, bytes(12), None, None, [None, "key", 7]],
         [BODIES, bytes(12), None, [None]],
         [BODIES, bytes(12), None, [None, None, "h"]],
         [BODIES, bytes(12), None, [None, None, {b"bytes": 1}]],

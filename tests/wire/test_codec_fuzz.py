@@ -148,7 +148,7 @@ def mended(rng: random.Random, frames: list[bytes]) -> list[bytes]:
 def with_crcs_of_bodies(blob: bytes) -> bytes:
     try:
         wrong = PackedBodies.from_blob(blob)
-        right = PackedBodies.from_bodies(wrong.bodies, wrong.formats, wrong.headers)
+        right = PackedBodies.from_bodies(wrong.bodies, wrong.formats, wrong.headers, wrong.keys)
     except BodiesError:
         return blob
     columns = msgpack.unpackb(blob, strict_map_key=False)

@@ -29,6 +29,10 @@ BATCH_MESSAGES_MAX = 4096
 PRIORITY_MAX = 9
 ERROR_BYTES_MAX = 1_024
 """Of an error's text in UTF-8: so much is kept."""
+KEY_HASH_BYTES = 8
+"""Of an ordering key the core knows a hash: two keys that share one only wait for each other."""
+NO_KEY = bytes(KEY_HASH_BYTES)
+"""In `Batch.keys`: this message has no key."""
 ID_HASH_BYTES = 16
 """Of a message's id, as its user gave it: a hash is all that travels."""
 FRAME_BYTES_MAX = 256 * 1024
@@ -71,9 +75,10 @@ class Batch(Struct):
     never a point in time, which another node's clock would misjudge. `priority`
     is 0 … 9, the higher the more urgent, as in RabbitMQ. `dead` has one item if these
     are dead letters. `delay_ms` is how much longer nobody is to get the messages, told
-    as `ttl_ms` is. `ids` are hashes of the users' ids of the messages, 16 bytes each (zeros:
-    it has none), or nothing; from an owner on only a *marker* has them (`core.dedup`).
-    `retained`: a copy to be read again (`core.replays`).
+    as `ttl_ms` is. `keys` is empty, or has KEY_HASH_BYTES for each message: the hash of
+    its ordering key, or NO_KEY. `ids` are hashes of the users' ids of the messages, 16 bytes
+    each (zeros: it has none), or nothing; from an owner on only a *marker* has them
+    (`core.dedup`). `retained`: a copy to be read again (`core.replays`).
     """
 
     session: Id
@@ -86,6 +91,7 @@ class Batch(Struct):
     priority: Annotated[int, Range(0, PRIORITY_MAX)] = 0
     dead: Annotated[tuple[Death, ...], Size(0, 1)] = ()
     delay_ms: Milliseconds = 0
+    keys: Annotated[bytes, Size(0, KEY_HASH_BYTES * BATCH_MESSAGES_MAX)] = b""
     ids: Annotated[bytes, Size(0, ID_HASH_BYTES * BATCH_MESSAGES_MAX)] = b""
     retained: bool = False
 
@@ -117,6 +123,7 @@ class Batch(Struct):
             count=stop - start,
             size=self.size * (stop - start) // self.count,
             bodies=self.bodies.part(start, stop),
+            keys=self.keys[KEY_HASH_BYTES * start : KEY_HASH_BYTES * stop],
             ids=self.ids[start * ID_HASH_BYTES : stop * ID_HASH_BYTES],
         )
 
