@@ -157,11 +157,10 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
                 number += 1
                 size = draw(st.sampled_from([10, 20_000]))
                 batch = batch_of(1 + 100 * number, draw(st.integers(1, 8)), size, session)
-                batch = replace(batch, priority=draw(st.integers(0, 9)))
+                keys = draw(st.sampled_from((b"", b"keyhash1" * batch.count)))
+                batch = replace(batch, priority=draw(st.integers(0, 9)), keys=keys)
                 if draw(st.booleans()):
                     batch = replace(batch, dead=(Death("stale-replica", "é", "ü", 3),))
-                if draw(st.booleans()):
-                    batch = replace(batch, keys=b"keyhash1" * batch.count)
                 space = draw(st.sampled_from(list(Space)))
                 expires_ms, due_ms = (draw(st.sampled_from((0, 1, 2**63))) for _ in range(2))
                 delayed = replace(batch, delay_ms=7 if due_ms else 0)
