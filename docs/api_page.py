@@ -49,6 +49,9 @@ GROUPS: dict[str, list[tuple[str, type]]] = {
             "ScheduleInfo",
             "MemberInfo",
             "Overflow",
+            "MemberInfo",
+            "Overflow",
+            "RedriveReport",
         )
     ],
     "Without asyncio": [(f"p2pmq.blocking.{n}", getattr(blocking, n)) for n in blocking.__all__],

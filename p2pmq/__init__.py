@@ -31,6 +31,7 @@ from p2pmq.errors import (
     NotBoundError,
     NotCommittedError,
     NotDeclaredError,
+    NotRedrivenError,
     NotScheduledError,
     NotSerializableError,
     OutboxFullError,
@@ -53,6 +54,7 @@ from p2pmq.node.message import DeadLetter, Message, MessageBatch
 from p2pmq.node.node import Node
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import BulkReceipt, MemberInfo, Overflow, QueueDepth, Receipt
+from p2pmq.node.redriving import RedriveReport
 from p2pmq.node.replay import Retained
 from p2pmq.node.requests import Request, Responder
 from p2pmq.node.scheduling import ScheduleInfo
@@ -85,6 +87,7 @@ __all__ = [
     "NotBoundError",
     "NotCommittedError",
     "NotDeclaredError",
+    "NotRedrivenError",
     "NotScheduledError",
     "NotSerializableError",
     "OutboxFullError",
@@ -98,6 +101,7 @@ __all__ = [
     "QueueInfo",
     "QueueNameError",
     "Receipt",
+    "RedriveReport",
     "RemoteError",
     "Replication",
     "Request",

@@ -28,6 +28,7 @@ __all__ = [
     "NotBoundError",
     "NotCommittedError",
     "NotDeclaredError",
+    "NotRedrivenError",
     "NotScheduledError",
     "NotSerializableError",
     "OutboxFullError",
@@ -262,6 +263,21 @@ class NotScheduledError(P2PMQError):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"the schedule {name!r} was not changed: {reason}")
         self.name = name
+        self.reason = reason
+
+
+class NotRedrivenError(P2PMQError):
+    """A redrive has ended early: `redriven` letters are back in `source`, and the others stay."""
+
+    def __init__(self, queue: str, source: str, redriven: int, reason: str) -> None:
+        super().__init__(
+            f"{redriven:,} dead letters of {queue!r} are in {source!r} again, and then one could "
+            f"not be put there: {reason}; it stays, as those after it do: redrive again when that "
+            "changes (none comes twice by that)"
+        )
+        self.queue = queue
+        self.source = source
+        self.redriven = redriven
         self.reason = reason
 
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         QueueDepth,
         Receipt,
     )
+    from p2pmq.node.redriving import RedriveReport
     from p2pmq.node.replay import Retained
     from p2pmq.node.scheduling import ScheduleInfo
     from p2pmq.node.settings import QueueInfo, Settings
@@ -454,6 +455,25 @@ class Node(Serving):
     def queues(self) -> list[QueueDepth]:
         """Every queue that a living owner holds, by name."""
         return self._call(self._inner.queues, self._stats_limit())
+
+    # -- dead letters --
+
+    def dead_letter_queues(self) -> list[QueueDepth]:
+        """The dead-letter queues that hold something, by name. See `queues`."""
+        return self._call(self._inner.dead_letter_queues, self._stats_limit())
+
+    def dead_letters(self, queue: str, *, limit: int = 20) -> list[Message]:
+        """The first letters of a queue's dead-letter queue: see `p2pmq.Node.dead_letters`."""
+        return self._call(partial(self._inner.dead_letters, queue, limit=limit), None)
+
+    def redrive(
+        self, queue: str, *, rate: float | None = None, limit: int | None = None
+    ) -> RedriveReport:
+        """Give the dead letters of a queue back to it: see `p2pmq.Node.redrive`.
+
+        It takes as long as it takes; an interrupt ends it between letters.
+        """
+        return self._call(partial(self._inner.redrive, queue, rate=rate, limit=limit), None)
 
     def members(self) -> list[MemberInfo]:
         """Every member of the roster as this node sees it, by name; itself among them."""

@@ -13,6 +13,7 @@ from p2pmq.bench.main import bench
 from p2pmq.cli.bind import bind_topic, show_bindings
 from p2pmq.cli.declare import declare_queue
 from p2pmq.cli.demo import Demo
+from p2pmq.cli.dlq import list_letters, redrive_letters, show_letters
 from p2pmq.cli.look import forget_member, show_peers, show_queues
 from p2pmq.cli.options import (
     DaemonOptions,
@@ -288,6 +289,66 @@ def peers(mesh: MeshOptions, visit: VisitOptions, *, as_json: AsJson = False) ->
 def queues(mesh: MeshOptions, visit: VisitOptions, *, as_json: AsJson = False) -> None:
     """List the queues of living owners, with how much they hold."""
     run_async(show_queues(mesh, visit, as_json=as_json), debug=mesh.debug)
+
+
+dlq = typer.Typer(no_args_is_help=True, help="Look after dead-letter queues (<queue>.dlq).")
+app.add_typer(dlq, name="dlq")
+
+
+@dlq.command("list")
+@flattened
+def dlq_list(mesh: MeshOptions, visit: VisitOptions, *, as_json: AsJson = False) -> None:
+    """List the dead-letter queues that hold something."""
+    run_async(list_letters(mesh, visit, as_json=as_json), debug=mesh.debug)
+
+
+@dlq.command("show")
+@flattened
+def dlq_show(
+    queue: QueueName,
+    mesh: MeshOptions,
+    visit: VisitOptions,
+    *,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the first dead letters of QUEUE (or QUEUE.dlq), and why they are; they stay there."""
+    run_async(show_letters(queue, limit, mesh, visit, as_json=as_json), debug=mesh.debug)
+
+
+def _rate(text: str) -> float:
+    """Messages a second, as "100", "100/s" or "0.5/s"."""
+    try:
+        rate = float(text.removesuffix("/s"))
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise typer.BadParameter(f"{text!r} is no rate: give messages a second, as 100/s")
+    return rate
+
+
+@dlq.command("redrive")
+@flattened
+def dlq_redrive(
+    queue: QueueName,
+    mesh: MeshOptions,
+    visit: VisitOptions,
+    *,
+    rate: Annotated[
+        float | None,
+        typer.Option(parser=_rate, metavar="N/s", help="At most so many messages a second."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="At most so many in all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give the dead letters of QUEUE (or QUEUE.dlq) back to it, those that are there now.
+
+    A letter is acked when its message is committed. Redrive again after an interrupt or a crash:
+    no message comes twice by that.
+    """
+    run_async(redrive_letters(queue, rate, limit, mesh, visit, as_json=as_json), debug=mesh.debug)
 
 
 @app.command("forget")

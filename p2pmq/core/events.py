@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import ConsumerId, JobId, NodeId, PartitionKey, Run
     from p2pmq.core.packets.binding import BindingRecord
     from p2pmq.core.packets.delivering import LeaseField
-    from p2pmq.core.packets.publishing import Bodies
+    from p2pmq.core.packets.publishing import Batch, Bodies
     from p2pmq.core.packets.registering import QueueRecord, QueueSettings
     from p2pmq.core.packets.registry import Packet
     from p2pmq.core.packets.replaying import CursorField
@@ -98,6 +98,20 @@ class PublishRequested:
     delay_ms: int = 0
     keys: bytes = b""
     ids: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class RepostRequested:
+    """Publish the batch under the dots that it has: it is a repeat of itself, if need be.
+
+    The token resolves with `Done` when all of it is committed, or after `timeout_ms` with
+    `Refused`; then some of it may be, or may be yet.
+    """
+
+    key: PartitionKey
+    batch: Batch
+    timeout_ms: int
+    token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -471,6 +485,7 @@ Event = (
     | PeerConnected
     | PeerDisconnected
     | PublishRequested
+    | RepostRequested
     | ReplayRequested
     | SubscribeRequested
     | UnsubscribeRequested

@@ -45,6 +45,7 @@ from p2pmq.core.refill import Refill
 from p2pmq.core.registry import Registry
 from p2pmq.core.replays import Replays
 from p2pmq.core.replication import Replication
+from p2pmq.core.reposting import Reposts
 from p2pmq.core.requests import Requests
 from p2pmq.core.retention import Retention
 from p2pmq.core.ring import Place
@@ -86,6 +87,7 @@ class Machine:
         self.outbox = Outbox(
             session, owner_of, config.limits, config.timing, config.outbox, self._clock
         )
+        self.reposts = Reposts(owner_of)
         self.consuming = Consuming(owner_of, config.timing)
         self.once = Once(self._clock, config.replication.context_retention_ms)
         self.settling = Settling(self.consuming, self.once, Tying(owner_of))
@@ -108,6 +110,7 @@ class Machine:
             self.firing,
             self.outbox,
             self.settling,
+            self.reposts,
             self.consuming,
             self.handovers,
             self.requests,
@@ -224,6 +227,7 @@ class Machine:
             events.PublishRequested: self.outbox.on_publish,
             events.SubscribeRequested: self.settling.on_subscribe,
             events.UnsubscribeRequested: self.settling.on_unsubscribe,
+            events.RepostRequested: self.reposts.on_requested,
             events.DrainRequested: self.consuming.on_drain,
             events.SettleRequested: self.settling.on_settle,
             events.TieRequested: self.settling.on_tie,
@@ -393,6 +397,7 @@ class Machine:
             *self.outbox.on_confirm(packet, key_of(packet), peer, now),
             *self.dead_letters.on_confirm(packet, key_of(packet), now),
             *self.settling.on_confirm(packet, key_of(packet), now),
+            *self.reposts.on_confirm(packet, key_of(packet)),
         ]
 
     def _on_publish_refused(
@@ -403,6 +408,7 @@ class Machine:
         if peer != self.owner_of(key):
             return [Notify(Counted("refusal_stale"))]
         reason = publishing.REFUSED.get(packet.reason, "refused")
+        self.reposts.on_refused(packet, key, reason)
         return self.outbox.on_refused(packet, key, now, reason)
 
     def _on_moved(self, peer: NodeId, packet: publishing.Moved, now: int) -> list[Effect]:
@@ -497,6 +503,7 @@ class Machine:
         effects += self.owner.on_placement_changed(now)
         effects += self.dead_letters.on_placement_changed(now)
         effects += self.firing.on_world_changed(now)
+        effects += self.reposts.on_placement_changed(now)
         effects += self.consuming.on_placement_changed(now)
         effects += self.settling.on_placement_changed(now)
         effects += self.handovers.on_placement_changed(now)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from p2pmq.core.events import Output
     from p2pmq.core.packets.delivering import Segment
+    from p2pmq.core.packets.publishing import Batch
     from p2pmq.node.consumer import Consumer
 
 
@@ -268,6 +269,16 @@ class MessageBatch(Settleable):
         return [unpack_body(d, f) for d, f in zip(packed.bodies, packed.formats, strict=True)]
 
     @property
+    def run(self) -> Run:
+        """The dots of the messages."""
+        return self._segment.batch.run
+
+    @property
+    def published(self) -> Batch:
+        """The messages as the core has them, to be published elsewhere."""
+        return self._segment.batch
+
+    @property
     def attempt(self) -> int:
         """Which delivery this is, 1 being the first."""
         return self._segment.attempt
@@ -284,6 +295,10 @@ class MessageBatch(Settleable):
         """The messages one by one; settle them or the batch, not both."""
         for position in range(self._segment.batch.count):
             yield Message(self._consumer, self._segment, position)
+
+    def ack_part(self, run: Run) -> None:
+        """Some of them are done. Raises as `ack`."""
+        self._consumer.settle_ack_run(run)
 
     def ack(self) -> None:
         """All of them are done. Raises StaleReceiptError where the consumer has ended."""

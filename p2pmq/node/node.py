@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from p2pmq.core import effects, events
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
 from p2pmq.core.ids import ID_BYTES, PartitionKey
-from p2pmq.core.names import check_queue_name
+from p2pmq.core.names import DEAD_LETTERS, check_queue_name
 from p2pmq.errors import (
     ClosedNodeError,
     NotDeclaredError,
@@ -41,6 +41,7 @@ from p2pmq.node.receipts import (
     depth_of,
     info_of,
 )
+from p2pmq.node.redriving import Reposting, looked_at, redriven
 from p2pmq.node.replay import Retained, cursor_of, replayed
 from p2pmq.node.scheduling import Scheduling
 from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import ConsumerId
     from p2pmq.node.message import Message, MessageBatch
     from p2pmq.node.ordering import Key, KeyFor
+    from p2pmq.node.redriving import RedriveReport
 
     Confirm = Literal["committed", "stored", "none"]
     HandlerFunction = Callable[[Message], Awaitable[Any]]
@@ -176,14 +178,18 @@ class Node(Scheduling):
         delay_ms: int,
     ) -> Terms:
         """What a publish asks for, checked. Raises UsageError."""
-        declared = self._machine.registry.settings_of(key.queue)
         return Terms(
             confirmation_of(confirm),
             self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms),
-            (declared.ttl_ms if declared is not None else 0) if ttl is None else to_ms(ttl, 1),
+            self._default_ttl_ms(key.queue) if ttl is None else to_ms(ttl, 1),
             checked_priority(priority),
             delay_ms,
         )
+
+    def _default_ttl_ms(self, queue: str) -> int:
+        """The time to live that the queue was declared with; 0: none."""
+        declared = self._machine.registry.settings_of(queue)
+        return declared.ttl_ms if declared is not None else 0
 
     async def send(
         self,
@@ -529,6 +535,40 @@ class Node(Scheduling):
             for s in stats.queues
         ]
         return sorted(depths, key=lambda depth: depth.queue)
+
+    # -- dead letters --
+
+    async def dead_letter_queues(self) -> list[QueueDepth]:
+        """The dead-letter queues that hold something, by name. See `queues`."""
+        return [d for d in await self.queues() if d.queue.endswith(DEAD_LETTERS) and d.total]
+
+    async def dead_letters(self, queue: str, *, limit: int = 20) -> list[Message]:
+        """The first letters of a queue's dead-letter queue, to be looked at: they stay there.
+
+        `queue` is either name. They are taken as a consumer takes them, and given back at once,
+        which counts as no failure; others may get them a little later, as `redelivered`. A letter
+        that somebody holds is not among them. Raises RequestTimeoutError if the owner is silent.
+        """
+        return await looked_at(self, queue, limit)
+
+    async def redrive(
+        self, queue: str, *, rate: float | None = None, limit: int | None = None
+    ) -> RedriveReport:
+        """Give the dead letters of a queue back to it: those that are there now and nobody holds.
+
+        `queue` is either name, `rate` the most that go back in a second, `limit` the most in all.
+        Each is published to the queue it came from, as a new message that has not failed yet,
+        and acked when that is committed on W disks. A crash or a cancellation in between loses
+        none, and the next redrive makes no second message of it: it publishes it under the same
+        dot. Raises NotRedrivenError when one is not committed in time, RequestTimeoutError,
+        UsageError, QueueNameError, ClosedNodeError.
+        """
+        self._check_running()
+        timing = self.settings.config.timing
+        posting = Reposting(
+            self._driver.feed, self._wait_token, self._default_ttl_ms, timing.confirm_timeout_ms
+        )
+        return await redriven(self, queue, rate, limit, posting)
 
     def members(self) -> list[MemberInfo]:
         """Every member of the roster as this node sees it, by name; itself among them."""

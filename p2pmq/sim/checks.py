@@ -323,10 +323,11 @@ def order_is_kept(history: History) -> list[Violation]:
     """What an owner took itself of one priority and key it pushes first as it was published.
 
     Messages that were handed over to it are left out: they were elsewhere while it went on. So
-    are those with a delay, which go when they are due, and schedules' ticks, of which none waits
-    for another.
+    are those with a delay, which go when they are due, and schedules' ticks, dead letters and
+    redriven ones, of which none waits for another.
     """
-    delayed = set(dots(p for p in history.publications if p.delay_ms)) | set(dots(history.fired))
+    apart = set(dots(p for p in history.publications if p.delay_ms))
+    apart |= set(dots(history.fired)) | set(dots(history.buried))
     own: dict[tuple[Process, Dot], tuple[int, bytes]] = {}
     for taken in history.taken:
         of_each = zip(dots([taken]), _keys_of(taken), strict=True)
@@ -342,7 +343,7 @@ def order_is_kept(history: History) -> list[Violation]:
         for dot in sorted(set(dots(pushes)) - pushed):
             pushed.add(dot)
             lane = own.get((owner, dot))
-            if lane is None or dot in delayed:
+            if lane is None or dot in apart:
                 continue
             name = (owner, dot.key, dot.session, lane)
             if dot.seq < highest.get(name, 0):

@@ -89,6 +89,7 @@ class Witness:
         self._store = store
         self._next_seq: dict[PartitionKey, int] = {}
         self._waiting: dict[int, Publication] = {}
+        self._reposts: dict[int, Publication] = {}
         self._being_taken: dict[events.BatchDurable, Batch] = {}
         self._key_of: dict[ConsumerId, PartitionKey] = {}
 
@@ -124,6 +125,24 @@ class Witness:
         )
         self._history.add(publication)
         self._waiting[event.token] = publication
+
+    def on_repost(self, event: events.RepostRequested) -> None:
+        """A dead letter is to be a message again."""
+        batch, now_s = event.batch, self.now_s
+        digests = _digests(batch.bodies)
+        self._history.add(Buried(now_s, self.process, event.key, batch.run, digests, "redriven"))
+        wanted = events.Confirmation.COMMITTED.name.lower()
+        self._reposts[event.token] = Publication(
+            now_s, self.process, event.key, batch.run, wanted, digests, event.token
+        )
+
+    def on_reposted(self, token: int) -> None:
+        """It is committed: from here on it is one of those that are kept."""
+        publication = self._reposts.pop(token, None)
+        if publication is not None:
+            publication.outcome = Outcome.COMMITTED
+            publication.told_at_s = self.now_s
+            self._history.add(publication)
 
     def on_outcome(self, token: int, outcome: Published) -> None:
         """The publisher is told something."""
@@ -349,6 +368,8 @@ class WatchedMachine(Machine):
                 witness.on_deliver(effect)
             elif isinstance(effect, Resolve) and isinstance(effect.outcome, Published):
                 witness.on_outcome(effect.token, effect.outcome)
+            elif isinstance(effect, Resolve) and isinstance(effect.outcome, fx.Done):
+                witness.on_reposted(effect.token)
             elif isinstance(effect, Notify):
                 witness.on_notice(effect.notice)
         return effects
@@ -358,6 +379,7 @@ class WatchedMachine(Machine):
         seen: dict[type, Callable[[Any], None]] = {
             events.Started: self.witness.on_started,
             events.PublishRequested: self.witness.on_publish,
+            events.RepostRequested: self.witness.on_repost,
             events.SubscribeRequested: self.witness.on_subscribe,
             events.UnsubscribeRequested: self.witness.on_unsubscribe,
             events.DrainRequested: self.witness.on_drain,
