@@ -35,6 +35,7 @@ __all__ = [
     "OverloadedError",
     "P2PMQError",
     "PortTakenError",
+    "QueueFullError",
     "QueueNameError",
     "RemoteError",
     "RequestTimeoutError",
@@ -298,6 +299,21 @@ class OutboxFullError(P2PMQError):
         )
         self.size = size
         self.limit = limit
+
+
+class QueueFullError(P2PMQError):
+    """The queue is at its limit and rejects new messages: this one is not in the outbox any more.
+
+    Where the queue's owner changed just then, the former one may have taken it.
+    """
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(
+            f"queue {queue!r} is full (declared with overflow='reject'), so that the message was "
+            "not taken: consume faster, raise its max_messages or max_bytes, or declare it with "
+            "overflow='block' to let publishers wait"
+        )
+        self.queue = queue
 
 
 class NotCommittedError(P2PMQError):

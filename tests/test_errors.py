@@ -34,6 +34,7 @@ EXAMPLES: dict[type[P2PMQError], P2PMQError] = {
         errors.StoreFullError("/data"),
         errors.StoreCorruptError("/data", "2 checksums are wrong", bad=(1, 5)),
         errors.OutboxFullError(70_000_000, 67_108_864, 5_000),
+        errors.QueueFullError("orders"),
         errors.NotCommittedError(
             receipt=RECEIPT, copies=0, wanted=1, waited_ms=5_000, away=["bank"]
         ),

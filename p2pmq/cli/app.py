@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -219,6 +219,16 @@ def declare(
     ttl: Annotated[
         float | None, typer.Option(help="Of messages published without one, seconds.")
     ] = None,
+    max_messages: Annotated[
+        int | None, typer.Option(min=1, help="How many messages it holds at most.")
+    ] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(min=1, help="How many bytes of bodies it holds at most.")
+    ] = None,
+    overflow: Annotated[
+        Literal["block", "reject", "drop-oldest"] | None,
+        typer.Option(help="What happens at these limits; left out: publishers wait."),
+    ] = None,
     dedup_window: Annotated[
         float | None, typer.Option(help="For how long ids of messages are remembered, seconds.")
     ] = None,
@@ -245,6 +255,9 @@ def declare(
         backoff_max=backoff_max,
         visibility_timeout=visibility_timeout,
         ttl=ttl,
+        max_messages=max_messages,
+        max_bytes=max_bytes,
+        overflow=overflow,
         dedup_window=dedup_window,
         retain=retain,
         retain_bytes=retain_bytes,

@@ -11,7 +11,7 @@ from p2pmq.cli.session import FAREWELL_S, steady_members, visiting
 
 if TYPE_CHECKING:
     from p2pmq.cli.options import MeshOptions, VisitOptions
-    from p2pmq.node.settings import Settings
+    from p2pmq.node.settings import QueueInfo, Settings
 
 
 async def declare_queue(
@@ -37,5 +37,13 @@ async def declare_queue(
             f"{info.backoff_max:g} s; visibility timeout {info.visibility_timeout:g} s, "
             f"time to live {'none' if info.ttl is None else f'{info.ttl:g} s'}"
             + (f"; a level of priority is worth {info.ageing:g} s" if info.ageing else "")
+            + _limits(info)
         )
     return 0
+
+
+def _limits(info: QueueInfo) -> str:
+    """What it holds at most, and what happens then; nothing where it has no limit."""
+    limits = [] if info.max_messages is None else [f"{info.max_messages:,} messages"]
+    limits += [] if info.max_bytes is None else [f"{info.max_bytes:,} bytes"]
+    return f"; holds at most {' and '.join(limits)}, then {info.overflow}" if limits else ""

@@ -162,6 +162,10 @@ class PartitionDelivery:
             self._make_all_ready(run)
         return bool(following)
 
+    def ready_of(self, run: Run) -> list[Run]:
+        """The parts of the run that a consumer with credit could get now."""
+        return self._deliverable(run)
+
     def given_of(self, runs: Iterable[Run]) -> int:
         """How many of the dots were pushed from here."""
         return sum(part.length for run in runs for part in self._given.overlap(run))

@@ -91,7 +91,8 @@ class Published:
 
     `copies` counts fsynced copies at home replicas; `stored` is whether the
     outbox has it on disk. `timed_out` means that the wait is over, not the message,
-    but where `gone` says so: it was "dropped" from the outbox, or "refused" for want of room.
+    but where `gone` says so: it was "dropped" from the outbox, or "refused" for want of room,
+    or "rejected" by a queue that is full.
     """
 
     first: int
@@ -102,7 +103,7 @@ class Published:
     owner: NodeId | None
     timed_out: bool = False
     reason: str = ""
-    gone: Literal["", "dropped", "refused"] = ""
+    gone: Literal["", "dropped", "refused", "rejected"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +187,8 @@ class OutboxChanged:
 class Overflowed:
     """The outbox's limits told on these messages: `action` is "dropped", "refused" or "waited".
 
-    `reason` is "outbox_full" or "outbox_age". Messages that only wait have no dots yet.
+    `reason` is "outbox_full", "outbox_age", or "queue_full" where the queue's own limit did.
+    Messages that only wait have no dots yet.
     """
 
     action: Literal["dropped", "refused", "waited"]
@@ -257,11 +259,21 @@ class Buried:
     why: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """These messages left their queue without an ack: "overflow" (they were the oldest)."""
+
+    key: PartitionKey
+    runs: tuple[Run, ...]
+    reason: str
+
+
 Notice = (
     Expired
     | Deduplicated
     | TracesGone
     | Buried
+    | Discarded
     | MemberNotice
     | Counted
     | OutboxChanged

@@ -31,6 +31,7 @@ from p2pmq.core.ownership import Ownership
 from p2pmq.core.packets import (
     binding,
     delivering,
+    limiting,
     membership,
     publishing,
     registering,
@@ -162,6 +163,7 @@ class Machine:
         self.owner.name_of = self.swim.name_of
         self.owner.is_member = lambda node_id: node_id in self.swim.members
         self.owner.copies_of = self._ownership.copies_of
+        self.owner.limits.settings_of = self.registry.settings_of
         self.owner.retry_of = self._ownership.retry_of
         self.owner.kept_of = self._ownership.kept_of
         self.owner.ageing_of = self._ownership.ageing_of
@@ -280,6 +282,7 @@ class Machine:
             publishing.Gap: lambda _peer, p, now: self.outbox.on_gap(key_of(p), p.session, now),
             publishing.PublishRefused: self._on_publish_refused,
             publishing.Moved: self._on_moved,
+            limiting.RoomAgain: lambda _peer, p, now: self.outbox.on_room_again(key_of(p), now),
             publishing.StatsRequest: lambda peer, p, _now: self.requests.on_stats_request(peer, p),
             publishing.StatsReply: lambda peer, p, _now: self.requests.on_stats_reply(peer, p),
             replaying.ReplayRequest: lambda peer, p, _now: self.replays.on_request(peer, p),
@@ -409,6 +412,8 @@ class Machine:
             return [Notify(Counted("refusal_stale"))]
         reason = publishing.REFUSED.get(packet.reason, "refused")
         self.reposts.on_refused(packet, key, reason)
+        if packet.reason == publishing.REFUSED_REJECTED:
+            return self.outbox.on_rejected(packet, key, now)
         return self.outbox.on_refused(packet, key, now, reason)
 
     def _on_moved(self, peer: NodeId, packet: publishing.Moved, now: int) -> list[Effect]:

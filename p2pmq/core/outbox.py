@@ -17,7 +17,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from p2pmq.config import OutboxPolicy
 from p2pmq.core.effects import (
@@ -25,14 +25,14 @@ from p2pmq.core.effects import (
     Expired,
     Notify,
     OutboxChanged,
-    Overflowed,
     Persist,
     Send,
 )
 from p2pmq.core.events import Confirmation, OutboxDurable
+from p2pmq.core.gone import WHY_GONE, tell_gone
 from p2pmq.core.hlc import HybridClock
-from p2pmq.core.packets.publishing import Batch, Publish
-from p2pmq.core.quota import OUTBOX_AGE, OUTBOX_FULL, Quota
+from p2pmq.core.packets.publishing import REFUSED_QUEUE_FULL, Batch, Publish
+from p2pmq.core.quota import OUTBOX_AGE, OUTBOX_FULL, QUEUE_FULL, Quota
 from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
 from p2pmq.core.scheduled import left_ms
 from p2pmq.core.streams import GAP_QUIET_MS, Entry, Stream
@@ -50,13 +50,11 @@ if TYPE_CHECKING:
     from p2pmq.core.records import RecoveredBatch
 
 OUTBOX_DISK_FULL = "no room on this node's disk for its outbox: messages wait in memory"
-_GONE = {
-    OUTBOX_FULL: "the outbox is full",
-    OUTBOX_AGE: "not sent within the outbox's age_max_ms",
-}
 EXPIRED = "its time to live is over"
 EXPIRED_SENT = f"{EXPIRED} (an owner was sent it, and may have delivered it before)"
 RESEND_MAX_MS = 15_000
+FULL_RETRY_MS = 5_000
+"""… and because its queue is full: the owner calls when there is room (`RoomAgain`)."""
 REFUSED_RETRY_MS = 1_000
 """How long after an owner refused a batch (its disk is full) it is tried again."""
 MOVED_RETRY_MS = 100
@@ -200,15 +198,53 @@ class Outbox:
     def on_refused(
         self, packet: PublishRefused, key: PartitionKey, now: int, reason: str
     ) -> list[Effect]:
-        """The owner cannot take the batch now: keep it here, on disk, and try later."""
+        """The owner cannot take the batch now: keep it here, on disk, and try later.
+
+        Where the queue is at its limit, that is when the owner calls.
+        """
         stream = self._streams.get((key, packet.session))
         if stream is None:
             return []
         stream.reason = reason
+        if packet.reason == REFUSED_QUEUE_FULL:
+            stream.is_blocked = True
+            told = Notify(Counted("publish_blocked", text=f"queue {key.queue!r}: {reason}"))
+            return [told, *self._hold_back(stream, now, FULL_RETRY_MS)]
         return [
             Notify(Counted("publish_refused", text=reason, alarming=True)),
             *self._hold_back(stream, now, REFUSED_RETRY_MS),
         ]
+
+    def on_room_again(self, key: PartitionKey, now: int) -> list[Effect]:
+        """The queue has room: send what was held back."""
+        effects: list[Effect] = []
+        for stream in self._by_key.get(key, ()):
+            if stream.is_blocked and not stream.sent:
+                effects += self._resend(stream, now)
+        return effects
+
+    def on_rejected(self, packet: PublishRefused, key: PartitionKey, now: int) -> list[Effect]:
+        """The queue is at its limit, and takes the batch never: let go of it, and say so."""
+        stream = self._streams.get((key, packet.session))
+        if stream is None:
+            return []
+        entries = stream.entries
+        at = bisect_left(entries, packet.first, key=lambda entry: entry.batch.first)
+        if at == len(entries) or entries[at].batch.first != packet.first:
+            return []  # a repeat, or its time to live was over meanwhile
+        entry = entries[at]
+        del entries[at]
+        on_disk = entry.durable or entry.writing
+        self._forget(stream, entry, sent=at < stream.sent)
+        stream.progress_at = now
+        effects = tell_gone(stream, entry, "refused", QUEUE_FULL)
+        if on_disk:
+            effects.append(Persist((BatchRemoved(Space.OUTBOX, stream.key, entry.number),)))
+        told = {"stored": False, "reason": WHY_GONE[QUEUE_FULL], "gone": "rejected"}
+        effects += self._waits.tell(stream, entry, timed_out=True, **told)
+        effects += self._pump(stream, now)
+        self._drop_if_idle(stream)
+        return [*effects, self._changed()]
 
     def on_moved(self, key: PartitionKey, now: int) -> list[Effect]:
         """Who we took for the owner is not: try again when views have converged."""
@@ -409,6 +445,7 @@ class Outbox:
             stream.progress_at = now
             stream.patience_ms = 0
             stream.reason = ""
+            stream.is_blocked = False
             neighbours = (*kept, entries[0]) if entries else kept
             cut_in_two = any(other.number == entry.number for other in neighbours)
             if (entry.durable or entry.writing) and not cut_in_two:
@@ -504,30 +541,18 @@ class Outbox:
         del entries[at]
         on_disk = entry.durable or entry.writing
         self._forget(stream, entry, sent=False)
-        effects = self._tell_gone(stream, entry, "dropped", reason)
+        effects = tell_gone(stream, entry, "dropped", reason)
         if on_disk:
             effects.append(Persist((BatchRemoved(Space.OUTBOX, stream.key, entry.number),)))
-        told = {"stored": False, "reason": _GONE[reason], "gone": "dropped"}
+        told = {"stored": False, "reason": WHY_GONE[reason], "gone": "dropped"}
         return effects + self._waits.tell(stream, entry, timed_out=True, **told)
 
     def _refuse(self, stream: Stream, entry: Entry) -> list[Effect]:
         """Do not take a batch for which there is no room. Its dots are not used again."""
-        effects = self._tell_gone(stream, entry, "refused", OUTBOX_FULL)
-        told = {"reason": _GONE[OUTBOX_FULL], "gone": "refused"}
+        effects = tell_gone(stream, entry, "refused", OUTBOX_FULL)
+        told = {"reason": WHY_GONE[OUTBOX_FULL], "gone": "refused"}
         effects += self._waits.tell(stream, entry, timed_out=True, **told)
         return [*effects, self._changed()]
-
-    def _tell_gone(
-        self, stream: Stream, entry: Entry, action: Literal["dropped", "refused"], reason: str
-    ) -> list[Effect]:
-        batch, key = entry.batch, stream.key
-        text = f"{batch.count} messages for queue {key.queue!r} {action}: {_GONE[reason]}"
-        dots = (batch.session, batch.first)
-        numbers = (batch.count, batch.size, batch.priority)
-        return [
-            Notify(Counted(f"outbox_{action}", batch.count, text, alarming=True)),
-            Notify(Overflowed(action, key, *numbers, reason, *dots)),
-        ]
 
     def _changed(self) -> Effect:
         return Notify(OutboxChanged(self.bytes_in_memory, self.quota.bytes_held))

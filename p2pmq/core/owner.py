@@ -24,6 +24,7 @@ from p2pmq.core.events import SettleDurable
 from p2pmq.core.expiry import expire
 from p2pmq.core.ids import SEQ_MAX, PartitionKey, Run, key_of, total
 from p2pmq.core.letgo import LetGo
+from p2pmq.core.limits import QueueLimits
 from p2pmq.core.names import is_mailbox_of_another
 from p2pmq.core.packets.delivering import Attached, Settled
 from p2pmq.core.packets.publishing import (
@@ -117,6 +118,7 @@ class Owner:
         self.ageing_of: Callable[[str], int] = lambda _queue: 0
         """How priorities age, in ms per level."""
         self._let_go = LetGo()
+        self.limits = QueueLimits()
         self._copies: Replication
 
     def use(self, replication: Replication) -> None:
@@ -177,8 +179,11 @@ class Owner:
             return [*begun, Send(peer, refused)]
         if not self._copies.is_active(key):
             return [*begun, *self.early.hold(key, peer, packet, now)]
-        if packet.previous and not partition.received(batch.session, packet.previous):
+        if not self._follows(partition, packet, now):
             return [*begun, Send(peer, Gap(key.queue, key.number, batch.session))]
+        no_room = self.limits.refuse(partition, peer, batch, now)
+        if no_room is not None:
+            return [*begun, *no_room]
         again = repeats(self, self._copies, peer, packet, now) if batch.ids else []
         if again is None:
             return begun  # its publisher says it again, when that is known
@@ -186,6 +191,15 @@ class Owner:
         wall_ms, kept = now + self.clock.wall_offset_ms, self.kept_of(key.queue)
         effects, written = partition.append(batch, wall_ms, peer, kept)
         return [*begun, *effects, *self._copies.on_appended(key, written, now)]
+
+    def _follows(self, partition: Partition, packet: Publish, now: int) -> bool:
+        """Whether what its publisher sent before is here, or was refused for good."""
+        session, previous = packet.batch.session, packet.previous
+        return (
+            not previous
+            or partition.received(session, previous)
+            or self.limits.has_rejected(partition.key, session, previous, now)
+        )
 
     def _confirm_again(self, peer: NodeId, key: PartitionKey, run: Run) -> list[Effect]:
         """A repeat of what is here: confirm it, now or once it is on enough disks."""
@@ -428,6 +442,7 @@ class Owner:
                 effects += self._pump(key, now)
             elif key in self.deliveries:
                 self.early.drop(key)  # their publishers turn to the new owner
+                self.limits.drop(key)
                 delivery = self._former[key] = self.deliveries.pop(key)
                 for consumer in delivery.consumers.values():
                     self._let_go.note(key, consumer)
@@ -481,6 +496,7 @@ class Owner:
         self._handed_back_at.pop(key, None)
         self._former.pop(key, None)
         self.early.drop(key)
+        self.limits.drop(key)
         self._owed.pop(key, None)
         self._timers.clear(key)
 
@@ -550,6 +566,7 @@ class Owner:
             for peer, packet in self.early.take(key, now):
                 effects += self.on_publish(peer, packet, now)
             release(delivery, now)
+            effects += self.limits.make_room(self, self._copies, delivery, now)
             effects += delivery.pump(now)
             partition = self.partition(key)
             for at in (partition.expiring.next, partition.scheduled.next):

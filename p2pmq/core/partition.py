@@ -83,6 +83,11 @@ class Stored:
         """Whether it is for nobody: see `core.traces`."""
         return self.retained or bool(self.ids)
 
+    @property
+    def bytes_alive(self) -> int:
+        """The share of those that are not acked; a trace has none."""
+        return 0 if self.is_trace else self.bytes_of(self.alive)
+
     def bytes_of(self, count: int) -> int:
         """The share of `count` of its messages in its bytes."""
         return self.size * count // (self.last - self.first + 1)
@@ -103,6 +108,9 @@ class Partition:
         """What `antientropy` worked out, and for which `changes` of `seen` and `unacked`."""
         self.batches: dict[int, Stored] = {}
         self.size = 0
+        """The bytes of what is pending."""
+        self.incoming_count = self.incoming_size = 0
+        """The messages that are appending, and their bytes."""
         self.expiring = BatchTimes(self.batches)
         """When those with a time to live expire …"""
         self.scheduled = BatchTimes(self.batches)
@@ -165,7 +173,7 @@ class Partition:
                 self.traces.add(stored)
                 self.traces.count += stored.alive
             self.resting += stored.alive if stored.due_at else 0
-            self.size += batch.size
+            self.size += stored.bytes_alive
             self.next_number = max(self.next_number, found.number + 1)
 
     def received(self, session: Session, seq: int) -> bool:
@@ -241,6 +249,9 @@ class Partition:
         self._rest(stored, batch.delay_ms)
         due_ms = self._clock.wall_ms + batch.delay_ms if batch.delay_ms else 0
         self.appending.add(batch.run)
+        if not stored.is_trace:
+            self.incoming_count += batch.count
+            self.incoming_size += batch.size
         return stored, BatchStored(Space.PARTITION, self.key, number, batch, expires_ms, due_ms)
 
     def _expire_at(self, stored: Stored, at: int) -> None:
@@ -288,26 +299,31 @@ class Partition:
         stored = self.batches.get(number)
         if stored is None:
             return None
-        self.appending.remove(stored.run)
-        self.taken_back.pop(number, None)
+        self._no_longer_appending(stored)
         self.seen.add(stored.run)
         self.pending.put(stored.run, number)
         self.unacked.add(stored.run)
         self.traces.count += stored.run.length if stored.is_trace else 0
         self.touched[stored.session] = self._clock.reading
-        self.size += stored.size
         self.resting += stored.alive if stored.due_at else 0
+        self.size += stored.bytes_alive
         return stored
 
     def on_write_refused(self, number: int) -> Stored:
         """The batch could not be written: it never came."""
         stored = self.batches.pop(number)
-        self.appending.remove(stored.run)
+        self._no_longer_appending(stored)
         if stored.is_trace:
             self.traces.drop(stored)
-        self.taken_back.pop(number, None)
         self.horizon = min(self.horizon, stored.stamp)
         return stored
+
+    def _no_longer_appending(self, stored: Stored) -> None:
+        self.appending.remove(stored.run)
+        if not stored.is_trace:
+            self.incoming_count -= stored.last - stored.first + 1
+            self.incoming_size -= stored.size
+        self.taken_back.pop(stored.number, None)
 
     def refuse_those_after(self, refused: Stored) -> None:
         """Take back what its publisher sent after it: else it would be delivered before it."""
@@ -349,9 +365,7 @@ class Partition:
                 removed.append(part)
                 self.unacked.remove(part)
                 stored = touched[number] = self.batches[number]
-                stored.alive -= part.length
-                self.traces.count -= part.length if stored.is_trace else 0
-                self.resting -= part.length if stored.due_at else 0
+                self._take_from(stored, part.length)
             for new in self.seen.missing(run):
                 self.seen.add(new)
                 sessions[new.session] = None
@@ -378,9 +392,7 @@ class Partition:
             self.seen.remove(part)
             self.unacked.remove(part)
             stored = touched[number] = self.batches[number]
-            stored.alive -= part.length
-            self.traces.count -= part.length if stored.is_trace else 0
-            self.resting -= part.length if stored.due_at else 0
+            self._take_from(stored, part.length)
             stored.unseen = (*stored.unseen, (part.first, part.last))
         records: list[Record] = [self._trimmed(stored) for stored in touched.values()]
         if not lost:
@@ -460,8 +472,14 @@ class Partition:
         del self.batches[stored.number]
         if stored.is_trace:
             self.traces.drop(stored)
-        self.size -= stored.size
         return BatchRemoved(Space.PARTITION, self.key, stored.number)
+
+    def _take_from(self, stored: Stored, count: int) -> None:
+        before = stored.bytes_alive
+        stored.alive -= count
+        self.size -= before - stored.bytes_alive
+        self.traces.count -= count if stored.is_trace else 0
+        self.resting -= count if stored.due_at else 0
 
     def _seen_changed(self, session: Session) -> Record:
         touched = self.touched.get(session, 0)

@@ -27,6 +27,7 @@ BATCH_OVERHEAD_BYTES = 512
 """What a batch counts for: about what its entry takes in memory while its bodies are on disk."""
 OUTBOX_FULL = "outbox_full"
 OUTBOX_AGE = "outbox_age"
+QUEUE_FULL = "queue_full"
 
 
 def cost_of(count: int, size: int) -> int:

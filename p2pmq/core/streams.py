@@ -57,12 +57,13 @@ class Stream:
     """The batches of one session for one partition.
 
     `sent` counts how many of them are out, `volatile` how many are neither on
-    disk nor on their way there.
+    disk nor on their way there. `is_blocked`: its queue was full when last heard of.
     """
 
     __slots__ = (
         "entries",
         "gap_at",
+        "is_blocked",
         "key",
         "next_seq",
         "patience_ms",
@@ -86,3 +87,4 @@ class Stream:
         self.gap_at = -GAP_QUIET_MS
         self.volatile = 0
         self.reason = ""
+        self.is_blocked = False

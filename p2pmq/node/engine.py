@@ -58,6 +58,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("p2pmq")
 
+LEFT = {
+    "expired": "have left it, for their time to live is over",
+    "overflow": "have left it, the oldest, for it was at its limit",
+}
+"""How messages left a queue without an ack."""
 GOODBYE_S = 0.05
 """How long the last packets have to leave; whoever misses them finds out by probing."""
 
@@ -420,11 +425,8 @@ class Engine:
                     self._calm_log.warning(what, text)
                 elif text:
                     log.debug("%s: %s: %s", self.settings.name, what, text)
-            case effects.Expired(key, runs):
-                count = sum(run.length for run in runs)
-                self.counters.add("expired", count)
-                text = f"queue {key.queue!r}: the time to live of {count} messages is over"
-                self._calm_log.warning("expired", text)
+            case effects.Expired() | effects.Discarded():
+                self._tell_left(notice)
             case effects.Deduplicated() | effects.TracesGone():
                 what = "deduplicated" if type(notice) is effects.Deduplicated else "traces_gone"
                 self.counters.add(what, total(notice.runs))
@@ -440,6 +442,12 @@ class Engine:
                 log.info("%s: member %s (%s) is %s", self.settings.name, name, address, shown)
                 if node_id != self.node_id and state == MemberState.ALIVE:
                     self._met.set()
+
+    def _tell_left(self, notice: effects.Expired | effects.Discarded) -> None:
+        what = notice.reason if isinstance(notice, effects.Discarded) else "expired"
+        count = total(notice.runs)
+        self.counters.add(what, count)
+        self._calm_log.warning(what, f"queue {notice.key.queue!r}: {count} messages {LEFT[what]}")
 
     def _tell_buried(self, notice: effects.Buried) -> None:
         count = total(notice.runs)

@@ -31,7 +31,7 @@ from p2pmq.node.drain import drained
 from p2pmq.node.handlers import Handler, guarded
 from p2pmq.node.moments import delay_ms_of
 from p2pmq.node.ordering import key_for_each, ordering_key
-from p2pmq.node.publisher import Terms
+from p2pmq.node.publisher import BULK_BYTES, Terms
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import (
     BulkReceipt,
@@ -44,7 +44,13 @@ from p2pmq.node.receipts import (
 from p2pmq.node.redriving import Reposting, looked_at, redriven
 from p2pmq.node.replay import Retained, cursor_of, replayed
 from p2pmq.node.scheduling import Scheduling
-from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
+from p2pmq.node.settings import (
+    QueueInfo,
+    Settings,
+    batch_limits,
+    checked_settings,
+    queue_info,
+)
 from p2pmq.node.typed import converted, converter_to
 
 if TYPE_CHECKING:
@@ -131,8 +137,8 @@ class Node(Scheduling):
 
         Raises NotCommittedError when time is up (the message stays in the
         outbox, unless the outbox's policy dropped it: `error.dropped`),
-        QueueNameError, BodyTooLargeError, NotSerializableError,
-        OutboxFullError, ClosedNodeError.
+        QueueFullError (the queue was declared to reject), QueueNameError,
+        BodyTooLargeError, NotSerializableError, OutboxFullError, ClosedNodeError.
         """
         self._check_running()
         place = key_of(queue)
@@ -184,6 +190,7 @@ class Node(Scheduling):
             self._default_ttl_ms(key.queue) if ttl is None else to_ms(ttl, 1),
             checked_priority(priority),
             delay_ms,
+            *batch_limits(self._machine.registry.settings_of(key.queue), BULK_BYTES),
         )
 
     def _default_ttl_ms(self, queue: str) -> int:
@@ -473,6 +480,10 @@ class Node(Scheduling):
         rests for `backoff` seconds after the first and twice as long after each
         further one, at most `backoff_max`. `visibility_timeout` is that of
         consumers, `ttl` that of messages, both in seconds, where they name none.
+        `max_messages` and `max_bytes` are what the queue holds at most, as its owner
+        counts. `overflow` is what happens beyond: "block" keeps new messages in their
+        publishers' outboxes, "reject" makes `publish` raise QueueFullError, and
+        "drop-oldest" drops the oldest that no consumer holds.
         `dedup_window` is for how many seconds the ids of messages are remembered (120).
         `retain`: for how many seconds messages can be replayed, acked or not, and
         `retain_bytes` how many bytes of them at most.

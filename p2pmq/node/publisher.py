@@ -24,7 +24,7 @@ from p2pmq.core.packets.publishing import (
     NO_KEY,
 )
 from p2pmq.core.quota import MESSAGE_OVERHEAD_BYTES, OUTBOX_FULL, cost_of
-from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError
+from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError, QueueFullError
 from p2pmq.node.arguments import hashed_id
 from p2pmq.node.receipts import BulkReceipt, Receipt
 from p2pmq.wire.bodies import FORMAT_RAW, PackedBodies, pack_body
@@ -51,7 +51,8 @@ BULK_IN_FLIGHT_BYTES = 8 * 1024 * 1024
 class Terms(NamedTuple):
     """What a publisher asks for: messages of one batch have the same.
 
-    `timeout_ms` ends the wait for what is `wanted`; the others are as in `Batch`.
+    `timeout_ms` ends the wait for what is `wanted`; `ttl_ms`, `priority` and `delay_ms` are as in
+    `Batch`. `count_max` and `bytes_max` are what a batch may hold, where the queue has limits.
     """
 
     wanted: Confirmation
@@ -59,6 +60,8 @@ class Terms(NamedTuple):
     ttl_ms: int = 0
     priority: int = 0
     delay_ms: int = 0
+    count_max: int = BATCH_MESSAGES_MAX
+    bytes_max: int = BULK_BYTES
 
 
 class OpenBatch:
@@ -117,7 +120,9 @@ class OpenBatch:
         size = self.size + len(body)
         if key is not None:
             size += key.size
-        if bodies and (cost_of(len(bodies) + 1, size) > bytes_max or len(bodies) >= BULK_MESSAGES):
+        bytes_max = min(bytes_max, self.terms.bytes_max)
+        count_max = min(BULK_MESSAGES, self.terms.count_max)
+        if bodies and (cost_of(len(bodies) + 1, size) > bytes_max or len(bodies) >= count_max):
             return False
         if hashed in self.ids:
             return False
@@ -224,8 +229,9 @@ class Publisher:
         batch = self._open.get(key)
         if batch is not None and (
             batch.terms != terms
-            or cost_of(len(batch.bodies) + 1, batch.size + size) > self.batch_bytes_max
-            or len(batch.bodies) >= BATCH_MESSAGES_MAX
+            or cost_of(len(batch.bodies) + 1, batch.size + size)
+            > min(self.batch_bytes_max, terms.bytes_max)
+            or len(batch.bodies) >= terms.count_max
             or hashed in batch.ids
         ):
             self._send(key, self._open.pop(key))
@@ -428,6 +434,8 @@ class Publisher:
             receipt = Receipt(queue, session, outcome.first + at, committed, stored, copies, owner)
             if outcome.gone == "refused":
                 waiter.set_exception(self.outbox_full(0))
+            elif outcome.gone == "rejected":
+                waiter.set_exception(QueueFullError(queue))
             elif outcome.timed_out:
                 waiter.set_exception(self.not_committed(key, receipt, outcome, timeout_ms))
             else:
@@ -513,6 +521,8 @@ class BulkProgress:
         owner = self._publisher._name_of(outcome.owner)  # noqa: SLF001  as above
         if outcome.gone == "refused":
             self._error = self._publisher.outbox_full(0)
+        elif outcome.gone == "rejected":
+            self._error = QueueFullError(self._key.queue)
         elif outcome.timed_out:
             receipt = Receipt(
                 self._key.queue,

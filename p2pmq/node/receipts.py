@@ -51,7 +51,8 @@ class Overflow:
 
     `action`: "dropped" (taken once, and gone now), "refused" (never taken), or
     "waited" (their publisher begins to wait for room). `reason`: "outbox_full",
-    or "outbox_age" for messages older than `age_max_ms`. `size` is in bytes.
+    "outbox_age" for messages older than `age_max_ms`, or "queue_full" for those
+    that a queue at its own limit rejected. `size` is in bytes.
     Bodies are not here: they may lie on the disk, or be many. `message_ids`
     are those of the receipts; there are none where the publisher was held
     back before its messages had any.

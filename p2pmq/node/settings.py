@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
-from p2pmq.core.packets.registering import QueueSettings
+from p2pmq.core.packets.publishing import BATCH_MESSAGES_MAX
+from p2pmq.core.packets.registering import (
+    OVERFLOW_BLOCK,
+    OVERFLOW_DROP_OLDEST,
+    OVERFLOW_REJECT,
+    QueueSettings,
+)
 from p2pmq.errors import UsageError
 from p2pmq.node.arguments import to_ms
 
@@ -21,6 +27,18 @@ SETTING_MS_MAX = 2**32 - 1
 """Seven weeks: the most that a declaration holds."""
 
 
+LIMIT_MAX = 2**63 - 1
+BATCHES_MIN = 4
+"""A batch takes no more than this part of a queue's limits: batches wait or are rejected whole."""
+
+Overflows = Literal["block", "reject", "drop-oldest"]
+OVERFLOWS: dict[Overflows, int] = {
+    "block": OVERFLOW_BLOCK,
+    "reject": OVERFLOW_REJECT,
+    "drop-oldest": OVERFLOW_DROP_OLDEST,
+}
+
+
 class Settings(TypedDict, total=False):
     """What `declare` takes; what is left out, or None, is the mesh's default."""
 
@@ -31,6 +49,9 @@ class Settings(TypedDict, total=False):
     backoff_max: float | None
     visibility_timeout: float | None
     ttl: float | None
+    max_messages: int | None
+    max_bytes: int | None
+    overflow: Overflows | None
     dedup_window: float | None
     retain: float | None
     retain_bytes: int | None
@@ -49,6 +70,8 @@ class QueueInfo:
     bytes of them are kept at most (None: any).
     `ttl` None: messages wait for ever unless they say otherwise. `ageing` None: priorities are
     strict; else a message goes before one of the next higher priority that came so much later.
+    `max_messages` and `max_bytes` None: the queue has no such limit; `overflow` is what
+    happens at one.
     """
 
     queue: str
@@ -60,6 +83,9 @@ class QueueInfo:
     backoff_max: float
     visibility_timeout: float
     ttl: float | None
+    max_messages: int | None
+    max_bytes: int | None
+    overflow: Overflows
     dedup_window: float
     retain: float | None
     retain_bytes: int | None
@@ -81,10 +107,40 @@ def queue_info(queue: str, machine: Machine, config: Config) -> QueueInfo:
         retry.backoff_max_ms / 1000,
         visibility_ms / 1000,
         found.ttl_ms / 1000 if found.ttl_ms else None,
+        found.max_messages or None,
+        found.max_bytes or None,
+        next(name for name, number in OVERFLOWS.items() if number == found.overflow),
         kept.ids_ms / 1000,
         kept.copies_ms / 1000 if kept.copies_ms else None,
         kept.copies_bytes or None,
         found.ageing_ms / 1000 if found.ageing_ms else None,
+    )
+
+
+def batch_limits(declared: QueueSettings | None, bytes_max: int) -> tuple[int, int]:
+    """How many messages and bytes a publisher puts into one batch, for a queue with limits."""
+    if declared is None or not (declared.max_messages or declared.max_bytes):
+        return BATCH_MESSAGES_MAX, bytes_max
+    count, size = declared.max_messages or LIMIT_MAX, declared.max_bytes or LIMIT_MAX
+    return (
+        min(BATCH_MESSAGES_MAX, max(1, count // BATCHES_MIN)),
+        min(bytes_max, max(1, size // BATCHES_MIN)),
+    )
+
+
+def checked_limits(settings: Settings) -> tuple[int, int, int]:
+    """The limits and what happens at them, as the registry keeps them; raises UsageError."""
+    limits = {name: settings.get(name) for name in ("max_messages", "max_bytes")}
+    for name, limit in limits.items():
+        if limit is not None and limit not in range(1, LIMIT_MAX + 1):
+            raise UsageError(f"{name}={limit!r} cannot be: give 1 or more, or leave it out")
+    overflow = settings.get("overflow")
+    if overflow is not None and overflow not in OVERFLOWS:
+        raise UsageError(f"overflow={overflow!r} is unknown: use {', '.join(map(repr, OVERFLOWS))}")
+    return (
+        settings.get("max_messages") or 0,
+        settings.get("max_bytes") or 0,
+        OVERFLOWS[overflow] if overflow is not None else OVERFLOW_BLOCK,
     )
 
 
@@ -132,6 +188,7 @@ def checked_settings(config: Config, settings: Settings) -> QueueSettings:
         backoff_max_ms,
         ms(settings.get("visibility_timeout"), VISIBILITY_MS_MIN),
         ms(settings.get("ttl")),
+        *checked_limits(settings),
         ms(settings.get("dedup_window")),
         0 if retain is None else to_ms(retain, 1),
         retain_bytes or 0,

@@ -13,6 +13,7 @@ from p2pmq.core.copies import UNANSWERED_BYTES_MAX
 from p2pmq.core.deadletters import UNDER_WAY_MAX
 from p2pmq.core.early import HELD_MAX
 from p2pmq.core.healing import STRANGERS_MAX
+from p2pmq.core.limits import BLOCKED_MAX, REJECTED_MAX
 from p2pmq.core.membership import MEMBERS_MAX, TOMBSTONES_MAX
 from p2pmq.core.replication import SETTLING_MAX
 from p2pmq.runtime.lanes import BULK_QUEUE_MAX, CONTROL_QUEUE_MAX, EMIT_QUEUE_MAX
@@ -47,6 +48,11 @@ def levels(machine: Machine, links: Links, limits: Limits) -> Iterator[Level]:
     yield Level("dead letters under way", len(machine.dead_letters._letters), UNDER_WAY_MAX)  # noqa: SLF001  no room tells its size to anybody else
     for held in machine.owner.early.counts():
         yield Level("batches that wait for a merge", held, HELD_MAX)
+    blocked, rejected = machine.owner.limits.counts()
+    for held in blocked:
+        yield Level("publishers of a full queue", held, BLOCKED_MAX)
+    for held in rejected:
+        yield Level("rejected runs of a queue", held, REJECTED_MAX)
     for copies in machine.replication._copies.values():  # noqa: SLF001  no room tells its size to anybody else
         yield Level("settles that wait for copies", len(copies.settling), SETTLING_MAX)
         for home in copies.homes.values():

@@ -22,6 +22,7 @@ from p2pmq.errors import (
     NotDeclaredError,
     NotScheduledError,
     OutboxFullError,
+    QueueFullError,
     RequestTimeoutError,
     StaleReceiptError,
     StoreFullError,
@@ -42,6 +43,7 @@ GIVEN_UP = (
     NotDeclaredError,
     NotScheduledError,
     OutboxFullError,
+    QueueFullError,
     RequestTimeoutError,
     StaleReceiptError,
     StoreFullError,
@@ -115,6 +117,8 @@ class Plan:
     """Share of messages that a consumer never settles."""
     declared_every_s: float = 0.0
     """How often, on each node, a queue is declared with other copies; 0: never."""
+    limited: float = 0.2
+    """Chance that one of the queues holds only a few messages."""
     settle_s: float = 240.0
 
 
@@ -142,6 +146,9 @@ class Story:
             replace_after_ms=self._rng.choice(plan.replace_after_ms),
         )
         await mesh.start(*names, config=Config(replication=copies))
+        is_limited = self._rng.random() < plan.limited
+        if is_limited:
+            await self._limit(mesh.node(names[0]))
         for name in names:
             mesh.serve(name, self._publish)
             if self._rng.random() < plan.consuming:
@@ -157,6 +164,8 @@ class Story:
             self._break(self._rng.choice(plan.faults))
         self._ended = True
         await self._mend()
+        if is_limited:  # nobody need consume from it: what waits for room gets it so
+            await self._rng.choice(mesh.nodes).declare("q0")
         await mesh.settle(plan.settle_s)
         if schedules:
             await self._unschedule()
@@ -167,6 +176,13 @@ class Story:
                 pass
         await mesh.settle(plan.settle_s)
         mesh.check(stuck_max=0)
+
+    async def _limit(self, node: Node) -> None:
+        await node.declare(
+            "q0",
+            max_messages=self._rng.choice((3, 10, 40)),
+            overflow=self._rng.choice(("block", "reject", "drop-oldest")),
+        )
 
     # -- the workload --
 

@@ -98,8 +98,8 @@ class Witness:
         match notice:
             case Expired():
                 self.on_expired(notice)
-            case fx.Buried():
-                self.on_buried(notice)
+            case fx.Buried() | fx.Discarded():
+                self.on_left(notice)
             case fx.Deduplicated() | fx.TracesGone():
                 self.on_deduplicated(notice)
             case Overflowed():
@@ -301,8 +301,8 @@ class Witness:
                 )
             )
 
-    def on_buried(self, notice: fx.Buried) -> None:
-        """Messages have left a queue without an ack: as dead letters, or for want of a queue."""
+    def on_left(self, notice: fx.Buried | fx.Discarded) -> None:
+        """Messages have left a queue without an ack: as dead letters, or for want of room."""
         for run in notice.runs:
             self._history.add(Dropped(self.now_s, self.process, notice.key, run, notice.reason))
 

@@ -41,6 +41,15 @@ def test_more_copies_than_replicas_are_refused_in_one_line(mesh: Mesh) -> None:
     assert b"Traceback" not in refused.stderr
 
 
+def test_limits_are_declared_and_said(mesh: Mesh) -> None:
+    limits = ("--max-messages", "1000", "--max-bytes", "5000000", "--overflow", "drop-oldest")
+    declared = run("declare", "limited", *limits, *mesh.options)
+    assert b"; holds at most 1,000 messages and 5,000,000 bytes, then drop-oldest\n" in (
+        declared.stderr
+    )
+    assert run("declare", "limited", "--overflow", "explode", *mesh.options).returncode == 2
+
+
 def test_a_declaration_outlives_who_made_it_and_a_restart_of_the_mesh(tmp_path: Path) -> None:
     with running_mesh(tmp_path, ["ant"]) as mesh:
         assert run("declare", "kept", "--replicas", "5", *mesh.options).returncode == 0

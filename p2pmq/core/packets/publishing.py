@@ -176,7 +176,10 @@ class Gap(Packet):
 
 @packet(23)
 class PublishRefused(Packet):
-    """The batch was not taken; keep it and try later. `reason` is one of `REFUSED`."""
+    """The batch was not taken; keep it and try later. `reason` is one of `REFUSED`.
+
+    Where that is REFUSED_REJECTED it is not to be tried again: the publisher lets go of it.
+    """
 
     queue: NameText
     partition: U16
@@ -197,10 +200,14 @@ class Moved(Packet):
 REFUSED_DISK_FULL = 1
 REFUSED_READ_ONLY = 2
 REFUSED_ALONE = 3
+REFUSED_QUEUE_FULL = 4
+REFUSED_REJECTED = 5
 REFUSED = {
     REFUSED_DISK_FULL: "the owner's disk is full",
     REFUSED_READ_ONLY: "the owner's disk failed",
     REFUSED_ALONE: "the owner cannot reach enough of the queue's other homes",
+    REFUSED_QUEUE_FULL: "the queue is full",
+    REFUSED_REJECTED: "the queue is full, and rejects new messages",
 }
 
 

@@ -13,6 +13,7 @@ from p2pmq.core.packets.registry import (
     Milliseconds,
     NameText,
     Packet,
+    Range,
     Size,
     Struct,
     packet,
@@ -26,9 +27,18 @@ RECORDS_MAX = 512
 """In one packet: at most some 150 KiB."""
 
 
+OVERFLOW_BLOCK = 0
+OVERFLOW_REJECT = 1
+OVERFLOW_DROP_OLDEST = 2
+
+
 @struct
 class QueueSettings(Struct):
-    """What a queue's declaration may set; 0 is the mesh's default (in `config`)."""
+    """What a queue's declaration may set; 0 is the mesh's default (in `config`).
+
+    `max_messages` and `max_bytes` 0: no limit. `overflow` is what happens at one: publishers
+    wait, are rejected, or the oldest messages go.
+    """
 
     replicas: U8 = 0
     min_copies: U8 = 0
@@ -37,6 +47,9 @@ class QueueSettings(Struct):
     backoff_max_ms: U32 = 0
     visibility_timeout_ms: U32 = 0
     ttl_ms: Milliseconds = 0
+    max_messages: U64 = 0
+    max_bytes: U64 = 0
+    overflow: Annotated[int, Range(0, 2)] = OVERFLOW_BLOCK
     dedup_window_ms: U32 = 0
     retain_ms: Milliseconds = 0
     retain_bytes: U64 = 0
