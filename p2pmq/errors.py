@@ -28,6 +28,7 @@ __all__ = [
     "NotBoundError",
     "NotCommittedError",
     "NotDeclaredError",
+    "NotPurgedError",
     "NotRedrivenError",
     "NotScheduledError",
     "NotSerializableError",
@@ -254,6 +255,17 @@ class NotBoundError(P2PMQError):
     def __init__(self, pattern: str, queue: str, reason: str) -> None:
         super().__init__(f"the binding of {pattern!r} to queue {queue!r} was not changed: {reason}")
         self.pattern = pattern
+        self.queue = queue
+        self.reason = reason
+
+
+class NotPurgedError(P2PMQError):
+    """A queue was not purged, or not wholly."""
+
+    def __init__(self, queue: str, reason: str) -> None:
+        super().__init__(
+            f"queue {queue!r} was not purged: {reason}; check its depth, and try again"
+        )
         self.queue = queue
         self.reason = reason
 

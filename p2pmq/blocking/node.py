@@ -446,6 +446,10 @@ class Node(Serving):
         """The settings of a queue that are in force, as this node knows them."""
         return self._running().ask(partial(self._inner.settings_of, queue))
 
+    def purge(self, queue: str) -> int:
+        """Remove every message that waits in the queue: see `p2pmq.Node.purge`."""
+        return self._call(partial(self._inner.purge, queue), self._publish_limit(None))
+
     # -- looking --
 
     def depth(self, queue: str) -> QueueDepth:

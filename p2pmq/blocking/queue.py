@@ -96,6 +96,10 @@ class Queue:
         """Messages until the queue is empty, each acked as the next is asked for: `Node.drain`."""
         return self._node.drain(self.name, prefetch=prefetch, patience=patience)
 
+    def purge(self) -> int:
+        """Remove every message that waits in the queue: see `Node.purge`."""
+        return self._node.purge(self.name)
+
     def depth(self) -> QueueDepth:
         """How many messages the queue holds: see `Node.depth`."""
         return self._node.depth(self.name)

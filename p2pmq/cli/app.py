@@ -14,7 +14,7 @@ from p2pmq.cli.bind import bind_topic, show_bindings
 from p2pmq.cli.declare import declare_queue
 from p2pmq.cli.demo import Demo
 from p2pmq.cli.dlq import list_letters, redrive_letters, show_letters
-from p2pmq.cli.look import forget_member, show_peers, show_queues
+from p2pmq.cli.look import forget_member, purge_queue, show_peers, show_queues
 from p2pmq.cli.options import (
     DaemonOptions,
     MeshOptions,
@@ -302,6 +302,24 @@ def peers(mesh: MeshOptions, visit: VisitOptions, *, as_json: AsJson = False) ->
 def queues(mesh: MeshOptions, visit: VisitOptions, *, as_json: AsJson = False) -> None:
     """List the queues of living owners, with how much they hold."""
     run_async(show_queues(mesh, visit, as_json=as_json), debug=mesh.debug)
+
+
+@app.command("purge")
+@flattened
+def purge(
+    queue: QueueName,
+    mesh: MeshOptions,
+    visit: VisitOptions,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove every message that waits in QUEUE, for good; what consumers hold stays."""
+    if not yes:
+        typer.confirm(
+            f"Remove every message that waits in {queue}, for good?", abort=True, err=True
+        )
+    run_async(purge_queue(queue, mesh, visit, as_json=as_json), debug=mesh.debug)
 
 
 dlq = typer.Typer(no_args_is_help=True, help="Look after dead-letter queues (<queue>.dlq).")

@@ -1,4 +1,4 @@
-"""`p2pmq peers`, `p2pmq queues` and `p2pmq forget`: who is there, what waits, who is gone."""
+"""`p2pmq peers`, `queues`, `purge` and `forget`: who is there, what waits, who is gone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from p2pmq.cli.output import put_rows, say
+from p2pmq.cli.output import put_json, put_rows, say
 from p2pmq.cli.session import FAREWELL_S, steady_members, visiting
 
 if TYPE_CHECKING:
@@ -68,6 +68,18 @@ async def show_queues(mesh: MeshOptions, visit: VisitOptions, *, as_json: bool) 
     away = [m.name for m in members if m.state in ("dead", "unmet") and not m.leaf]
     if away:
         say(f"p2pmq: away: {', '.join(away)}; what is on no other node's disk is not listed")
+    return 0
+
+
+async def purge_queue(queue: str, mesh: MeshOptions, visit: VisitOptions, *, as_json: bool) -> int:
+    """Remove what waits in a queue."""
+    async with visiting(mesh, visit, "purge") as node:
+        await steady_members(node, visit.wait)
+        count = await node.purge(queue)
+    if as_json:
+        put_json({"queue": queue, "purged": count})
+    else:
+        say(f"p2pmq: {queue}: {count:,} messages are gone")
     return 0
 
 

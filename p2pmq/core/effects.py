@@ -164,7 +164,14 @@ class NotReplied:
     text: str = ""
 
 
-Outcome = Published | Flushed | Stats | Page | Done | Refused | Replied | NotReplied
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """So many messages were removed from the queue."""
+
+    count: int
+
+
+Outcome = Purged | Published | Flushed | Stats | Page | Done | Refused | Replied | NotReplied
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +268,10 @@ class Buried:
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """These messages left their queue without an ack: "overflow" (they were the oldest)."""
+    """These messages left their queue without an ack.
+
+    `reason` is "overflow" (they were the oldest of a full one) or "purged".
+    """
 
     key: PartitionKey
     runs: tuple[Run, ...]

@@ -266,6 +266,15 @@ class ScheduleRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeRequested:
+    """Remove what waits in the partition; the token resolves with `Purged` or `Refused`."""
+
+    key: PartitionKey
+    timeout_ms: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class InterestsRequested:
     """This node is interested in the patterns of `added` from now on, and no more in `removed`.
 
@@ -438,6 +447,16 @@ class ScheduleDurable:
     before: ScheduleRecord | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PurgeDurable:
+    """The last of a purge is on the owner's disk: `count` messages in all."""
+
+    key: PartitionKey
+    peer: NodeId
+    number: int
+    count: int
+
+
 DurableEvent = (
     BatchDurable
     | SettleDurable
@@ -449,6 +468,7 @@ DurableEvent = (
     | BindDurable
     | ProcessedDurable
     | ScheduleDurable
+    | PurgeDurable
 )
 
 
@@ -500,6 +520,7 @@ Event = (
     | DeclareRequested
     | BindRequested
     | ScheduleRequested
+    | PurgeRequested
     | InterestsRequested
     | EmitRequested
     | CallRequested
@@ -517,6 +538,7 @@ Event = (
     | BindDurable
     | ProcessedDurable
     | ScheduleDurable
+    | PurgeDurable
     | WriteRefused
     | BodyUnreadable
     | DeliveryFailed

@@ -41,6 +41,7 @@ from p2pmq.core.packets import (
 )
 from p2pmq.core.pair import Pair
 from p2pmq.core.placement import seat_of
+from p2pmq.core.purging import Purges
 from p2pmq.core.records import Space
 from p2pmq.core.refill import Refill
 from p2pmq.core.registry import Registry
@@ -94,6 +95,7 @@ class Machine:
         self.settling = Settling(self.consuming, self.once, Tying(owner_of))
         self._look_after_copies(own, config)
         self.requests = Requests(self.outbox, self.owner, self.settling, self.handovers)
+        self.purges = Purges(self.owner, self.replication, owner_of)
         self.replays = Replays(self.owner, self.replication, owner_of)
         self._pair = Pair(config.replication)
         self.ephemeral = Ephemeral(
@@ -115,6 +117,7 @@ class Machine:
             self.consuming,
             self.handovers,
             self.requests,
+            self.purges,
             self.replays,
             self._pair,
             self.refill,
@@ -252,6 +255,8 @@ class Machine:
                 e, now + self._clock.wall_offset_ms
             ),
             events.ScheduleDurable: lambda e, _now: self.schedules.on_durable(e),
+            events.PurgeRequested: self.purges.on_requested,
+            events.PurgeDurable: lambda e, _now: self.purges.on_durable(e),
             **self.ephemeral.event_table(),
             events.BatchDurable: self.owner.on_batch_durable,
             events.SettleDurable: lambda e, _now: self.owner.on_settle_durable(e),
@@ -282,6 +287,8 @@ class Machine:
             publishing.Gap: lambda _peer, p, now: self.outbox.on_gap(key_of(p), p.session, now),
             publishing.PublishRefused: self._on_publish_refused,
             publishing.Moved: self._on_moved,
+            limiting.PurgeRequest: self.purges.on_request,
+            limiting.PurgeResult: lambda _peer, p, _now: self.purges.on_result(p),
             limiting.RoomAgain: lambda _peer, p, now: self.outbox.on_room_again(key_of(p), now),
             publishing.StatsRequest: lambda peer, p, _now: self.requests.on_stats_request(peer, p),
             publishing.StatsReply: lambda peer, p, _now: self.requests.on_stats_reply(peer, p),
@@ -454,6 +461,9 @@ class Machine:
                 return self.settling.on_write_refused(event.then, now)
             case events.ScheduleDurable():
                 return self.schedules.on_write_refused(event.then)
+            case events.PurgeDurable(key=key):
+                refused = self.owner.on_settle_refused(key, event.records)
+                return [*refused, *self.purges.on_write_refused(event.then)]
             case events.SettleDurable(key=key):
                 return self.owner.on_settle_refused(key, event.records)
             case None:

@@ -60,6 +60,7 @@ log = logging.getLogger("p2pmq")
 
 LEFT = {
     "expired": "have left it, for their time to live is over",
+    "purged": "have left it, for it was purged",
     "overflow": "have left it, the oldest, for it was at its limit",
 }
 """How messages left a queue without an ack."""

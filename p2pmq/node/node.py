@@ -12,6 +12,7 @@ from p2pmq.core.names import DEAD_LETTERS, check_queue_name
 from p2pmq.errors import (
     ClosedNodeError,
     NotDeclaredError,
+    NotPurgedError,
     RequestTimeoutError,
     UsageError,
 )
@@ -511,6 +512,25 @@ class Node(Scheduling):
         self._check_running()
         check_queue_name(queue)
         return queue_info(queue, self._machine, self.settings.config)
+
+    async def purge(self, queue: str) -> int:
+        """Remove every message that waits in the queue now, everywhere; how many those were.
+
+        What consumers hold, and what rests after a failure, stays. When it returns, the
+        removal is on the owner's disk, and the other copies in reach are told; those that are away
+        learn it when they are back. Counted as `purged`. Raises NotPurgedError, QueueNameError,
+        ClosedNodeError.
+        """
+        self._check_running()
+        key = place_of(queue)
+        token, future = self._wait_token()
+        timeout_ms = self.settings.config.timing.confirm_timeout_ms
+        self._driver.feed(events.PurgeRequested(key, timeout_ms, token))
+        outcome = await future
+        if isinstance(outcome, effects.Refused):
+            raise NotPurgedError(queue, outcome.reason)
+        purged: effects.Purged = outcome
+        return purged.count
 
     # -- looking --
 

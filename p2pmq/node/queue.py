@@ -95,6 +95,10 @@ class Queue:
         """Messages until the queue is empty, each acked as the next is asked for: `Node.drain`."""
         return self._node.drain(self.name, prefetch=prefetch, patience=patience)
 
+    async def purge(self) -> int:
+        """Remove every message that waits in the queue: see `Node.purge`."""
+        return await self._node.purge(self.name)
+
     async def depth(self) -> QueueDepth:
         """How many messages the queue holds, by its owner's count.
 

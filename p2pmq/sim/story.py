@@ -149,12 +149,7 @@ class Story:
         is_limited = self._rng.random() < plan.limited
         if is_limited:
             await self._limit(mesh.node(names[0]))
-        for name in names:
-            mesh.serve(name, self._publish)
-            if self._rng.random() < plan.consuming:
-                mesh.serve(name, self._consume)
-            if plan.declared_every_s:
-                mesh.serve(name, self._declare)
+        self._serve(names)
         schedules = self._rng.random() < plan.scheduled
         if schedules:
             mesh.serve(names[0], self._schedule)
@@ -170,12 +165,23 @@ class Story:
         if schedules:
             await self._unschedule()
         await mesh.run_for(seconds=DELAY_S_MAX)  # then everything is due
-        for number in range(plan.queues):
-            node = self._rng.choice(mesh.nodes)
-            async for _ in node.drain(f"q{number}", patience=plan.settle_s):
-                pass
+        await self._drain()
         await mesh.settle(plan.settle_s)
         mesh.check(stuck_max=0)
+
+    def _serve(self, names: list[str]) -> None:
+        for name in names:
+            self._mesh.serve(name, self._publish)
+            if self._rng.random() < self._plan.consuming:
+                self._mesh.serve(name, self._consume)
+            if self._plan.declared_every_s:
+                self._mesh.serve(name, self._declare)
+
+    async def _drain(self) -> None:
+        for number in range(self._plan.queues):
+            node = self._rng.choice(self._mesh.nodes)
+            async for _ in node.drain(f"q{number}", patience=self._plan.settle_s):
+                pass
 
     async def _limit(self, node: Node) -> None:
         await node.declare(

@@ -83,3 +83,16 @@ def test_a_dead_member_is_listed_as_such_until_it_is_forgotten(tmp_path: Path) -
         )
         until(lambda: run("forget", "cat", *mesh.options).returncode == 0, "cat is forgotten")
         until(lambda: state_of_cat() is None, "cat is not listed any more")
+
+
+def test_a_purge_asks_first_and_says_how_many_are_gone(mesh: Mesh) -> None:
+    lines = b"".join(b"%d\n" % number for number in range(30))
+    assert run("pub", "full", *mesh.options, stdin=lines).returncode == 0
+    asked = run("purge", "full", *mesh.options, stdin=b"n\n")
+    assert asked.returncode == 1
+    assert b"Remove every message that waits in full, for good? [y/N]" in asked.stderr
+    (told,) = run("purge", "full", "--json", *mesh.options, stdin=b"y\n").stdout.splitlines()
+    assert json.loads(told) == {"queue": "full", "purged": 30}
+    again = run("purge", "full", "--yes", *mesh.options)
+    assert (again.returncode, again.stdout) == (0, b"")
+    assert b"p2pmq: full: 0 messages are gone\n" in again.stderr
