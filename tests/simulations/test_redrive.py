@@ -75,6 +75,20 @@ async def test_a_redriven_message_that_fails_again_is_a_letter_again_and_can_go_
 
 
 @seeds(3)
+async def test_a_letter_whose_id_its_queue_remembers_comes_back_all_the_same(mesh: Mesh) -> None:
+    """It is no repeat of the message that it was: that one is gone."""
+    shop, bank, _ = await mesh.start(*NAMES)
+    await shop.publish("orders", "once", id="order-7")
+    async for message in bank.consume("orders"):
+        message.reject()
+        break
+    await mesh.settle()
+    assert (await bank.redrive("orders")).redriven == 1
+    assert await bodies_of(bank, "orders") == ["once"]
+    mesh.check()
+
+
+@seeds(3)
 async def test_a_limit_and_a_rate_are_kept(mesh: Mesh) -> None:
     shop, bank, _ = await mesh.start(*NAMES)
     await buried(shop, 50)
