@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -19,6 +19,7 @@ from p2pmq.cli.options import (
     DaemonOptions,
     MeshOptions,
     PostOptions,
+    SettingOptions,
     TakeOptions,
     VisitOptions,
     flattened,
@@ -35,7 +36,6 @@ from p2pmq.errors import QueueNameError, UsageError
 from p2pmq.node.arguments import mailbox_key
 from p2pmq.node.moments import delay_ms_of
 from p2pmq.node.ordering import ordering_key
-from p2pmq.node.settings import DELIVERIES_MAX, REPLICAS_MAX, Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -192,78 +192,17 @@ def declare(
     queue: QueueName,
     mesh: MeshOptions,
     visit: VisitOptions,
+    settings: SettingOptions,
     *,
-    replicas: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=REPLICAS_MAX, help="On how many disks; left out: the mesh's default."
-        ),
-    ] = None,
-    min_copies: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=REPLICAS_MAX, help="On how many of them to be committed; left out: most."
-        ),
-    ] = None,
-    max_deliveries: Annotated[
-        int | None,
-        typer.Option(min=1, max=DELIVERIES_MAX, help="Failures that make a dead letter."),
-    ] = None,
-    backoff: Annotated[
-        float | None, typer.Option(help="Seconds of rest after the first failure.")
-    ] = None,
-    backoff_max: Annotated[float | None, typer.Option(help="The longest rest, seconds.")] = None,
-    visibility_timeout: Annotated[
-        float | None, typer.Option(help="Of consumers that name none, seconds.")
-    ] = None,
-    ttl: Annotated[
-        float | None, typer.Option(help="Of messages published without one, seconds.")
-    ] = None,
-    max_messages: Annotated[
-        int | None, typer.Option(min=1, help="How many messages it holds at most.")
-    ] = None,
-    max_bytes: Annotated[
-        int | None, typer.Option(min=1, help="How many bytes of bodies it holds at most.")
-    ] = None,
-    overflow: Annotated[
-        Literal["block", "reject", "drop-oldest"] | None,
-        typer.Option(help="What happens at these limits; left out: publishers wait."),
-    ] = None,
-    dedup_window: Annotated[
-        float | None, typer.Option(help="For how long ids of messages are remembered, seconds.")
-    ] = None,
-    retain: Annotated[
-        float | None, typer.Option(help="For how long messages can be replayed, seconds.")
-    ] = None,
-    retain_bytes: Annotated[
-        int | None, typer.Option(min=1, help="How many bytes of them at most.")
-    ] = None,
-    ageing: Annotated[
-        float | None, typer.Option(help="Seconds of waiting that are worth a level of priority.")
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Give QUEUE settings of its own, on every node; the latest declaration holds.
 
     What is left out goes back to its default.
     """
-    settings = Settings(
-        replicas=replicas,
-        min_copies=min_copies,
-        max_deliveries=max_deliveries,
-        backoff=backoff,
-        backoff_max=backoff_max,
-        visibility_timeout=visibility_timeout,
-        ttl=ttl,
-        max_messages=max_messages,
-        max_bytes=max_bytes,
-        overflow=overflow,
-        dedup_window=dedup_window,
-        retain=retain,
-        retain_bytes=retain_bytes,
-        ageing=ageing,
+    run_async(
+        declare_queue(queue, settings.as_declared(), mesh, visit, as_json=as_json), debug=mesh.debug
     )
-    run_async(declare_queue(queue, settings, mesh, visit, as_json=as_json), debug=mesh.debug)
 
 
 @app.command("bind")

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from p2pmq.core.packets.publishing import PRIORITY_MAX
+from p2pmq.node.settings import DELIVERIES_MAX, REPLICAS_MAX, Settings
 
 MESH_PANEL = "Which mesh"
 NODE_PANEL = "This node"
@@ -187,6 +188,79 @@ class TakeOptions:
     def idle_s(self) -> float | None:
         """How long nothing comes before it ends; None: it goes on."""
         return None if self.follow else self.idle
+
+
+@dataclass(frozen=True, slots=True)
+class SettingOptions:
+    """What a queue may be declared with; None is its default."""
+
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=REPLICAS_MAX, help="On how many disks; left out: the mesh's default."
+        ),
+    ] = None
+    min_copies: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=REPLICAS_MAX, help="On how many of them to be committed; left out: most."
+        ),
+    ] = None
+    max_deliveries: Annotated[
+        int | None,
+        typer.Option(min=1, max=DELIVERIES_MAX, help="Failures that make a dead letter."),
+    ] = None
+    backoff: Annotated[
+        float | None, typer.Option(help="Seconds of rest after the first failure.")
+    ] = None
+    backoff_max: Annotated[float | None, typer.Option(help="The longest rest, seconds.")] = None
+    visibility_timeout: Annotated[
+        float | None, typer.Option(help="Of consumers that name none, seconds.")
+    ] = None
+    ttl: Annotated[
+        float | None, typer.Option(help="Of messages published without one, seconds.")
+    ] = None
+    max_messages: Annotated[
+        int | None, typer.Option(min=1, help="How many messages it holds at most.")
+    ] = None
+    max_bytes: Annotated[
+        int | None, typer.Option(min=1, help="How many bytes of bodies it holds at most.")
+    ] = None
+    overflow: Annotated[
+        Literal["block", "reject", "drop-oldest"] | None,
+        typer.Option(help="What happens at these limits; left out: publishers wait."),
+    ] = None
+    dedup_window: Annotated[
+        float | None, typer.Option(help="For how long ids of messages are remembered, seconds.")
+    ] = None
+    retain: Annotated[
+        float | None, typer.Option(help="For how long messages can be replayed, seconds.")
+    ] = None
+    retain_bytes: Annotated[
+        int | None, typer.Option(min=1, help="How many bytes of them at most.")
+    ] = None
+    ageing: Annotated[
+        float | None, typer.Option(help="Seconds of waiting that are worth a level of priority.")
+    ] = None
+
+    def as_declared(self) -> Settings:
+        """The same for `Node.declare`."""
+        return Settings(
+            replicas=self.replicas,
+            min_copies=self.min_copies,
+            max_deliveries=self.max_deliveries,
+            backoff=self.backoff,
+            backoff_max=self.backoff_max,
+            visibility_timeout=self.visibility_timeout,
+            ttl=self.ttl,
+            max_messages=self.max_messages,
+            max_bytes=self.max_bytes,
+            overflow=self.overflow,
+            dedup_window=self.dedup_window,
+            retain=self.retain,
+            retain_bytes=self.retain_bytes,
+            ageing=self.ageing,
+        )
 
 
 @dataclass(frozen=True, slots=True)
