@@ -14,7 +14,7 @@ from p2pmq.core.ids import PartitionKey
 from p2pmq.core.intervals import IntervalSet
 from p2pmq.core.packets.binding import BindingRecord
 from p2pmq.core.packets.membership import Rumour
-from p2pmq.core.packets.publishing import Death
+from p2pmq.core.packets.publishing import Batch, Death
 from p2pmq.core.packets.registering import QueueRecord, QueueSettings
 from p2pmq.core.packets.scheduling import ScheduleRecord
 from p2pmq.core.records import (
@@ -137,6 +137,18 @@ def schedules(draw: st.DrawFn, queue: str, author: bytes) -> ScheduleSaved:
 
 
 @st.composite
+def batches(draw: st.DrawFn, number: int, session: bytes) -> Batch:
+    """A batch to be stored, with some of what it may have."""
+    size = draw(st.sampled_from([10, 20_000]))
+    batch = batch_of(1 + 100 * number, draw(st.integers(1, 8)), size, session)
+    keys = draw(st.sampled_from((b"", b"keyhash1" * batch.count)))
+    batch = replace(batch, priority=draw(st.integers(0, 9)), keys=keys)
+    if draw(st.booleans()):
+        batch = replace(batch, dead=(Death("stale-replica", "é", "ü", 3),))
+    return batch
+
+
+@st.composite
 def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
     draw: st.DrawFn,
 ) -> list[list[Record]]:
@@ -155,12 +167,7 @@ def histories(  # noqa: C901, PLR0912, PLR0915 - one case for each record
             record: Record
             if kind == "s":
                 number += 1
-                size = draw(st.sampled_from([10, 20_000]))
-                batch = batch_of(1 + 100 * number, draw(st.integers(1, 8)), size, session)
-                keys = draw(st.sampled_from((b"", b"keyhash1" * batch.count)))
-                batch = replace(batch, priority=draw(st.integers(0, 9)), keys=keys)
-                if draw(st.booleans()):
-                    batch = replace(batch, dead=(Death("stale-replica", "é", "ü", 3),))
+                batch = draw(batches(number, session))
                 space = draw(st.sampled_from(list(Space)))
                 expires_ms, due_ms = (draw(st.sampled_from((0, 1, 2**63))) for _ in range(2))
                 delayed = replace(batch, delay_ms=7 if due_ms else 0)
