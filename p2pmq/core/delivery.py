@@ -134,6 +134,9 @@ class PartitionDelivery:
 
     def add(self, run: Run, number: int) -> None:
         """Messages of a batch have become deliverable."""
+        if self.partition.has_keys:
+            for held, _ in self.leases.overlap(run):  # said of them while they were being written
+                self._keys.hold(held)
         self._make_ready(run, number)
 
     def on_unreadable(self, removed: list[Run]) -> None:
@@ -197,7 +200,7 @@ class PartitionDelivery:
         held: RunMap[int] = RunMap()
         for field_ in packet.holding:
             run = Run(field_.session, field_.first, field_.last)
-            for part, _ in self.partition.pending.overlap(run):
+            for part in self._coming_or_here(run):
                 self._hold(part, bearer, due, held)
         self._release([r for r, lease in self.leases.items() if lease.bearer == bearer], keep=held)
         return True
@@ -207,7 +210,7 @@ class PartitionDelivery:
         run = Run(lease.session, lease.first, lease.last)
         bearer = Bearer(lease.node_id, lease.consumer)
         held = Lease(bearer, lease.attempt, now + lease.remaining_ms)
-        for part, _ in self.partition.pending.overlap(run):
+        for part in self._coming_or_here(run):
             for free in self.leases.missing(part):
                 for idle in self.delays.missing(free):
                     self._lease(idle, held)
@@ -383,6 +386,11 @@ class PartitionDelivery:
                 self._ready.push(Candidate(part, batch.stamp, batch.priority))
         # The next time after as many new ones as this one walked: else it is n² of them.
         self._ready_max = len(self._ready) + len(batches) + HEAP_SLACK
+
+    def _coming_or_here(self, run: Run) -> list[Run]:
+        """The parts that are pending, or just being written: who gives them may know no lease."""
+        here = [part for part, _ in self.partition.pending.overlap(run)]
+        return here + self.partition.appending.overlap(run)
 
     def _lease(self, run: Run, lease: Lease) -> None:
         if self.partition.has_keys:
