@@ -285,7 +285,7 @@ class Handovers:
         partition = self._owner.partitions.get(then.key)
         if partition is not None:
             for number in then.numbers:
-                partition.on_write_refused(number)
+                self._owner.forget(then.key, [partition.on_write_refused(number).run])
         acks = tuple(record for record in event.records if type(record) is not BatchStored)
         return self._owner.on_settle_refused(then.key, acks)
 

@@ -280,6 +280,7 @@ class Owner:
         if taken_back is not None:
             for refused in taken_back[0]:
                 self._copies.on_refused(event.key, refused)
+                self.forget(event.key, [refused.run])
             return [Persist(taken_back[1])]
         effects: list[Effect] = []
         for number in (*event.traces, event.number):
@@ -381,6 +382,7 @@ class Owner:
         stored = partition.on_write_refused(event.number)
         partition.refuse_those_after(stored)
         self._copies.on_refused(event.key, stored)
+        self.forget(event.key, [stored.run])
         effects: list[Effect] = [Notify(Counted("disk_full", text=DISK_FULL, alarming=True))]
         if stored.publisher is not None:
             refused = PublishRefused(

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 OFFER_AGAIN_MS = 30_000
 """How often a replica offers what it holds: the round of anti-entropy."""
+NEWS_AGAIN_MS = 1_000
+"""… and one that has what its owner cannot know, until that compares."""
 LOOK_AGAIN_MS = 10
 """How soon what came during a write is looked at again. Its owner's repeat comes after a second,
 and for so long nothing that the same publisher sent later would be delivered."""
@@ -59,6 +61,8 @@ class Replica:
         self._early: deque[tuple[NodeId, Replicate]] = deque(maxlen=EARLY_MAX)
         """What came while another owner's packet with the same messages was being written …"""
         self._look_again_at: int | None = None
+        self._told: dict[PartitionKey, tuple[NodeId, ...]] = {}
+        """The owners that were told all that is here, but for what they wrote themselves."""
 
     def offer(self, key: PartitionKey, now: int) -> list[Effect]:
         """Tell the owner that something of its partition is here."""
@@ -66,13 +70,24 @@ class Replica:
         homes, _ = self._ownership.homes_of(key)
         if owner is None or self._own_id not in homes:
             return []
-        self._timers.set(key, now + OFFER_AGAIN_MS)
+        news = owner not in self._told.get(key, (owner,))
+        self._timers.set(key, now + (NEWS_AGAIN_MS if news else OFFER_AGAIN_MS))
         digest = digest_of(self._owner.partition(key))
-        return [Send(owner, Offer(key.queue, key.number, digest, not self._intact.holds(key)))]
+        return [Send(owner, Offer(*key, digest, not self._intact.holds(key), news))]
+
+    def note_writer(self, key: PartitionKey, writer: NodeId) -> None:
+        """An owner writes here, perhaps this node: what others have been told is not all any more.
+
+        An owner that was cut off for a moment only, and has not noticed, would deliver on without.
+        """
+        told = self._told.get(key)
+        if told is None or len(told) > (writer in told):
+            self._told[key] = (writer,) if told is None or writer in told else ()
 
     def on_replicate(self, peer: NodeId, packet: Replicate, now: int) -> list[Effect]:
         """Store what an owner sends, and answer once it is durable."""
         key = key_of(packet)
+        self.note_writer(key, peer)
         partition = self._owner.partition(key)
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):
@@ -120,13 +135,15 @@ class Replica:
         partition = self._owner.partitions.get(event.key)
         if partition is not None:
             for number in event.numbers:
-                partition.on_write_refused(number)
+                self._owner.forget(event.key, [partition.on_write_refused(number).run])
         acks = tuple(record for record in records if type(record) is not BatchStored)
         return self._owner.on_settle_refused(event.key, acks)
 
     def on_compare(self, peer: NodeId, packet: Compare, now: int) -> list[Effect]:
         """Tell an owner what is here, unless it is the same."""
         key = key_of(packet)
+        knowing = self._told.get(key, ())
+        self._told[key] = knowing if peer in knowing else (*knowing, peer)
         partition = self._owner.partition(key)
         leases = tuple(self._owner.leases_for_successor(key, now))
         refilling = not self._intact.holds(key)
@@ -190,6 +207,7 @@ class Replica:
     def on_dropped(self, key: PartitionKey) -> None:
         """The partition has been handed over."""
         self._intact.on_dropped(key)
+        self._told.pop(key, None)
 
     def offer_all(self, now: int) -> list[Effect]:
         """Tell every owner anew what is here: more of it counts than did."""

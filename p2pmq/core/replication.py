@@ -78,6 +78,7 @@ class Replication(Telling):
 
         A marker is on every disk by when its batch is.
         """
+        self.replica.note_writer(key, self._own_id)
         copies, effects = self.copies(key, now)
         for together in written:
             for batch in together:
@@ -142,6 +143,7 @@ class Replication(Telling):
         self, key: PartitionKey, acks: list[Run], event: Settled, now: int
     ) -> list[Effect]:
         """Acks are being written here: send them to every home in reach meanwhile."""
+        self.replica.note_writer(key, self._own_id)
         copies, effects = self.copies(key, now)
         if not copies.homes:
             return effects  # the own disk is all there is
@@ -289,6 +291,9 @@ class Replication(Telling):
             return effects
         if packet.refilling is home.intact:
             home.intact = False  # if it counts now, it says so when it is compared
+            return effects + self.ask(key, home, now)
+        if packet.news:
+            home.contact = Contact.COMPARING
             return effects + self.ask(key, home, now)
         if home.unanswered or home.to_push:
             return effects

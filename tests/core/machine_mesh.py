@@ -566,5 +566,5 @@ class MachineMesh:
                 delivery = node.machine.owner.deliveries.get(key)
                 if delivery is not None:
                     leased = dots_of(delivery.leases.runs())
-                    assert leased <= pending
+                    assert leased <= pending | dots_of(partition.appending.runs())
                     assert not leased & dots_of(delivery.delays.runs())

@@ -325,6 +325,42 @@ def test_an_offer_of_what_is_known_is_not_answered() -> None:
     assert home.replication.on_offer(other, replace(same, digest=b"another!"), w.now)
 
 
+def test_a_replica_says_when_another_owner_has_written_since_its_owner_compared() -> None:
+    w = world()
+    owner, replica, other = w.ids
+    home = w.homes[replica]
+
+    def has_news() -> bool:
+        (packet,) = packets(home.replica.offer(KEY, w.now))
+        assert isinstance(packet, Offer)
+        return packet.news
+
+    home.replica.on_compare(owner, Compare(*KEY, 1, bytes(8)), w.now)
+    assert not has_news()
+    home.replica.on_replicate(other, Replicate(*KEY, 2), w.now)
+    assert has_news()
+    home.replica.on_replicate(owner, Replicate(*KEY, 3), w.now)
+    assert has_news(), "its own writing tells the owner nothing"
+    home.replica.on_compare(owner, Compare(*KEY, 4, bytes(8)), w.now)
+    assert not has_news()
+
+
+def test_an_owner_that_hears_of_news_compares_before_it_delivers_on_however_busy_it_is() -> None:
+    """Cut off for a moment, it had not noticed that another owned (swarm seed 1622)."""
+    w = world()
+    owner, replica, _ = w.ids
+    home = w.homes[owner]
+    w.publish(S1, 1, owner)
+    assert home.replication.is_active(KEY)
+    (asked,) = packets(home.replication.on_offer(replica, Offer(*KEY, bytes(8), news=True), w.now))
+    assert isinstance(asked, Compare)
+    assert not home.replication.is_active(KEY)
+    for answer in packets(w.homes[replica].replica.on_compare(owner, asked, w.now)):
+        assert isinstance(answer, Compared)
+        home.replication.on_compared(replica, answer, w.now)
+    assert home.replication.is_active(KEY)
+
+
 def test_a_message_damaged_at_the_owner_is_fetched_again_and_delivered() -> None:
     w = World(3)
     owner = w.ids[0]

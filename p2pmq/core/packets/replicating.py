@@ -146,13 +146,15 @@ class Supply(Packet):
 class Offer(Packet):
     """From a home replica to whom it takes for the owner: I hold something of this partition.
 
-    `refilling`: this copy does not count.
+    `refilling`: this copy does not count. `news`: since you compared, another owner has
+    written here: merge that before you deliver on.
     """
 
     queue: NameText
     partition: U16
     digest: Id
     refilling: bool = False
+    news: bool = False
 
 
 @struct
