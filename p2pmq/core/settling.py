@@ -59,6 +59,11 @@ class Settling:
         return self._consuming.unconfirmed + len(self._writing) + len(self._tying)
 
     @property
+    def awaited(self) -> list[tuple[PartitionKey, list[PartitionKey]]]:
+        """Of each message whose outputs are on their way, its partition and where they go."""
+        return self._tying.awaited()
+
+    @property
     def tied(self) -> int:
         """Of how many messages the outputs are not all committed yet."""
         return len(self._tying)

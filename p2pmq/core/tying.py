@@ -106,6 +106,10 @@ class Tying:
         """How many are under way."""
         return len(self._ties)
 
+    def awaited(self) -> list[tuple[PartitionKey, list[PartitionKey]]]:
+        """Of each that is under way, where its message lies and where outputs are to go yet."""
+        return [(tie.key, [to for to, _ in tie.left]) for tie in self._ties.values()]
+
     def find(self, key: PartitionKey, run: Run) -> list[Tie]:
         """Those that are under way of the messages of a run."""
         if not self._ties:

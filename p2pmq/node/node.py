@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from p2pmq.core import effects, events
+from p2pmq.core import events
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
 from p2pmq.core.ids import ID_BYTES, PartitionKey
 from p2pmq.core.names import DEAD_LETTERS, check_queue_name
 from p2pmq.errors import (
     ClosedNodeError,
-    NotDeclaredError,
-    NotPurgedError,
-    RequestTimeoutError,
     UsageError,
 )
 from p2pmq.node.arguments import (
@@ -23,34 +19,25 @@ from p2pmq.node.arguments import (
     hashed_id,
     key_of,
     mailbox_key,
-    place_of,
     reading_key_of,
     to_ms,
 )
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
 from p2pmq.node.handlers import Handler, guarded
+from p2pmq.node.managing import Managing
 from p2pmq.node.moments import delay_ms_of
 from p2pmq.node.ordering import key_for_each, ordering_key
 from p2pmq.node.publisher import BULK_BYTES, Terms
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import (
     BulkReceipt,
-    MemberInfo,
     QueueDepth,
     Receipt,
-    depth_of,
-    info_of,
 )
 from p2pmq.node.redriving import Reposting, looked_at, redriven
-from p2pmq.node.replay import Retained, cursor_of, replayed
-from p2pmq.node.scheduling import Scheduling
 from p2pmq.node.settings import (
-    QueueInfo,
-    Settings,
     batch_limits,
-    checked_settings,
-    queue_info,
 )
 from p2pmq.node.typed import converted, converter_to
 
@@ -58,7 +45,7 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
     from datetime import datetime
-    from typing import Literal, Unpack
+    from typing import Literal
 
     from p2pmq.core.ids import ConsumerId
     from p2pmq.node.message import Message, MessageBatch
@@ -78,7 +65,7 @@ MAIL_TTL_S = 7 * 86_400.0
 """A message to a node that does not come back must not lie there for ever."""
 
 
-class Node(Scheduling):
+class Node(Managing):
     """One member of a mesh, inside this process.
 
     `name` is unique in the mesh. Everything else has a default that suits a
@@ -378,31 +365,6 @@ class Node(Scheduling):
         """
         return drained(self, queue, prefetch, patience)
 
-    def replay(
-        self,
-        queue: str,
-        *,
-        since: float | datetime | None = None,
-        timeout: float = 30.0,
-    ) -> AsyncIterator[Retained]:
-        """What the queue retains (`declare(retain=)`), in order, acked or not; it ends at the last.
-
-        `since`: from what the owner took then, a datetime with its zone or seconds since
-        1970 (None: from the oldest). Nothing is consumed by it. Raises RequestTimeoutError
-        when no owner has answered for `timeout` seconds, UsageError, QueueNameError, and
-        ClosedNodeError.
-        """
-        self._check_running()
-        key, cursor = place_of(queue), cursor_of(since)
-        return replayed(self._ask_page, asyncio.sleep, key, cursor, to_ms(timeout, 1))
-
-    async def _ask_page(self, event_of: Callable[[int], events.Event]) -> effects.Page:
-        self._check_running()
-        token, future = self._wait_token()
-        self._driver.feed(event_of(token))
-        page: effects.Page = await future
-        return page
-
     def handler(
         self,
         queue: str,
@@ -469,104 +431,6 @@ class Node(Scheduling):
         check_queue_name(name)
         return Queue(self, name)
 
-    # -- settings --
-
-    async def declare(self, queue: str, **settings: Unpack[Settings]) -> QueueInfo:
-        """Give a queue settings of its own, on every node of the mesh; now or at any later time.
-
-        `replicas` (R, 1 to 9) is on how many nodes' disks its messages are kept,
-        `min_copies` (W, 1 to R) on how many of them a message must be fsynced to
-        be committed: 1 keeps every side of a partition available.
-        After `max_deliveries` failures a message goes to `<queue>.dlq`; before, it
-        rests for `backoff` seconds after the first and twice as long after each
-        further one, at most `backoff_max`. `visibility_timeout` is that of
-        consumers, `ttl` that of messages, both in seconds, where they name none.
-        `max_messages` and `max_bytes` are what the queue holds at most, as its owner
-        counts. `overflow` is what happens beyond: "block" keeps new messages in their
-        publishers' outboxes, "reject" makes `publish` raise QueueFullError, and
-        "drop-oldest" drops the oldest that no consumer holds.
-        `dedup_window` is for how many seconds the ids of messages are remembered (120).
-        `retain`: for how many seconds messages can be replayed, acked or not, and
-        `retain_bytes` how many bytes of them at most.
-        `ageing`: a message that has waited so many seconds longer goes before one of
-        the next higher priority, so that no priority starves.
-        What is left out is the mesh's default (`Config.replication`, `.retry`,
-        `.timing`), and a majority of R. The latest declaration holds; it is on
-        this node's disk when this returns, and the others learn it as they are
-        reached. No queue needs to be declared.
-
-        Raises UsageError, QueueNameError, NotDeclaredError, ClosedNodeError.
-        """
-        self._check_running()
-        check_queue_name(queue)
-        checked = checked_settings(self.settings.config, settings)
-        token, future = self._wait_token()
-        self._driver.feed(events.DeclareRequested(queue, checked, token))
-        outcome = await future
-        if isinstance(outcome, effects.Refused):
-            raise NotDeclaredError(queue, outcome.reason)
-        return self.settings_of(queue)
-
-    def settings_of(self, queue: str) -> QueueInfo:
-        """The settings of a queue that are in force, as this node knows them."""
-        self._check_running()
-        check_queue_name(queue)
-        return queue_info(queue, self._machine, self.settings.config)
-
-    async def purge(self, queue: str) -> int:
-        """Remove every message that waits in the queue now, everywhere; how many those were.
-
-        What consumers hold, and what rests after a failure, stays. When it returns, the
-        removal is on the owner's disk, and the other copies in reach are told; those that are away
-        learn it when they are back. Counted as `purged`. Raises NotPurgedError, QueueNameError,
-        ClosedNodeError.
-        """
-        self._check_running()
-        key = place_of(queue)
-        token, future = self._wait_token()
-        timeout_ms = self.settings.config.timing.confirm_timeout_ms
-        self._driver.feed(events.PurgeRequested(key, timeout_ms, token))
-        outcome = await future
-        if isinstance(outcome, effects.Refused):
-            raise NotPurgedError(queue, outcome.reason)
-        purged: effects.Purged = outcome
-        return purged.count
-
-    # -- looking --
-
-    async def depth(self, queue: str) -> QueueDepth:
-        """How many messages the queue holds, mailboxes (`@name`) too, as its owner counts them.
-
-        Raises RequestTimeoutError if the owner is away or silent.
-        """
-        key = place_of(queue)
-        stats = await self._ask_stats(queue)
-        owner = self._name_of(self._machine.owner_of(key))
-        if stats.missing or owner is None:
-            raise RequestTimeoutError(
-                f"the owner of queue {queue!r} ({owner or 'away'}) did not answer in time: "
-                "its messages are on its disk; ask again when it is back"
-            )
-        found = stats.queues[0] if stats.queues else None
-        return depth_of(queue, found, owner, self._machine.copies_of(queue))
-
-    async def queues(self) -> list[QueueDepth]:
-        """Every queue that a living owner holds, by name.
-
-        An owner that does not answer in time (`Timing.stats_timeout_ms`) is left out.
-        """
-        stats = await self._ask_stats("")
-        depths = [
-            depth_of(
-                s.queue,
-                s,
-                self._name_of(self._machine.owner_of(PartitionKey(s.queue, s.partition))),
-                self._machine.copies_of(s.queue),
-            )
-            for s in stats.queues
-        ]
-        return sorted(depths, key=lambda depth: depth.queue)
-
     # -- dead letters --
 
     async def dead_letter_queues(self) -> list[QueueDepth]:
@@ -600,39 +464,3 @@ class Node(Scheduling):
             self._driver.feed, self._wait_token, self._default_ttl_ms, timing.confirm_timeout_ms
         )
         return await redriven(self, queue, rate, limit, posting)
-
-    def members(self) -> list[MemberInfo]:
-        """Every member of the roster as this node sees it, by name; itself among them."""
-        self._check_running()
-        infos = [info_of(member, self.node_id) for member in self._machine.swim.roster()]
-        return sorted(infos, key=lambda info: info.name)
-
-    def owner_of(self, queue: str) -> str | None:
-        """The name of the queue's living owner, as this node sees it."""
-        self._check_running()
-        return self._name_of(self._machine.owner_of(place_of(queue)))
-
-    async def forget(self, name: str) -> None:
-        """Take a member that is gone for good off the roster; its queues get new owners.
-
-        Raises UsageError where no dead member has the name.
-        """
-        self._check_running()
-        for member in self._machine.swim.roster():
-            if member.name == name and not self._machine.swim.is_alive(member.node_id):
-                token, future = self._wait_token()
-                self._driver.feed(events.ForgetRequested(member.node_id, token))
-                await future
-                return
-        raise UsageError(
-            f"no dead member is named {name!r}: only one that is gone can be forgotten "
-            "(`p2pmq peers` lists them)"
-        )
-
-    async def _ask_stats(self, queue: str) -> effects.Stats:
-        self._check_running()
-        token, future = self._wait_token()
-        timeout_ms = self.settings.config.timing.stats_timeout_ms
-        self._driver.feed(events.StatsRequested(queue, timeout_ms, token))
-        stats: effects.Stats = await future
-        return stats

@@ -3,16 +3,19 @@
 A queue whose owner is away is nobody's to empty: what is meant for it waits,
 as promised. So here only that counts as under way whose owner is there.
 
-Likewise one whose owner reaches too few copies.
+Likewise one whose owner reaches too few copies, and messages that are dead, where the owner of
+their dead-letter queue is away, or whose outputs go to such an owner.
 
 Invariant: it only reads.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from p2pmq.core.ids import PartitionKey
+from p2pmq.core.names import dead_letters_of
 from p2pmq.sim.views import differing_views, is_home, running
 
 if TYPE_CHECKING:
@@ -27,11 +30,12 @@ def under_way(hosts: Sequence[Host], network: SimNetwork) -> list[str]:
     """For each thing that these hosts could finish by themselves and have not, a line."""
     lines = differing_views(hosts, network)
     alone = _alone(hosts)
+    tied = _tied_to_who_is_away(hosts, alone)
     for host in running(hosts):
         assert host.machine is not None
         lines += _unsent(host, host.machine, alone)
         lines += _unsettled(host, host.machine, alone)
-        lines += _undelivered(host, host.machine, alone)
+        lines += _undelivered(host, host.machine, alone, tied)
     return lines
 
 
@@ -60,11 +64,29 @@ def _unsettled(host: Host, machine: WatchedMachine, alone: set[PartitionKey]) ->
             yield f"{host.name} has settles for {key.queue!r} that its owner has not confirmed"
 
 
-def _undelivered(host: Host, machine: WatchedMachine, alone: set[PartitionKey]) -> Iterator[str]:
+def _tied_to_who_is_away(hosts: Sequence[Host], alone: set[PartitionKey]) -> Counter[PartitionKey]:
+    """How many messages of each partition wait for outputs whose owner is away."""
+    tied: Counter[PartitionKey] = Counter()
+    for host in running(hosts):
+        assert host.machine is not None
+        for key, places in host.machine.settling.awaited:
+            tied[key] += any(host.machine.owner_of(to) is None or to in alone for to in places)
+    return tied
+
+
+def _undelivered(
+    host: Host,
+    machine: WatchedMachine,
+    alone: set[PartitionKey],
+    tied: Counter[PartitionKey],
+) -> Iterator[str]:
     for key, partition in machine.owner.partitions.items():
-        count = partition.waiting
+        held_up = _not_to_be_buried(machine, key, alone) + tied[key]
+        count = partition.waiting - held_up
+        if held_up and partition.has_keys:
+            count = 0  # the others may wait behind them
         delivery = machine.owner.deliveries.get(key)
-        if not count or machine.owner_of(key) is None or key in alone:
+        if count <= 0 or machine.owner_of(key) is None or key in alone:
             continue
         if not machine.owner.owns(key):
             if is_home(machine, key):
@@ -74,12 +96,28 @@ def _undelivered(host: Host, machine: WatchedMachine, alone: set[PartitionKey]) 
             yield f"queue {key.queue!r} on {host.name} has consumers, and {count} messages"
 
 
+def _not_to_be_buried(machine: WatchedMachine, key: PartitionKey, alone: set[PartitionKey]) -> int:
+    """How many messages wait only for the owner of their dead-letter queue, who is away."""
+    condemned = machine.replication.condemned(key)
+    to = PartitionKey(dead_letters_of(key.queue)[0], 0)
+    if not condemned or not to.queue or (machine.owner_of(to) is not None and to not in alone):
+        return 0
+    return condemned.count
+
+
 def without_owner(hosts: Sequence[Host], queues: Sequence[str]) -> list[str]:
     """The queues whose owner is away, as these hosts see it, or has too few copies in reach."""
     there, alone = running(hosts), _alone(hosts)
+    tied = _tied_to_who_is_away(hosts, alone)
     return [
         queue
         for queue in queues
         if any(host.node.owner_of(queue) is None for host in there)
         or PartitionKey(queue, 0) in alone
+        or tied[PartitionKey(queue, 0)]
+        or any(
+            _not_to_be_buried(host.machine, PartitionKey(queue, 0), alone)
+            for host in there
+            if host.machine is not None
+        )
     ]
