@@ -241,7 +241,7 @@ class Machine:
             events.ReplayRequested: self.replays.on_replay,
             events.FlushRequested: self.requests.on_flush,
             events.LeaveRequested: self._on_leave_requested,
-            events.StopRequested: lambda e, now: [*self.swim.stop(now), Resolve(e.token, Done())],
+            events.StopRequested: self._on_stop_requested,
             events.ForgetRequested: self._on_forget_requested,
             events.DeclareRequested: lambda e, now: self.registry.on_declare(
                 e, now + self._clock.wall_offset_ms
@@ -395,6 +395,11 @@ class Machine:
         effects = self._membership(self.swim.leave(now), now)
         effects += self._replace(now)
         return effects + self.requests.on_leave(event, now)
+
+    def _on_stop_requested(self, event: events.StopRequested, now: int) -> list[Effect]:
+        """Say goodbye; from then on others own, so that nothing more is delivered from here."""
+        self.owner.is_stopping = True
+        return [*self.swim.stop(now), Resolve(event.token, Done())]
 
     def _on_forget_requested(self, event: events.ForgetRequested, now: int) -> list[Effect]:
         effects = self._membership(self.swim.forget(event.node_id, now), now)

@@ -117,6 +117,8 @@ class Owner:
         """For how long the traces of a queue's messages are kept."""
         self.ageing_of: Callable[[str], int] = lambda _queue: 0
         """How priorities age, in ms per level."""
+        self.is_stopping = False
+        """The node has said goodbye, and others own what it did."""
         self._let_go = LetGo()
         self.limits = QueueLimits()
         self._copies: Replication
@@ -559,7 +561,7 @@ class Owner:
         return delivery
 
     def _pump(self, key: PartitionKey, now: int) -> list[Effect]:
-        if not self.owns(key):
+        if not self.owns(key) or self.is_stopping:
             return []
         delivery = self._delivery(key)
         effects: list[Effect] = []

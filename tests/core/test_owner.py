@@ -122,6 +122,14 @@ def test_a_batch_is_confirmed_and_delivered_only_when_it_is_durable() -> None:
     assert set(kinds(rig.write(effects))) == {Confirm, Delivery}
 
 
+def test_who_has_said_goodbye_delivers_nothing_more() -> None:
+    """Others own by then: an ack that they had confirmed was delivered again (swarm seed 242)."""
+    rig = Rig()
+    rig.attach()
+    rig.owner.is_stopping = True
+    assert kinds(rig.write(rig.publish(1))) == [Confirm]
+
+
 def test_a_repeat_of_a_durable_batch_is_confirmed_and_of_an_undurable_one_is_not() -> None:
     rig = Rig()
     first = rig.publish(1, 3)
