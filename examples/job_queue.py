@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import p2pmq
 
-
 WIDTHS = (100, 2_000, 300, 4_000, 500)
 JOBS = len(WIDTHS)
 

@@ -83,13 +83,36 @@ class Queue:
         """Give the queue settings of its own: see `Node.declare`."""
         return await self._node.declare(self.name, **settings)
 
-    def consume(self, *, prefetch: int = 100, once: bool = False) -> AsyncIterator[Message]:
-        """Messages one by one: see `Node.consume`."""
-        return self._node.consume(self.name, prefetch=prefetch, once=once)
+    put = publish
+    """The same, by the name that other queues have for it."""
 
-    def consume_batches(self, *, prefetch: int = 4_096) -> AsyncIterator[MessageBatch]:
+    def consume(
+        self,
+        *,
+        prefetch: int = 100,
+        visibility_timeout: float | None = None,
+        type: Any = None,  # noqa: A002, ANN401  the word for it; any annotation
+        once: bool = False,
+    ) -> AsyncIterator[Message]:
+        """Messages one by one: see `Node.consume`."""
+        return self._node.consume(
+            self.name,
+            prefetch=prefetch,
+            visibility_timeout=visibility_timeout,
+            type=type,
+            once=once,
+        )
+
+    def consume_batches(
+        self, *, prefetch: int = 4_096, visibility_timeout: float | None = None
+    ) -> AsyncIterator[MessageBatch]:
         """Messages in batches: see `Node.consume_batches`."""
-        return self._node.consume_batches(self.name, prefetch=prefetch)
+        return self._node.consume_batches(
+            self.name, prefetch=prefetch, visibility_timeout=visibility_timeout
+        )
+
+    batches = consume_batches
+    """The same, in short."""
 
     def drain(self, *, prefetch: int = 4_096, patience: float = 30.0) -> AsyncIterator[Message]:
         """Messages until the queue is empty, each acked as the next is asked for: `Node.drain`."""

@@ -259,14 +259,14 @@ async def test_queues_are_listed_by_name(alone: Node) -> None:
 
 async def test_a_queue_handle_makes_the_same_calls(alone: Node) -> None:
     queue = alone.queue("q")
-    await queue.publish({"id": 1})
+    await queue.put({"id": 1})
     await queue.publish_many([2, 3])
     assert (await queue.depth()).total == 3
     async for message in queue.consume(prefetch=1):
         message.ack()
         if message.body == 2:
             break
-    async for batch in queue.consume_batches():
+    async for batch in queue.batches(visibility_timeout=10):
         batch.ack()
         assert batch.bodies == [3]
         break
