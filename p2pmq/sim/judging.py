@@ -88,7 +88,8 @@ def not_stuck(
     """
     promised = set(dots(p for p in history.publications if p.is_promised))
     settled = set(dots(history.acks)) | set(dots(history.dropped)) | set(dots(history.excused))
-    rest = (p for p in history.publications if p.at_s + p.delay_ms / 1000 > history.now_s)
+    delayed = (p for p in history.publications if p.delay_ms)
+    rest = (p for p in delayed if p.at_s + p.delay_ms / 1000 > history.now_s)
     settled |= set(dots(rest))  # nobody may have them yet
     where: dict[Dot, str] = {}
     for held in history.held:

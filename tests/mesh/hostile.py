@@ -224,7 +224,9 @@ class Malice:
         values: dict[str, Any] = {}
         for field in FIELDS[cls]:
             draw = self._by_name.get(field.name)
-            values[field.name] = self._value(field.kind) if draw is None else draw()
+            value = self._value(field.kind) if draw is None else draw()
+            too_short = value == "" and field.kind.low > 0
+            values[field.name] = self._value(field.kind) if too_short else value
         if "last" in values:
             values["first"], values["last"] = sorted((values["first"], values["last"]))
         return cls(**values)

@@ -11,6 +11,7 @@ from p2pmq.core.packets.registry import (
     U64,
     Id,
     Milliseconds,
+    NameText,
     Packet,
     Range,
     ShortText,
@@ -35,7 +36,7 @@ class ScheduleRecord(Struct):
     bodies; `ttl_ms` and `priority` are as in `Batch`.
     """
 
-    name: Annotated[str, Size(1, 255)]
+    name: NameText
     stamp: U64
     author: Id
     cron: ShortText = ""
