@@ -31,7 +31,7 @@ from p2pmq.node.cron import Calendar
 from p2pmq.node.emitter import Emitter
 from p2pmq.node.farewell import let_handlers_finish, tell_what_is_left
 from p2pmq.node.handlers import Handler
-from p2pmq.node.publisher import Publisher
+from p2pmq.node.publisher import KnownTerms, Publisher
 from p2pmq.node.receipts import overflow_of
 from p2pmq.node.requests import RequestDesk
 from p2pmq.node.wanted import Wanted
@@ -109,6 +109,7 @@ class Engine:
         self._on_overflow = on_overflow
         self._codec = self._world.codec()
         self._state = "not started"
+        self._known_terms = KnownTerms()
         self._draining = self._closing = False
         """Draining: handlers may finish; nobody begins to consume."""
         self._error: BaseException | None = None

@@ -130,10 +130,11 @@ class Node(Managing):
         """
         self._check_running()
         place = key_of(queue)
-        delay_ms = delay_ms_of(delay, at, self._world.wall_clock())
+        delay_ms = self._delay_ms(delay, at)
         terms = self._terms(place, confirm, timeout, ttl, priority, delay_ms)
         hashed = b"" if id is None else hashed_id(id)
-        return await self._publisher.publish(place, body, terms, hashed, ordering_key(key))
+        ordering = None if key is None else ordering_key(key)
+        return await self._publisher.publish(place, body, terms, hashed, ordering)
 
     async def publish_many(
         self,
@@ -158,7 +159,7 @@ class Node(Managing):
         """
         self._check_running()
         place = key_of(queue)
-        delay_ms = delay_ms_of(delay, at, self._world.wall_clock())
+        delay_ms = self._delay_ms(delay, at)
         terms = self._terms(place, confirm, timeout, ttl, priority, delay_ms)
         return await self._publisher.publish_many(place, bodies, terms, id, key_for_each(key))
 
@@ -172,14 +173,24 @@ class Node(Managing):
         delay_ms: int,
     ) -> Terms:
         """What a publish asks for, checked. Raises UsageError."""
-        return Terms(
-            confirmation_of(confirm),
-            self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms),
-            self._default_ttl_ms(key.queue) if ttl is None else to_ms(ttl, 1),
-            checked_priority(priority),
-            delay_ms,
-            *batch_limits(self._machine.registry.settings_of(key.queue), BULK_BYTES),
-        )
+
+        def make() -> Terms:
+            return Terms(
+                confirmation_of(confirm),
+                self._timeout_ms(timeout, self.settings.config.timing.confirm_timeout_ms),
+                self._default_ttl_ms(key.queue) if ttl is None else to_ms(ttl, 1),
+                checked_priority(priority),
+                delay_ms,
+                *batch_limits(self._machine.registry.settings_of(key.queue), BULK_BYTES),
+            )
+
+        asked = (key, confirm, timeout, ttl, priority, delay_ms)
+        return self._known_terms.find(self._machine.registry.version, asked, make)
+
+    def _delay_ms(self, delay: float | None, at: datetime | float | None) -> int:
+        if delay is None and at is None:
+            return 0
+        return delay_ms_of(delay, at, self._world.wall_clock())
 
     def _default_ttl_ms(self, queue: str) -> int:
         """The time to live that the queue was declared with; 0: none."""
@@ -206,7 +217,7 @@ class Node(Managing):
         """
         self._check_running()
         key = mailbox_key(name)
-        delay_ms = delay_ms_of(delay, at, self._world.wall_clock())
+        delay_ms = self._delay_ms(delay, at)
         terms = self._terms(key, confirm, timeout, ttl, priority, delay_ms)
         return await self._publisher.publish(key, body, terms)
 
@@ -228,7 +239,7 @@ class Node(Managing):
         """
         self._check_running()
         key = mailbox_key(name)
-        delay_ms = delay_ms_of(delay, at, self._world.wall_clock())
+        delay_ms = self._delay_ms(delay, at)
         terms = self._terms(key, confirm, timeout, ttl, priority, delay_ms)
         return await self._publisher.publish_many(key, bodies, terms)
 

@@ -30,7 +30,7 @@ from p2pmq.node.receipts import BulkReceipt, Receipt
 from p2pmq.wire.bodies import FORMAT_RAW, PackedBodies, pack_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from p2pmq.config import Limits
     from p2pmq.core.events import Event
@@ -48,6 +48,9 @@ BULK_IN_FLIGHT_BYTES = 8 * 1024 * 1024
 """How far `publish_many` runs ahead of its confirms."""
 
 
+KNOWN_TERMS_MAX = 256
+
+
 class Terms(NamedTuple):
     """What a publisher asks for: messages of one batch have the same.
 
@@ -62,6 +65,24 @@ class Terms(NamedTuple):
     delay_ms: int = 0
     count_max: int = BATCH_MESSAGES_MAX
     bytes_max: int = BULK_BYTES
+
+
+class KnownTerms:
+    """Terms that were made before: nearly every publish asks for the same as the one before it."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Terms] = {}
+        self._version = -1
+
+    def find(self, version: int, asked: Hashable, make: Callable[[], Terms]) -> Terms:
+        """The terms for what is asked, while the queues' settings are of this version."""
+        if version != self._version or len(self._made) > KNOWN_TERMS_MAX:
+            self._version = version
+            self._made.clear()
+        found = self._made.get(asked)
+        if found is None:
+            found = self._made[asked] = make()
+        return found
 
 
 class OpenBatch:

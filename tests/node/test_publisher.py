@@ -15,6 +15,7 @@ from p2pmq.node.publisher import (
     BULK_BYTES,
     BULK_IN_FLIGHT_BYTES,
     BULK_MESSAGES,
+    KnownTerms,
     Publisher,
     Terms,
 )
@@ -319,3 +320,16 @@ async def test_publish_many_comes_after_what_was_published_before_it(desk: Desk)
     await desk.publisher.publish_many(Q, [b"second"], Terms(COMMITTED, 5_000))
     await task
     assert desk.bodies() == [[b"first"], [b"second"]]
+
+
+def test_terms_that_are_asked_for_again_are_made_once_until_settings_change() -> None:
+    known = KnownTerms()
+    made: list[int] = []
+
+    def make() -> Terms:
+        made.append(1)
+        return Terms(Confirmation.COMMITTED, len(made))
+
+    assert known.find(1, "asked", make) is known.find(1, "asked", make)
+    assert known.find(1, "otherwise", make).timeout_ms == 2
+    assert known.find(2, "asked", make).timeout_ms == 3
