@@ -93,6 +93,7 @@ class OpenBatch:
 
     __slots__ = (
         "bodies",
+        "bulk_max",
         "formats",
         "hashes",
         "headers",
@@ -109,6 +110,7 @@ class OpenBatch:
         self.formats = bytearray()
         self.keys: Keys = []
         self.hashes = bytearray()
+        self.bulk_max = min(BULK_MESSAGES, terms.count_max)
         self.ids: dict[bytes, int] = {}
         """The hashes of ids, and the position of the message that has it."""
         self.headers: dict[int, dict[str, Any]] = {}
@@ -141,13 +143,19 @@ class OpenBatch:
         size = self.size + len(body)
         if key is not None:
             size += key.size
-        bytes_max = min(bytes_max, self.terms.bytes_max)
-        count_max = min(BULK_MESSAGES, self.terms.count_max)
-        if bodies and (cost_of(len(bodies) + 1, size) > bytes_max or len(bodies) >= count_max):
+        if bodies and (
+            cost_of(len(bodies) + 1, size) > min(bytes_max, self.terms.bytes_max)
+            or len(bodies) >= self.bulk_max
+        ):
             return False
-        if hashed in self.ids:
-            return False
-        self.add(body, body_format, hashed, key)
+        if hashed or key is not None or self.keys:
+            if hashed in self.ids:
+                return False
+            self.add(body, body_format, hashed, key)
+            return True
+        bodies.append(body)
+        self.formats.append(body_format)
+        self.size = size
         return True
 
     def _add_key(self, key: OrderingKey | None) -> None:
@@ -333,19 +341,21 @@ class Publisher:
         if isinstance(bodies, AsyncIterable):
             async for body in bodies:
                 ordering = None if key_for is None else key_for(body)
-                message = (*self._packed(body), hash_of(body, id_of), ordering)
-                if not batch.take(*message, self.batch_bytes_max):
+                hashed = b"" if id_of is None else hashed_id(id_of(body))
+                data, kind = self._packed(body)
+                if not batch.take(data, kind, hashed, ordering, self.batch_bytes_max):
                     await progress.send(batch)
                     batch = OpenBatch(terms)
-                    batch.add(*message)
+                    batch.add(data, kind, hashed, ordering)
         else:
             for body in bodies:
                 ordering = None if key_for is None else key_for(body)
-                message = (*self._packed(body), hash_of(body, id_of), ordering)
-                if not batch.take(*message, self.batch_bytes_max):
+                hashed = b"" if id_of is None else hashed_id(id_of(body))
+                data, kind = self._packed(body)
+                if not batch.take(data, kind, hashed, ordering, self.batch_bytes_max):
                     await progress.send(batch)
                     batch = OpenBatch(terms)
-                    batch.add(*message)
+                    batch.add(data, kind, hashed, ordering)
         if batch.bodies:
             await progress.send(batch)
         return await progress.finish()
@@ -571,11 +581,6 @@ class BulkProgress:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-def hash_of(body: object, id_of: Callable[[Any], str] | None) -> bytes:
-    """The hash of a body's id; nothing where bodies have none. Raises UsageError."""
-    return b"" if id_of is None else hashed_id(id_of(body))
 
 
 def _fail_all(waiters: list[asyncio.Future[Receipt]], error: BaseException) -> None:
