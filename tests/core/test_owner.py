@@ -10,7 +10,15 @@ from p2pmq.core.effects import Counted, Effect, Notify, Persist, Send
 from p2pmq.core.events import BatchDurable, SettleDurable
 from p2pmq.core.ids import NodeId, PartitionKey, Run
 from p2pmq.core.owner import REATTACH_GRACE_MS, Owner
-from p2pmq.core.packets.delivering import Attach, Attached, Delivery, Detach, Settle, Settled
+from p2pmq.core.packets.delivering import (
+    Attach,
+    Attached,
+    Delivery,
+    Detach,
+    LeaseField,
+    Settle,
+    Settled,
+)
 from p2pmq.core.packets.publishing import (
     BATCH_MESSAGES_MAX,
     Batch,
@@ -128,6 +136,18 @@ def test_who_has_said_goodbye_delivers_nothing_more() -> None:
     rig.attach()
     rig.owner.is_stopping = True
     assert kinds(rig.write(rig.publish(1))) == [Confirm]
+
+
+def test_what_somebody_holds_is_left_to_him_also_if_it_is_just_being_written_here() -> None:
+    """One home gave the message, and another knew who held it (swarm seeds 855 and 1241)."""
+    rig = Rig()
+    rig.attach()
+    effects = rig.publish(1)
+    held = LeaseField(C, CONSUMER, S1, 1, 1, 1, 5_000)
+    rig.owner.expect(KEY, [held], rig.now)
+    assert pushed(rig.write(effects)) == set()
+    rig.now += 5_001
+    assert pushed(rig.owner.on_timeout(rig.now)) == {(S1, 1)}
 
 
 def test_a_repeat_of_a_durable_batch_is_confirmed_and_of_an_undurable_one_is_not() -> None:
