@@ -152,7 +152,7 @@ class Purges:
             self._jobs.popleft()
             return [Send(job.peer, PurgeResult(job.number, job.count, refused))]
         partition = self._owner.partition(key)
-        delivery = self._owner.deliveries[key] if job.left else None
+        delivery = self._owner.deliveries.get(key)  # none: nothing was ever ready here
         runs = []
         for _ in range(min(BATCHES_AT_ONCE, len(job.left))):
             stored = partition.batches.get(job.left.popleft())

@@ -56,6 +56,13 @@ def test_what_waits_goes_and_the_answer_comes_when_that_is_durable() -> None:
     assert rig.purges.next_deadline() is None
 
 
+def test_where_nothing_was_ever_ready_there_is_nothing_to_purge() -> None:
+    """Batches may come from another home before the owner's part has begun to deliver."""
+    rig = Rig(3)
+    del rig.owner.deliveries[KEY]
+    assert results(rig.write(rig.purges.on_request(B, REQUEST, 0))) == [PurgeResult(7, 0)]
+
+
 def test_what_a_consumer_holds_stays() -> None:
     rig = Rig(3, 2)
     rig.owner.on_attach(B, Attach(*KEY, b"consumer", 1, 2, 60_000, ()), 0)
