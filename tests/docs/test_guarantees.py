@@ -1,6 +1,7 @@
 """docs/guarantees.md and features.md name a test for each promise: every one of them exists."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,10 @@ def test_every_row_of_a_table_of_guarantees_names_a_test(page: str) -> None:
             assert TEST.search(line) or "simulations/" in line, line
         elif not line.startswith("|"):
             head = ""
+
+
+@pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+def test_no_line_cuts_a_table_in_two(page: str) -> None:
+    lines = page.splitlines()
+    for before, line in pairwise(lines):
+        assert not (line.startswith("| ") and before and not before.startswith("|")), before
