@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, fields
 from itertools import groupby, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from p2pmq.core.packets.publishing import KEY_HASH_BYTES, NO_KEY
+from p2pmq.sim.features import every_group_gets_it
 from p2pmq.sim.history import (
     Acked,
     Delivered,
@@ -29,6 +30,7 @@ from p2pmq.sim.history import (
     dots,
 )
 from p2pmq.sim.refuse import SimulationError
+from p2pmq.sim.violation import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,16 +46,6 @@ EARLY_S_MAX = 0.01
 SILENCING = ("cut", "flap", "link", "pause", "leave")
 """Kinds of faults in which a living owner may not hear of what another has done."""
 SHOWN_MAX = 20
-
-
-class Violation(NamedTuple):
-    """A promise that was broken: which check says so, and what happened."""
-
-    check: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.check}: {self.text}"
 
 
 class SimulationCheckError(SimulationError, AssertionError):
@@ -535,6 +527,7 @@ CHECKS = (
     prefetch_is_a_bound,
     buffers_are_bounded,
     views_are_equal_after_a_heal,
+    every_group_gets_it,
 )
 """The promises of the design's section 2 that hold for every history."""
 

@@ -51,6 +51,10 @@ EMITTING = 0.2
 ONCE = 0.2
 PUBLISHING = 0.2
 """… and of consumers that process once, or publish with their acks."""
+GROUPED = 0.5
+"""Of those that emit, those that have several groups; with them comes a consumer for each."""
+DELAYING = 0.2
+DELAYS_MS = ((500, 500), (0, 3_000), (0, 20_000))
 NAMED = 0.25
 REPLICAS = (1, 2, 3, 3, 3, 4)
 FEWER_COPIES = 0.2
@@ -78,6 +82,10 @@ def drawn_scenario(seed: int) -> Scenario:
     acking = random.Random(f"acks {seed}")
     publishers = tuple(_emitting(acking, publisher) for publisher in publishers)
     consumers = tuple(_careful(acking, consumer) for consumer in consumers)
+    delays, groups = random.Random(f"delays {seed}"), random.Random(f"groups {seed}")
+    publishers = tuple(_delaying(delays, publisher) for publisher in publishers)
+    publishers = tuple(_grouped(groups, publisher) for publisher in publishers)
+    consumers += tuple(_members(groups, one, nodes.all) for one in publishers if one.groups)
     chaos = _chaos(rng)
     faults = drawn_faults(rng, nodes.all, chaos, duration_ms)
     faults += _joins_and_leaves(rng, nodes, duration_ms)
@@ -146,6 +154,24 @@ def _featured(rng: random.Random, publishers: Publishers) -> Publishers:
 def _emitting(rng: random.Random, publishers: Publishers) -> Publishers:
     """Some emit to topics that are bound to queues."""
     return replace(publishers, emits=0.5 if rng.random() < EMITTING else 0.0)
+
+
+def _delaying(rng: random.Random, publishers: Publishers) -> Publishers:
+    """Some messages rest before they go."""
+    return replace(
+        publishers, delay_ms=rng.choice(DELAYS_MS) if rng.random() < DELAYING else (0, 0)
+    )
+
+
+def _grouped(rng: random.Random, publishers: Publishers) -> Publishers:
+    """Of those that emit, some have a group of consumers behind each of their queues."""
+    is_grouped = publishers.emits > 0 and len(publishers.queues) > 1 and rng.random() < GROUPED
+    return replace(publishers, groups=is_grouped)
+
+
+def _members(rng: random.Random, publishers: Publishers, names: Sequence[str]) -> Consumers:
+    """Consumers of every group of a publisher."""
+    return Consumers(on=_some(rng, names), queues=publishers.queues)
 
 
 def _careful(rng: random.Random, consumers: Consumers) -> Consumers:

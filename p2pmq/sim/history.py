@@ -219,6 +219,15 @@ class Fired(NamedTuple):
     digests: tuple[int, ...]
 
 
+class Emitted(NamedTuple):
+    """A publisher of a scenario has emitted an event to a topic that it had bound to `queues`."""
+
+    at_s: float
+    host: str
+    digest: int
+    queues: tuple[str, ...]
+
+
 class Excused(NamedTuple):
     """A fault has destroyed these messages, or what was known of them."""
 
@@ -280,6 +289,7 @@ Entry = (
     | Dropped
     | Buried
     | Fired
+    | Emitted
     | Excused
     | Fault
     | Heal
@@ -308,6 +318,7 @@ class History:
         self.dropped: list[Dropped] = []
         self.buried: list[Buried] = []
         self.fired: list[Fired] = []
+        self.emitted: list[Emitted] = []
         self.excused: list[Excused] = []
         self.faults: list[Fault] = []
         self.heals: list[Heal] = []
@@ -339,6 +350,7 @@ class History:
             Dropped: self.dropped,
             Buried: self.buried,
             Fired: self.fired,
+            Emitted: self.emitted,
             Excused: self.excused,
             Fault: self.faults,
             Heal: self.heals,

@@ -60,7 +60,10 @@ def _unsent(host: Host, machine: WatchedMachine, alone: set[PartitionKey]) -> It
 def _unsettled(host: Host, machine: WatchedMachine, alone: set[PartitionKey]) -> Iterator[str]:
     for subscription in machine.consuming._subscriptions.values():  # noqa: SLF001  as above
         key = subscription.key
-        if subscription.settles and machine.owner_of(key) is not None and key not in alone:
+        # One that only extends is no work to be finished: what is held is counted where it lies,
+        # and a message whose outputs wait for an owner that is away is extended again and again.
+        settles = [settle for settle in subscription.settles if settle.acks or settle.nacks]
+        if settles and machine.owner_of(key) is not None and key not in alone:
             yield f"{host.name} has settles for {key.queue!r} that its owner has not confirmed"
 
 
@@ -103,6 +106,14 @@ def _not_to_be_buried(machine: WatchedMachine, key: PartitionKey, alone: set[Par
     if not condemned or not to.queue or (machine.owner_of(to) is not None and to not in alone):
         return 0
     return condemned.count
+
+
+def has_resting(host: Host) -> bool:
+    """Whether the host owns messages that are not due yet."""
+    owner = host.machine.owner if host.machine is not None else None
+    return owner is not None and any(
+        partition.resting and owner.owns(key) for key, partition in owner.partitions.items()
+    )
 
 
 def without_owner(hosts: Sequence[Host], queues: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from p2pmq.sim.judging import checked, expected, measured, not_stuck, totals
 from p2pmq.sim.mesh import POLL_S, RESTS_S
 from p2pmq.sim.observer import Observer
 from p2pmq.sim.outcome import Band, Outcome, Verdict
-from p2pmq.sim.resting import under_way, without_owner
+from p2pmq.sim.resting import has_resting, under_way, without_owner
 from p2pmq.sim.simulation import simulate
 from p2pmq.sim.timetable import Timetable, options_of
 from p2pmq.sim.units import written_duration
@@ -125,6 +125,7 @@ class Playing:
         hosts = [self.mesh.host(name) for name in names]
         within_s = expect.settle_within_ms / 1000
         lines = await self._settle(hosts, within_s)
+        await self._until_due(hosts)
         ownerless = without_owner(hosts, self.scenario.queues)
         if not lines:
             lines = await self._consume_all(hosts, ownerless, within_s)
@@ -151,6 +152,15 @@ class Playing:
             elif now_s - rests_since_s >= RESTS_S:
                 return []
             await asyncio.sleep(POLL_S)
+
+    async def _until_due(self, hosts: Sequence[Host]) -> None:
+        """Wait as long as messages may rest: `drain` would go without those that are not due.
+
+        A restart with a wrong clock lets one rest anew, but never for longer than it was to.
+        """
+        if any(map(has_resting, hosts)):
+            longest_ms = max(publishers.delay_ms[1] for publishers in self.scenario.publishers)
+            await asyncio.sleep(longest_ms / 1000)
 
     async def _consume_all(
         self, hosts: Sequence[Host], ownerless: Sequence[str], within_s: float

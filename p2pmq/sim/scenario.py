@@ -191,6 +191,10 @@ class Publishers:
     """Share of publishes of one message with an id that another may have had."""
     emits: Annotated[float, SHARE] = 0.0
     """Share of publishes of one message that are emitted to a topic bound to the queue."""
+    groups: Annotated[bool, FLAG] = False
+    """What is emitted goes to a topic that is bound to all of `queues`: one group each."""
+    delay_ms: Annotated[RangeMs, _DURATIONS] = (0, 0)
+    """How long a message rests before anybody gets it."""
     confirm: Annotated[Names, list_of(one_of(*CONFIRMS))] = ("committed",)
     """One of these is drawn each time."""
     timeout_ms: Annotated[int | None, DURATION] = None

@@ -96,6 +96,9 @@ def _queues(scenario: Scenario) -> Iterator[Problem]:
                     check_queue_name(queue)
                 except QueueNameError as error:
                     yield (section, number, "queues"), str(error)
+    for number, spec in enumerate(scenario.publishers):
+        if spec.groups and not spec.emits:
+            yield ("publishers", number, "groups"), "groups = true needs a share that `emits`"
 
 
 def _times(scenario: Scenario) -> Iterator[Problem]:

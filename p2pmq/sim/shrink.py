@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from p2pmq.sim.scenario import FAULTS, Consumers, FaultSpec, Publishers, Scenario
+from p2pmq.sim.scenario import FAULTS, Consumers, FaultSpec, Nodes, Publishers, Scenario
 from p2pmq.sim.scenario_sense import problems
 
 _T = TypeVar("_T")
@@ -23,6 +23,7 @@ _T = TypeVar("_T")
 Fails = Callable[[Scenario], bool]
 RUNS_MAX = 400
 LEAST_MS = 1_000
+NODES_PLAINER = ("zones", "weights", "leaves", "late", "min_copies", "replicas", "max_deliveries")
 
 
 @dataclass
@@ -206,9 +207,8 @@ def _make_plainer(state: _Shrinking) -> None:
             faults[number] = replace(fault, for_ms=None)
             state.accept(replace(state.scenario, faults=tuple(faults)))
     state.accept(replace(state.scenario, links=()))
-    for field in ("zones", "weights", "leaves", "late"):
-        nodes = _with(state.scenario.nodes, field, ())
-        state.accept(replace(state.scenario, nodes=nodes))
+    for changes in _defaults(Nodes, state.scenario.nodes, NODES_PLAINER):
+        state.accept(replace(state.scenario, nodes=replace(state.scenario.nodes, **changes)))
 
 
 def _plainer_publishers(spec: Publishers) -> Iterator[dict[str, Any]]:
@@ -222,7 +222,10 @@ def _plainer_publishers(spec: Publishers) -> Iterator[dict[str, Any]]:
         if spec.count is None or spec.count > count:
             yield {"count": count}
     yield {"batch": (1, 1)}
-    yield from _defaults(Publishers, spec, ("size_bytes", "timeout_ms", "every_ms"))
+    if spec.groups:
+        yield {"groups": False, "emits": 0.0}
+    names = ("size_bytes", "timeout_ms", "every_ms", "priority", "keys", "ttl_ms", "ids", "emits")
+    yield from _defaults(Publishers, spec, (*names, "groups", "delay_ms"))
 
 
 def _plainer_consumers(spec: Consumers) -> Iterator[dict[str, Any]]:
@@ -231,7 +234,7 @@ def _plainer_consumers(spec: Consumers) -> Iterator[dict[str, Any]]:
     for queue in spec.queues if len(spec.queues) > 1 else ():
         yield {"queues": (queue,)}
     names = ("nack", "late", "resubscribe", "handler_ms", "visibility_ms", "nack_delay_ms")
-    yield from _defaults(Consumers, spec, (*names, "prefetch"))
+    yield from _defaults(Consumers, spec, (*names, "prefetch", "once", "outputs"))
 
 
 def _defaults(kind: type, spec: object, names: Sequence[str]) -> Iterator[dict[str, Any]]:

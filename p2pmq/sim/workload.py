@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from p2pmq.config import Timing
 from p2pmq.errors import P2PMQError
+from p2pmq.sim.history import Emitted
 from p2pmq.sim.refuse import SimulationError
 from p2pmq.sim.selecting import meant_before_start
 
@@ -101,6 +103,7 @@ class _Publisher:
         self._workload = workload
         self._mesh = mesh
         self._spec = spec
+        self._host = host
         self._rng = workload.chance(f"publisher {number} on {host}")
         self._sent = 0
         self._stop_s = workload.ends_s(spec.stop_ms)
@@ -134,14 +137,10 @@ class _Publisher:
         keys = [str(rng.randrange(spec.keys)) if spec.keys else None for _ in bodies]
         ttl_s = None if spec.ttl_ms is None else spec.ttl_ms / 1000
         id_ = f"id {rng.randrange(IDS)}" if spec.ids and rng.random() < spec.ids else None
+        low, high = spec.delay_ms
+        delay_s = rng.randint(low, high) / 1000 if high else None
         if batch == 1 and spec.emits and rng.random() < spec.emits:
-            await node.bind(f"to.{queue}", queue=queue)
-            await node.emit(
-                f"to.{queue}",
-                bodies[0],
-                confirm=confirm,  # type: ignore[arg-type]  # one of CONFIRMS, as its kind checks
-                timeout=timeout_s,
-            )
+            await self._emit(node, queue, bodies[0], confirm, timeout_s)
         elif batch == 1:
             await node.publish(
                 queue,
@@ -150,6 +149,7 @@ class _Publisher:
                 timeout=timeout_s,
                 ttl=ttl_s,
                 priority=priority,
+                delay=delay_s,
                 key=keys[0],
                 id=id_,
             )
@@ -162,8 +162,26 @@ class _Publisher:
                 timeout=timeout_s,
                 ttl=ttl_s,
                 priority=priority,
+                delay=delay_s,
                 key=key_of.__getitem__,
             )
+
+    async def _emit(
+        self, node: Node, queue: str, body: bytes, confirm: str, timeout_s: float | None
+    ) -> None:
+        """Emit to a topic that is bound to the queue, or, as groups, to all of them."""
+        queues = self._spec.queues if self._spec.groups else (queue,)
+        topic = f"to.{'.'.join(queues)}"
+        for one in queues:
+            await node.bind(topic, queue=one)
+        await node.emit(
+            topic,
+            body,
+            confirm=confirm,  # type: ignore[arg-type]  # one of CONFIRMS, as its kind checks
+            timeout=timeout_s,
+        )
+        host, history = self._host, self._mesh.history
+        history.add(Emitted(self._mesh.now, host, crc32(body), queues))
 
     def _body(self) -> bytes:
         size = self._rng.randint(*self._spec.size_bytes)

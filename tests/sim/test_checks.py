@@ -9,12 +9,14 @@ import pytest
 
 from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.sim import SimulationCheckError, Violation, checks
+from p2pmq.sim.features import every_group_gets_it
 from p2pmq.sim.history import (
     AckConfirmed,
     Acked,
     ConsumerEnded,
     Delivered,
     Dropped,
+    Emitted,
     Entry,
     Excused,
     Fault,
@@ -81,6 +83,10 @@ def confirmed(first: int, at_s: float = 3, by: str = "bank") -> AckConfirmed:
     return AckConfirmed(at_s, CONSUMER, KEY, run(first), by)
 
 
+def delayed(first: int, delay_ms: int) -> Publication:
+    return replace(published(first), delay_ms=delay_ms)
+
+
 def history(*entries: Entry, held: Run | None = None, now_s: float = 100) -> History:
     made = History(entries)
     made.now_s = now_s
@@ -135,6 +141,14 @@ BROKEN: dict[str, tuple[Check, History]] = {
     "an owner that pushes the second of a key before the first": (
         checks.order_is_kept,
         history(Taken(1, BANK, KEY, run(1, 2), keys=b"key-hash" * 2), pushed(2), pushed(1, at_s=3)),
+    ),
+    "a delayed message that is pushed before it is due": (
+        checks.delayed_is_not_early,
+        history(delayed(1, 2_000), pushed(1, at_s=2.9)),
+    ),
+    "an event of which a group got no copy": (
+        every_group_gets_it,
+        history(published(1), Emitted(1, "shop", 1, ("orders", "letters"))),
     ),
     "two messages of a key that are out at once": (
         checks.keys_go_one_by_one,
@@ -266,6 +280,26 @@ GOOD: dict[str, tuple[Check, History]] = {
             Taken(1, BANK, KEY, run(2), priority=9),
             pushed(2),
             pushed(1, at_s=3),
+        ),
+    ),
+    "pushed when it was due, and one before that, of no delay": (
+        checks.delayed_is_not_early,
+        history(delayed(1, 2_000), published(2), pushed(2), pushed(1, at_s=3)),
+    ),
+    "pushed early, for somebody had set a clock": (
+        checks.delayed_is_not_early,
+        history(delayed(1, 2_000), Fault(0, "clock", ("bank",), "", 0), pushed(1)),
+    ),
+    "pushed later than what was published after it, for it was delayed": (
+        checks.order_is_kept,
+        history(delayed(1, 2_000), Taken(1, BANK, KEY, run(1, 2)), pushed(2), pushed(1, at_s=3)),
+    ),
+    "an event with a copy for each group": (
+        every_group_gets_it,
+        history(
+            published(1),
+            replace(published(1), key=PartitionKey("letters", 0)),
+            Emitted(1, "shop", 1, ("orders", "letters")),
         ),
     ),
     "pushed earlier, for its key was free": (

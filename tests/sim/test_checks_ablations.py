@@ -15,6 +15,7 @@ import pytest
 
 from p2pmq.config import Config, Replication
 from p2pmq.core import dots as core_dots
+from p2pmq.core.bindings import Bindings
 from p2pmq.core.consuming import Consuming
 from p2pmq.core.delivery import PartitionDelivery
 from p2pmq.core.effects import Effect
@@ -22,6 +23,7 @@ from p2pmq.core.healing import Healing
 from p2pmq.core.hearsay import Hearsay
 from p2pmq.core.outbox import Outbox
 from p2pmq.core.partition import Partition
+from p2pmq.core.ready import Candidate, ReadyLine
 from p2pmq.core.records import BatchRemoved, BatchTrimmed, Record
 from p2pmq.core.streams import Stream
 from p2pmq.discovery.base import Sighting
@@ -29,6 +31,8 @@ from p2pmq.node.node import Node
 from p2pmq.sim import SimulationCheckError, SimulationSettleError, simulate
 from p2pmq.sim.disk import Contents
 from p2pmq.sim.mesh import Mesh
+from p2pmq.sim.scenario import Nodes, Publishers, Scenario
+from p2pmq.sim.workload import Workload
 from p2pmq.sim.world import SimDiscovery
 
 Story = Callable[[Mesh], Awaitable[None]]
@@ -142,6 +146,49 @@ async def keyed(mesh: Mesh) -> None:
     assert (await b.depth("q")).total == 0
 
 
+async def waiting(mesh: Mesh) -> None:
+    """Messages of one publisher wait for a consumer, who comes later."""
+    a, b = await mesh.start("a", "b")
+    for number in range(10):
+        await a.publish("q", number)
+    async for _ in b.drain("q", prefetch=1):
+        await mesh.run_for(seconds=0.01)  # of what leaves in one instant no order is told
+    await mesh.settle()
+    mesh.check(duplicates_max=0, stuck_max=0)
+
+
+async def delayed(mesh: Mesh) -> None:
+    """A consumer waits for messages that are not due, and the owner starts again meanwhile."""
+    a, b, c = await mesh.start("a", "b", "c")
+
+    async def consume(node: Node) -> None:
+        async for message in node.consume("q"):
+            message.ack()
+
+    for number in range(4):
+        await a.publish("q", number, delay=20)
+        await b.publish("q", -number)
+    mesh.serve("c", consume)
+    mesh.crash(c.owner_of("q") or "")
+    await mesh.run_for(seconds=2)
+    for name in mesh.names:
+        if not mesh.is_up(name):
+            await mesh.restart(name)
+    await mesh.run_for(seconds=30)
+    await mesh.settle()
+    mesh.check(stuck_max=0)
+
+
+async def grouped(mesh: Mesh) -> None:
+    """A scenario's publisher emits to a topic that two queues are bound to."""
+    nodes = Nodes(names=("a", "b"))
+    spec = Publishers(on=("a",), queues=("q1", "q2"), emits=1.0, groups=True)
+    await mesh.start(*nodes.names)
+    Workload(mesh, Scenario(nodes, publishers=(spec,))).begin(mesh.names, seconds=3)
+    await mesh.run_for(seconds=4)
+    mesh.check()
+
+
 def run(story: Story, seed: int) -> None:
     with simulate(seed, events_max=2_000_000) as sim:
         sim.run(story)  # type: ignore[arg-type]  # all stories are coroutine functions
@@ -161,8 +208,14 @@ def failure(story: Story) -> str:
         logging.disable(logging.NOTSET)
 
 
+STORIES = (
+    *(lossy, repeated, power_cut, paused, split, lost_settles, keyed),
+    *(waiting, delayed, grouped),
+)
+
+
 @pytest.mark.parametrize("seed", range(SEEDS))
-@pytest.mark.parametrize("story", [lossy, repeated, power_cut, paused, split, lost_settles, keyed])
+@pytest.mark.parametrize("story", STORIES)
 def test_with_all_safeguards_every_story_ends_well(story: Story, seed: int) -> None:
     run(story, seed)
 
@@ -195,6 +248,38 @@ def test_without_turns_two_messages_of_a_key_are_out_at_once(
 ) -> None:
     monkeypatch.setattr(PartitionDelivery, "_in_turn", lambda _self, parts, _candidate: parts)
     assert "keys_go_one_by_one" in failure(keyed)
+
+
+def test_without_a_rest_delayed_messages_are_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Partition, "_rest", nothing)
+    assert "delayed_is_not_early" in failure(delayed)
+
+
+def test_without_what_is_left_of_a_delay_a_restart_lets_messages_out_early(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("p2pmq.core.partition.left_ms", lambda *_: 0)
+    assert "delayed_is_not_early" in failure(delayed)
+
+
+def test_without_a_line_the_newest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    pop = ReadyLine.pop
+
+    def newest(line: ReadyLine) -> Candidate:
+        others = [pop(line) for _ in range(len(line))]
+        last = others.pop()
+        for other in others:
+            line.push(other)
+        return last
+
+    monkeypatch.setattr(ReadyLine, "pop", newest)
+    assert "order_is_kept" in failure(waiting)
+
+
+def test_without_all_that_match_a_group_goes_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    match = Bindings.match
+    monkeypatch.setattr(Bindings, "match", lambda bindings, topic: match(bindings, topic)[:1])
+    assert "every_group_gets_it" in failure(grouped)
 
 
 def test_without_fsync_before_the_confirm_a_power_cut_loses_messages(

@@ -87,6 +87,7 @@ def test_a_file_is_read_into_plain_data() -> None:
         ('core = ["bank", "depot"]', 'core = ["bnk"]', "core names 'bnk', which is no node"),
         ('at = "20s"', 'at = "50s"', "at = '50s' is after the scenario's duration of 40s"),
         ('"orders", "letters"', '"orders", ""', "queue name"),
+        ('on = "shop"', "groups = true", "groups = true needs a share that `emits`"),
         ("duplicates_max", "duplicate_max", "did you mean 'duplicates_max'?"),
     ],
 )

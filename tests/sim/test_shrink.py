@@ -52,6 +52,18 @@ def test_a_publisher_that_is_needed_becomes_plain() -> None:
     assert small.faults == ()
 
 
+def test_what_was_asked_for_goes_as_far_as_the_failure_does_not_need_it() -> None:
+    asking = Publishers(on=("n6",), emits=0.5, groups=True, delay_ms=(0, 9_000), keys=5, ttl_ms=9)
+    full = replace(large(), publishers=(asking,), nodes=Nodes(count=6, replicas=3, min_copies=1))
+
+    def fails(scenario: Scenario) -> bool:
+        return any(spec.delay_ms[1] for spec in scenario.publishers)
+
+    small = shrunk(full, fails)
+    assert small.publishers == (Publishers(on=("n6",), count=1, delay_ms=(0, 9_000)),)
+    assert (small.nodes.replicas, small.nodes.min_copies) == (1, 0)
+
+
 def test_it_ends_when_it_has_tried_often_enough() -> None:
     tried: list[Scenario] = []
 

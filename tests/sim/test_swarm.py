@@ -96,6 +96,22 @@ def test_the_seeds_draw_every_size_of_mesh_and_both_phases() -> None:
     assert any(fault.what == "leave" for scenario in drawn for fault in scenario.faults)
 
 
+def test_the_seeds_draw_what_a_publish_may_ask_for() -> None:
+    drawn = [drawn_scenario(seed) for seed in range(200)]
+    publishers = [publisher for scenario in drawn for publisher in scenario.publishers]
+    for asked in ("priority", "keys", "ttl_ms", "ids", "emits", "delay_ms"):
+        assert len({getattr(publisher, asked) for publisher in publishers}) > 1, asked
+    grouped = [
+        (scenario, publisher)
+        for scenario in drawn
+        for publisher in scenario.publishers
+        if publisher.groups
+    ]
+    assert grouped
+    for scenario, publisher in grouped:
+        assert any(set(publisher.queues) <= set(one.queues) for one in scenario.consumers)
+
+
 def outcome_of(scenario: Scenario, seed: int, *_: object, **__: object) -> Outcome:
     """A run that fails if a crash of n1 is in it."""
     crashed = any(f.what == "crash" and "n1" in f.hosts for f in scenario.faults)

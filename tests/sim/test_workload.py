@@ -54,6 +54,29 @@ async def test_sizes_and_confirms_are_drawn_as_said(mesh: Mesh) -> None:
     assert len(set(bodies)) == len(bodies) > 50
 
 
+async def test_messages_rest_as_long_as_was_drawn(mesh: Mesh) -> None:
+    spec = Publishers(on=("a",), delay_ms=(1_000, 3_000), every_ms=(50, 50), batch=(1, 2))
+    await begun(mesh, spec, Consumers(on=("b",)), seconds=5)
+    await mesh.run_for(seconds=10)
+    delays = {publication.delay_ms for publication in mesh.history.publications}
+    assert len(delays) > 10
+    assert 1_000 <= min(delays) <= max(delays) <= 3_000
+    await mesh.settle()
+    mesh.check(stuck_max=0)
+
+
+async def test_an_event_goes_into_each_of_a_publishers_groups(mesh: Mesh) -> None:
+    queues = ("q1", "q2", "q3")
+    spec = Publishers(on=("a",), queues=queues, emits=1.0, groups=True)
+    await begun(mesh, spec, seconds=3)
+    await mesh.run_for(seconds=4)
+    assert len(mesh.history.emitted) > 10
+    bodies = [[m.body async for m in mesh.node("b").drain(queue)] for queue in queues]
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert len(bodies[0]) == len(mesh.history.emitted)
+    mesh.check(stuck_max=0)
+
+
 async def test_a_publisher_that_gets_no_confirm_gives_up_and_goes_on(mesh: Mesh) -> None:
     spec = Publishers(on=("a",), timeout_ms=500, every_ms=(100, 100))
     workload = await begun(mesh, spec, seconds=30)
