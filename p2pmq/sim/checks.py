@@ -17,7 +17,13 @@ from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
 
 from p2pmq.core.packets.publishing import KEY_HASH_BYTES, NO_KEY
-from p2pmq.sim.features import every_group_gets_it
+from p2pmq.sim.calm import SILENCING, Calm
+from p2pmq.sim.features import (
+    discarded_stays_away,
+    every_group_gets_it,
+    only_what_is_too_much_goes,
+    rejected_is_told,
+)
 from p2pmq.sim.history import (
     Acked,
     Delivered,
@@ -38,13 +44,9 @@ if TYPE_CHECKING:
     from p2pmq.core.ids import ConsumerId, PartitionKey, Session
     from p2pmq.sim.history import Dot, History, Process, Taken
 
-CALM_AFTER_S = 60.0
-"""So long after a fault has ended it explains what happens: a split heals within this."""
 HEAL_WITHIN_S = 60.0
 EARLY_S_MAX = 0.01
 """Delays are whole milliseconds, rounded anew on each disk and each way."""
-SILENCING = ("cut", "flap", "link", "pause", "leave")
-"""Kinds of faults in which a living owner may not hear of what another has done."""
 SHOWN_MAX = 20
 
 
@@ -254,7 +256,7 @@ class _Reasons:
     """Why a delivery may be repeated."""
 
     def __init__(self, history: History, again: set[Dot]) -> None:
-        self._calm = _Calm(history)
+        self._calm = Calm(history)
         self._timeout_s = {s.consumer: s.visibility_timeout_s for s in history.subscriptions}
         self._ended = {end.consumer: end.at_s for end in history.ended}
         self._nacks: dict[tuple[ConsumerId, Dot], list[float]] = {}
@@ -288,24 +290,6 @@ class _Reasons:
 
 def _is_in(at_s: float | None, between: tuple[float, float]) -> bool:
     return at_s is not None and between[0] <= at_s <= between[1]
-
-
-class _Calm:
-    """When nothing was broken, nor had just been."""
-
-    def __init__(self, history: History, kinds: tuple[str, ...] = ()) -> None:
-        """Of all that may be broken, or of faults of some kinds alone."""
-        spans = [
-            (fault.at_s, (history.now_s if fault.until_s is None else fault.until_s))
-            for fault in history.faults
-            if not kinds or fault.kind in kinds
-        ]
-        spans += [(end.at_s, end.at_s) for end in history.process_ends if not kinds]
-        self._spans = sorted((start, end + CALM_AFTER_S) for start, end in spans)
-
-    def is_disturbed(self, start_s: float, end_s: float) -> bool:
-        """Whether some of the time from `start_s` to `end_s` was not calm."""
-        return any(start <= end_s and start_s <= end for start, end in self._spans)
 
 
 # ------------------------------------------------------------------------- order, acks, and marks
@@ -377,7 +361,7 @@ def keys_go_one_by_one(history: History) -> list[Violation]:
     for end in ends:
         for dot in dots([end]):
             ended[dot] = min(end.at_s, ended.get(dot, end.at_s))
-    calm = _Calm(history)
+    calm = Calm(history)
     latest: dict[tuple[Process, PartitionKey, bytes], tuple[Dot, float]] = {}
     found: list[Violation] = []
     for push in history.pushes:
@@ -413,7 +397,7 @@ def acked_stays_acked(history: History) -> list[Violation]:
         for dot in dots([ack]):
             confirmed.setdefault(dot, (ack.at_s, ack.by))
     excused = set(dots(history.excused))
-    calm = _Calm(history, SILENCING)
+    calm = Calm(history, SILENCING)
     found: list[Violation] = []
     for push in history.pushes:
         for dot in dots([push]):
@@ -528,6 +512,9 @@ CHECKS = (
     buffers_are_bounded,
     views_are_equal_after_a_heal,
     every_group_gets_it,
+    rejected_is_told,
+    only_what_is_too_much_goes,
+    discarded_stays_away,
 )
 """The promises of the design's section 2 that hold for every history."""
 

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 from p2pmq.sim.chaos import KINDS, drawn_faults
 from p2pmq.sim.scenario import (
     CONFIRMS,
+    OVERFLOWS,
     RESTS,
     Chaos,
     Consumers,
+    Declared,
     FaultSpec,
     Links,
     Liveness,
@@ -53,6 +55,9 @@ PUBLISHING = 0.2
 """… and of consumers that process once, or publish with their acks."""
 GROUPED = 0.5
 """Of those that emit, those that have several groups; with them comes a consumer for each."""
+LIMITED = 0.2
+"""Share of seeds in which a queue has a limit, of so many messages:"""
+ROOMS = (3, 10, 40)
 DELAYING = 0.2
 DELAYS_MS = ((500, 500), (0, 3_000), (0, 20_000))
 NAMED = 0.25
@@ -86,6 +91,8 @@ def drawn_scenario(seed: int) -> Scenario:
     publishers = tuple(_delaying(delays, publisher) for publisher in publishers)
     publishers = tuple(_grouped(groups, publisher) for publisher in publishers)
     consumers += tuple(_members(groups, one, nodes.all) for one in publishers if one.groups)
+    limits = random.Random(f"limits {seed}")
+    declared = (_limited(limits, queues),) if limits.random() < LIMITED else ()
     chaos = _chaos(rng)
     faults = drawn_faults(rng, nodes.all, chaos, duration_ms)
     faults += _joins_and_leaves(rng, nodes, duration_ms)
@@ -95,6 +102,7 @@ def drawn_scenario(seed: int) -> Scenario:
         seed=seed,
         duration_ms=duration_ms,
         links=_links(rng),
+        declared=declared,
         publishers=publishers,
         consumers=consumers,
         faults=tuple(sorted(faults, key=lambda fault: fault.at_ms)),
@@ -154,6 +162,12 @@ def _featured(rng: random.Random, publishers: Publishers) -> Publishers:
 def _emitting(rng: random.Random, publishers: Publishers) -> Publishers:
     """Some emit to topics that are bound to queues."""
     return replace(publishers, emits=0.5 if rng.random() < EMITTING else 0.0)
+
+
+def _limited(rng: random.Random, queues: Sequence[str]) -> Declared:
+    """One of the queues holds only so many messages."""
+    limit, overflow = rng.choice(ROOMS), rng.choice(OVERFLOWS)
+    return Declared(queues=(rng.choice(queues),), max_messages=limit, overflow=overflow)
 
 
 def _delaying(rng: random.Random, publishers: Publishers) -> Publishers:

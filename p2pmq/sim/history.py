@@ -62,6 +62,8 @@ class Publication:
     stored: bool = False
     told_at_s: float | None = None
     delay_ms: int = 0
+    gone: str = ""
+    """Its publisher was told that it is not in the outbox any more, and this is why."""
 
     @property
     def is_promised(self) -> bool:
@@ -219,6 +221,16 @@ class Fired(NamedTuple):
     digests: tuple[int, ...]
 
 
+class Declared(NamedTuple):
+    """Somebody gave a queue settings: a limit (0: none), and what is to happen at it."""
+
+    at_s: float
+    queue: str
+    max_messages: int
+    max_bytes: int
+    overflow: str
+
+
 class Emitted(NamedTuple):
     """A publisher of a scenario has emitted an event to a topic that it had bound to `queues`."""
 
@@ -289,6 +301,7 @@ Entry = (
     | Dropped
     | Buried
     | Fired
+    | Declared
     | Emitted
     | Excused
     | Fault
@@ -318,6 +331,7 @@ class History:
         self.dropped: list[Dropped] = []
         self.buried: list[Buried] = []
         self.fired: list[Fired] = []
+        self.declared: list[Declared] = []
         self.emitted: list[Emitted] = []
         self.excused: list[Excused] = []
         self.faults: list[Fault] = []
@@ -350,6 +364,7 @@ class History:
             Dropped: self.dropped,
             Buried: self.buried,
             Fired: self.fired,
+            Declared: self.declared,
             Emitted: self.emitted,
             Excused: self.excused,
             Fault: self.faults,

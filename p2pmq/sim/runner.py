@@ -33,6 +33,8 @@ from p2pmq.sim.workload import Workload
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from p2pmq.node.node import Node
+    from p2pmq.node.settings import Settings
     from p2pmq.sim.host import Host
     from p2pmq.sim.mesh import Mesh
     from p2pmq.sim.scenario import Liveness, Scenario
@@ -71,6 +73,7 @@ class Playing:
         await self.mesh.start(*nodes.first, together=not nodes.in_turn, **options_of(nodes))
         watching = self._observe()
         try:
+            await self._declare(self.mesh.nodes[0])
             await self._safety()
             if self.scenario.liveness is not None:
                 await self._liveness(self.scenario.liveness)
@@ -92,6 +95,17 @@ class Playing:
         self.observer = Observer(self.mesh, seconds)
         return asyncio.ensure_future(self.observer.run())
 
+    async def _declare(self, node: Node, *, lifted: bool = False) -> None:
+        """Declare the scenario's queues; lifted: those whose publishers wait for room have it."""
+        for declared in self.scenario.declared:
+            blocks = declared.overflow == "block"
+            settings: Settings = {
+                "max_messages": None if lifted and blocks else declared.max_messages or None,
+                "overflow": declared.overflow,  # type: ignore[typeddict-item]  # one of OVERFLOWS
+            }
+            for queue in declared.queues if blocks or not lifted else ():
+                await node.declare(queue, **settings)
+
     # -- the phases --
 
     async def _safety(self) -> None:
@@ -105,6 +119,8 @@ class Playing:
 
     async def _liveness(self, liveness: Liveness) -> None:
         seconds = liveness.duration_ms / 1000
+        if there := running([self.mesh.host(name) for name in self.timetable.present]):
+            await self._declare(there[0].node)
         self.workload.begin(self.timetable.present, seconds)
         await self.timetable.play(liveness.faults, seconds)
         core = [name for name in liveness.core if name in self.timetable.present]
@@ -124,6 +140,8 @@ class Playing:
         expect = self.scenario.expect
         hosts = [self.mesh.host(name) for name in names]
         within_s = expect.settle_within_ms / 1000
+        if there := running(hosts):  # nobody need consume: what waits for room gets it so
+            await self._declare(there[0].node, lifted=True)
         lines = await self._settle(hosts, within_s)
         await self._until_due(hosts)
         ownerless = without_owner(hosts, self.scenario.queues)

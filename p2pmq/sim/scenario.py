@@ -39,6 +39,7 @@ _NAMES = list_of(TEXT)
 CONFIRMS = ("committed", "stored", "none")
 PROFILES = ("lan", "wan")
 RESTS = ("isolated", "crashed", "paused")
+OVERFLOWS = ("block", "reject", "drop-oldest")
 MOMENTS = ("handover", "recovery")
 
 FAULTS: dict[str, tuple[Names, Names, str]] = {
@@ -166,6 +167,17 @@ class Links:
     corrupt: Annotated[float, SHARE] = 0.0
     rate_bytes: Annotated[int | None, SIZE] = None
     """Bytes a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What some queues are declared with, before anything else happens."""
+
+    queues: Annotated[Names, _NAMES] = ("orders",)
+    max_messages: Annotated[int, COUNT] = 0
+    """How many a queue holds at most; 0: no limit."""
+    overflow: Annotated[str, one_of(*OVERFLOWS)] = "block"
+    """What happens beyond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +335,7 @@ class Scenario:
     mend: Annotated[bool, FLAG] = True
     """Mend everything at the end; false: as far as it was not, it stays broken."""
     links: tuple[Links, ...] = ()
+    declared: tuple[Declared, ...] = ()
     publishers: tuple[Publishers, ...] = ()
     consumers: tuple[Consumers, ...] = ()
     faults: tuple[FaultSpec, ...] = ()

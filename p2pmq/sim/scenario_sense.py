@@ -89,13 +89,18 @@ def _known(name: str, nodes: Nodes, at: tuple[str | int, ...]) -> Iterator[Probl
 
 
 def _queues(scenario: Scenario) -> Iterator[Problem]:
-    for section in ("publishers", "consumers"):
+    for section in ("declared", "publishers", "consumers"):
         for number, table in enumerate(getattr(scenario, section)):
             for queue in table.queues:
                 try:
                     check_queue_name(queue)
                 except QueueNameError as error:
                     yield (section, number, "queues"), str(error)
+    listed = [queue for one in scenario.declared for queue in one.queues]
+    for number, one in enumerate(scenario.declared):
+        for queue in one.queues:
+            if listed.count(queue) > 1:
+                yield ("declared", number, "queues"), f"{queue!r} is declared twice"
     for number, spec in enumerate(scenario.publishers):
         if spec.groups and not spec.emits:
             yield ("publishers", number, "groups"), "groups = true needs a share that `emits`"

@@ -54,6 +54,7 @@ def shrunk(scenario: Scenario, fails: Fails, runs_max: int = RUNS_MAX) -> Scenar
         state.accept(replace(state.scenario, liveness=None))
         _thin_out(state, "faults")
         _thin_out_liveness(state)
+        _thin_out(state, "declared")
         _thin_out(state, "publishers")
         _thin_out(state, "consumers")
         for name in reversed(state.scenario.nodes.all):

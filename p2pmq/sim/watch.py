@@ -31,11 +31,13 @@ from p2pmq.core.packets.publishing import Publish
 from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
 from p2pmq.core.tying import batches_of
 from p2pmq.errors import StoreCorruptError
+from p2pmq.node.settings import OVERFLOWS
 from p2pmq.sim.history import (
     AckConfirmed,
     Acked,
     Buried,
     ConsumerEnded,
+    Declared,
     Delivered,
     Dropped,
     Fetched,
@@ -126,6 +128,13 @@ class Witness:
         self._history.add(publication)
         self._waiting[event.token] = publication
 
+    def on_declare(self, event: events.DeclareRequested) -> None:
+        """A queue is given settings."""
+        given = event.settings
+        overflow = next(name for name, at in OVERFLOWS.items() if at == given.overflow)
+        limits = (given.max_messages, given.max_bytes, overflow)
+        self._history.add(Declared(self.now_s, event.queue, *limits))
+
     def on_repost(self, event: events.RepostRequested) -> None:
         """A dead letter is to be a message again."""
         batch, now_s = event.batch, self.now_s
@@ -152,13 +161,16 @@ class Witness:
         assert publication.run[:2] == (outcome.session, outcome.first), "dots count from 1"
         publication.told_at_s = self.now_s
         publication.stored = outcome.stored
+        publication.gone = outcome.gone
         if outcome.timed_out:
             publication.outcome = Outcome.TIMED_OUT
         else:
             publication.outcome = Outcome.COMMITTED if outcome.copies else Outcome.STORED
 
     def on_overflowed(self, notice: Overflowed) -> None:
-        """The outbox dropped or refused messages, and said so."""
+        """The outbox dropped or refused messages, and said so. What only waits has no dots."""
+        if notice.action == "waited":
+            return
         run = Run(notice.session, notice.first, notice.first + notice.count - 1)
         reason = f"{notice.reason}: {notice.action}"
         self._history.add(Dropped(self.now_s, self.process, notice.key, run, reason))
@@ -379,6 +391,7 @@ class WatchedMachine(Machine):
         seen: dict[type, Callable[[Any], None]] = {
             events.Started: self.witness.on_started,
             events.PublishRequested: self.witness.on_publish,
+            events.DeclareRequested: self.witness.on_declare,
             events.RepostRequested: self.witness.on_repost,
             events.SubscribeRequested: self.witness.on_subscribe,
             events.UnsubscribeRequested: self.witness.on_unsubscribe,

@@ -54,6 +54,21 @@ def test_a_scenario_runs_to_its_end_and_holds() -> None:
     assert outcome.as_json()["ok"] is True
 
 
+@pytest.mark.parametrize("overflow", ["block", "reject", "drop-oldest"])
+def test_a_queue_with_a_limit_comes_to_rest_with_nobody_to_consume(overflow: str) -> None:
+    limited = f'[declared]\nmax_messages = 4\noverflow = "{overflow}"\n'
+    publishers = '[publishers]\non = "shop"\nconfirm = ["committed", "none"]\ntimeout = "1s"\n'
+    rest = "[liveness]\ncore = ['shop', 'bank']\nduration = '10s'\n"
+    nodes = "[nodes]\nnames = ['shop', 'bank', 'depot']\nreplicas = 3\n"
+    outcome = played(f"duration = '10s'\n{nodes}{limited}{publishers}{rest}")
+    assert outcome.ok, (outcome.error, broken(outcome))
+    totals = outcome.totals
+    if overflow == "block":
+        assert totals.delivered == totals.attempted > 8
+    else:
+        assert 8 <= totals.delivered < totals.attempted
+
+
 def test_a_seed_gives_one_trace_with_the_observer_and_without_and_in_another_process() -> None:
     text = SMALL + SPLIT
     seen, unseen = played(text), played(text, observes=False)

@@ -100,6 +100,12 @@ def test_what_is_wrong_is_said_with_its_line(right: str, wrong: str, message: st
     assert refused.value.line == line
 
 
+def test_a_queue_is_declared_once() -> None:
+    twice = GOOD + '\n[[declared]]\nqueues = "a"\n\n[[declared]]\nqueues = ["b", "a"]\n'
+    with pytest.raises(ScenarioError, match="'a' is declared twice"):
+        parsed(twice)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -212,7 +218,16 @@ def test_the_docs_name_every_key_and_every_fault() -> None:
     docs = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text(encoding="utf-8")
     for key in keys_of(Scenario):
         assert f"`{key}`" in docs or f"[{key}]" in docs
-    for hint in ("Nodes", "Links", "Publishers", "Consumers", "Chaos", "Liveness", "Expect"):
+    for hint in (
+        "Nodes",
+        "Links",
+        "Declared",
+        "Publishers",
+        "Consumers",
+        "Chaos",
+        "Liveness",
+        "Expect",
+    ):
         module = __import__("p2pmq.sim.scenario", fromlist=[hint])
         for key in keys_of(getattr(module, hint)):
             assert f"`{key}`" in docs, (hint, key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from p2pmq.sim.draw import drawn_scenario
-from p2pmq.sim.scenario import FaultSpec, Nodes, Publishers, Scenario
+from p2pmq.sim.scenario import Declared, FaultSpec, Nodes, Publishers, Scenario
 from p2pmq.sim.scenario_sense import problems
 from p2pmq.sim.shrink import shrunk
 
@@ -54,7 +54,9 @@ def test_a_publisher_that_is_needed_becomes_plain() -> None:
 
 def test_what_was_asked_for_goes_as_far_as_the_failure_does_not_need_it() -> None:
     asking = Publishers(on=("n6",), emits=0.5, groups=True, delay_ms=(0, 9_000), keys=5, ttl_ms=9)
-    full = replace(large(), publishers=(asking,), nodes=Nodes(count=6, replicas=3, min_copies=1))
+    nodes = Nodes(count=6, replicas=3, min_copies=1)
+    limited = Declared(queues=("q1",), max_messages=3)
+    full = replace(large(), publishers=(asking,), nodes=nodes, declared=(limited,))
 
     def fails(scenario: Scenario) -> bool:
         return any(spec.delay_ms[1] for spec in scenario.publishers)
@@ -62,6 +64,7 @@ def test_what_was_asked_for_goes_as_far_as_the_failure_does_not_need_it() -> Non
     small = shrunk(full, fails)
     assert small.publishers == (Publishers(on=("n6",), count=1, delay_ms=(0, 9_000)),)
     assert (small.nodes.replicas, small.nodes.min_copies) == (1, 0)
+    assert small.declared == ()
 
 
 def test_it_ends_when_it_has_tried_often_enough() -> None:

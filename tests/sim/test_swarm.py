@@ -101,6 +101,8 @@ def test_the_seeds_draw_what_a_publish_may_ask_for() -> None:
     publishers = [publisher for scenario in drawn for publisher in scenario.publishers]
     for asked in ("priority", "keys", "ttl_ms", "ids", "emits", "delay_ms"):
         assert len({getattr(publisher, asked) for publisher in publishers}) > 1, asked
+    declared = [one for scenario in drawn for one in scenario.declared]
+    assert {one.overflow for one in declared} == {"block", "reject", "drop-oldest"}
     grouped = [
         (scenario, publisher)
         for scenario in drawn
