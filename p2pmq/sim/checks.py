@@ -36,6 +36,7 @@ from p2pmq.sim.history import (
     dots,
 )
 from p2pmq.sim.refuse import SimulationError
+from p2pmq.sim.ticks import ticks_come_once
 from p2pmq.sim.violation import Violation
 
 if TYPE_CHECKING:
@@ -515,6 +516,7 @@ CHECKS = (
     rejected_is_told,
     only_what_is_too_much_goes,
     discarded_stays_away,
+    ticks_come_once,
 )
 """The promises of the design's section 2 that hold for every history."""
 

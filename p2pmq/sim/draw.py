@@ -58,6 +58,9 @@ GROUPED = 0.5
 LIMITED = 0.2
 """Share of seeds in which a queue has a limit, of so many messages:"""
 ROOMS = (3, 10, 40)
+TICKING = 0.1
+"""Share of seeds in which a queue without a limit has a schedule."""
+MINUTELY = "* * * * *"
 DELAYING = 0.2
 DELAYS_MS = ((500, 500), (0, 3_000), (0, 20_000))
 NAMED = 0.25
@@ -92,7 +95,8 @@ def drawn_scenario(seed: int) -> Scenario:
     publishers = tuple(_grouped(groups, publisher) for publisher in publishers)
     consumers += tuple(_members(groups, one, nodes.all) for one in publishers if one.groups)
     limits = random.Random(f"limits {seed}")
-    declared = (_limited(limits, queues),) if limits.random() < LIMITED else ()
+    limited = (_limited(limits, queues),) if limits.random() < LIMITED else ()
+    ticking = _ticking(random.Random(f"ticks {seed}"), queues, limited)
     chaos = _chaos(rng)
     faults = drawn_faults(rng, nodes.all, chaos, duration_ms)
     faults += _joins_and_leaves(rng, nodes, duration_ms)
@@ -102,7 +106,7 @@ def drawn_scenario(seed: int) -> Scenario:
         seed=seed,
         duration_ms=duration_ms,
         links=_links(rng),
-        declared=declared,
+        declared=limited + ticking,
         publishers=publishers,
         consumers=consumers,
         faults=tuple(sorted(faults, key=lambda fault: fault.at_ms)),
@@ -168,6 +172,16 @@ def _limited(rng: random.Random, queues: Sequence[str]) -> Declared:
     """One of the queues holds only so many messages."""
     limit, overflow = rng.choice(ROOMS), rng.choice(OVERFLOWS)
     return Declared(queues=(rng.choice(queues),), max_messages=limit, overflow=overflow)
+
+
+def _ticking(
+    rng: random.Random, queues: Sequence[str], limited: Sequence[Declared]
+) -> tuple[Declared, ...]:
+    """Now and then a queue has a schedule."""
+    free = [queue for queue in queues if not any(queue in one.queues for one in limited)]
+    if rng.random() >= TICKING or not free:
+        return ()
+    return (Declared(queues=(rng.choice(free),), schedule=MINUTELY),)
 
 
 def _delaying(rng: random.Random, publishers: Publishers) -> Publishers:

@@ -231,6 +231,15 @@ class Declared(NamedTuple):
     overflow: str
 
 
+class Scheduled(NamedTuple):
+    """Somebody made a schedule, whose ticks go into the queue."""
+
+    at_s: float
+    name: str
+    queue: str
+    cron: str
+
+
 class Emitted(NamedTuple):
     """A publisher of a scenario has emitted an event to a topic that it had bound to `queues`."""
 
@@ -302,6 +311,7 @@ Entry = (
     | Buried
     | Fired
     | Declared
+    | Scheduled
     | Emitted
     | Excused
     | Fault
@@ -332,6 +342,7 @@ class History:
         self.buried: list[Buried] = []
         self.fired: list[Fired] = []
         self.declared: list[Declared] = []
+        self.scheduled: list[Scheduled] = []
         self.emitted: list[Emitted] = []
         self.excused: list[Excused] = []
         self.faults: list[Fault] = []
@@ -365,6 +376,7 @@ class History:
             Buried: self.buried,
             Fired: self.fired,
             Declared: self.declared,
+            Scheduled: self.scheduled,
             Emitted: self.emitted,
             Excused: self.excused,
             Fault: self.faults,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from p2pmq.sim.checks import CHECKS, HEAL_WITHIN_S, too_many_duplicates
 from p2pmq.sim.history import Pushed, dots
 from p2pmq.sim.outcome import Latencies, Totals, Verdict
+from p2pmq.sim.ticks import missed_ticks
 from p2pmq.sim.units import written_duration
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ def not_stuck(
     stuck = sorted(dot for dot in where if dot in promised and dot not in settled)
     violations = [f"{dot} lies on {where[dot]}" for dot in stuck] if len(stuck) > stuck_max else []
     return _verdict(f"stuck <= {stuck_max}", violations)
+
+
+def no_tick_missed(phase: str, history: History, ownerless: Sequence[str]) -> Verdict:
+    """Every tick of a schedule has come, where the queue has an owner."""
+    return _verdict(f"{phase}: no tick is missed", missed_ticks(history, ownerless))
 
 
 def totals(counted: Summary) -> Totals:

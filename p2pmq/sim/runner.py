@@ -17,14 +17,24 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from p2pmq.errors import RequestTimeoutError
+from p2pmq.node.cron import next_tick
 from p2pmq.sim.chaos import chaos_faults
 from p2pmq.sim.history import Fault
-from p2pmq.sim.judging import checked, expected, measured, not_stuck, totals
+from p2pmq.sim.judging import (
+    checked,
+    expected,
+    measured,
+    no_tick_missed,
+    not_stuck,
+    totals,
+)
+from p2pmq.sim.loop import WALL_EPOCH_S
 from p2pmq.sim.mesh import POLL_S, RESTS_S
 from p2pmq.sim.observer import Observer
 from p2pmq.sim.outcome import Band, Outcome, Verdict
 from p2pmq.sim.resting import has_resting, under_way, without_owner
 from p2pmq.sim.simulation import simulate
+from p2pmq.sim.ticks import GRACE_S
 from p2pmq.sim.timetable import Timetable, options_of
 from p2pmq.sim.units import written_duration
 from p2pmq.sim.views import running
@@ -71,9 +81,10 @@ class Playing:
         nodes = self.scenario.nodes
         self.timetable.lay_links()
         await self.mesh.start(*nodes.first, together=not nodes.in_turn, **options_of(nodes))
+        await self._declare(self.mesh.nodes[0])
+        await self._schedule(self.mesh.nodes[0])
         watching = self._observe()
         try:
-            await self._declare(self.mesh.nodes[0])
             await self._safety()
             if self.scenario.liveness is not None:
                 await self._liveness(self.scenario.liveness)
@@ -96,15 +107,29 @@ class Playing:
         return asyncio.ensure_future(self.observer.run())
 
     async def _declare(self, node: Node, *, lifted: bool = False) -> None:
-        """Declare the scenario's queues; lifted: those whose publishers wait for room have it."""
+        """Declare the limits of queues; lifted: where publishers wait for room, they have it."""
         for declared in self.scenario.declared:
             blocks = declared.overflow == "block"
+            if not declared.max_messages or (lifted and not blocks):
+                continue
             settings: Settings = {
-                "max_messages": None if lifted and blocks else declared.max_messages or None,
+                "max_messages": None if lifted else declared.max_messages,
                 "overflow": declared.overflow,  # type: ignore[typeddict-item]  # one of OVERFLOWS
             }
-            for queue in declared.queues if blocks or not lifted else ():
+            for queue in declared.queues:
                 await node.declare(queue, **settings)
+
+    async def _schedule(self, node: Node) -> None:
+        """Make the schedules. If none ticks while the scenario lasts, wait: one is to, amid it."""
+        waits_s: list[float] = []
+        for declared in self.scenario.declared:
+            for queue in declared.queues if declared.schedule else ():
+                await node.schedule(f"ticks of {queue}", declared.schedule, queue, b"tick")
+                wall_s = self.mesh.now + WALL_EPOCH_S
+                tick_s = next_tick(declared.schedule, int(wall_s))
+                waits_s.append(tick_s - wall_s if tick_s is not None else 0.0)
+        if waits_s and min(waits_s) > self.scenario.duration_ms / 1000:
+            await asyncio.sleep(min(waits_s) - self.scenario.duration_ms / 2000)
 
     # -- the phases --
 
@@ -151,7 +176,10 @@ class Playing:
             lines = await self._settle(hosts, within_s)
         what = f"{phase}: settled within {written_duration(expect.settle_within_ms)}"
         self.verdicts.append(Verdict(what, not lines, tuple(lines)))
+        if self.mesh.history.scheduled:
+            await asyncio.sleep(GRACE_S)
         self.mesh.take_stock()
+        self.verdicts.append(no_tick_missed(phase, self.mesh.history, ownerless))
         self.verdicts.append(not_stuck(self.mesh.history, names, expect.stuck, ownerless))
 
     async def _settle(self, hosts: Sequence[Host], within_s: float) -> list[str]:

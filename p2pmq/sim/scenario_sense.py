@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from p2pmq.core.names import check_queue_name
 from p2pmq.core.packets.registry import PROTOCOL_VERSION_MIN
 from p2pmq.errors import QueueNameError
+from p2pmq.node.cron import next_tick
 from p2pmq.sim.later import LATEST
+from p2pmq.sim.loop import WALL_EPOCH_S
 from p2pmq.sim.scenario import FaultSpec, Nodes, Scenario
 from p2pmq.sim.units import nearest, written_duration
 
@@ -27,6 +29,7 @@ def problems(scenario: Scenario) -> Iterator[Problem]:
     yield from _nodes(scenario.nodes)
     yield from _hosts(scenario)
     yield from _queues(scenario)
+    yield from _declared(scenario)
     yield from _times(scenario)
     yield from _faults(scenario)
 
@@ -96,14 +99,22 @@ def _queues(scenario: Scenario) -> Iterator[Problem]:
                     check_queue_name(queue)
                 except QueueNameError as error:
                     yield (section, number, "queues"), str(error)
-    listed = [queue for one in scenario.declared for queue in one.queues]
-    for number, one in enumerate(scenario.declared):
-        for queue in one.queues:
-            if listed.count(queue) > 1:
-                yield ("declared", number, "queues"), f"{queue!r} is declared twice"
     for number, spec in enumerate(scenario.publishers):
         if spec.groups and not spec.emits:
             yield ("publishers", number, "groups"), "groups = true needs a share that `emits`"
+
+
+def _declared(scenario: Scenario) -> Iterator[Problem]:
+    listed = [queue for one in scenario.declared for queue in one.queues]
+    for number, one in enumerate(scenario.declared):
+        if one.schedule and next_tick(one.schedule, WALL_EPOCH_S) is None:
+            yield ("declared", number, "schedule"), f"schedule = {one.schedule!r} never ticks"
+        if one.schedule and one.max_messages:
+            text = "a queue with a limit may be too full for ticks: give the schedule another"
+            yield ("declared", number, "schedule"), text
+        for queue in one.queues:
+            if listed.count(queue) > 1:
+                yield ("declared", number, "queues"), f"{queue!r} is declared twice"
 
 
 def _times(scenario: Scenario) -> Iterator[Problem]:

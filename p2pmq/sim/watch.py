@@ -47,6 +47,7 @@ from p2pmq.sim.history import (
     Publication,
     Pushed,
     Returned,
+    Scheduled,
     Subscription,
     Taken,
     Unread,
@@ -134,6 +135,13 @@ class Witness:
         overflow = next(name for name, at in OVERFLOWS.items() if at == given.overflow)
         limits = (given.max_messages, given.max_bytes, overflow)
         self._history.add(Declared(self.now_s, event.queue, *limits))
+
+    def on_schedule(self, event: events.ScheduleRequested) -> None:
+        """A schedule is made, or removed."""
+        record = event.record
+        if not record.removed:
+            made = Scheduled(self.now_s, record.name, record.queue, record.cron)
+            self._history.add(made)
 
     def on_repost(self, event: events.RepostRequested) -> None:
         """A dead letter is to be a message again."""
@@ -392,6 +400,7 @@ class WatchedMachine(Machine):
             events.Started: self.witness.on_started,
             events.PublishRequested: self.witness.on_publish,
             events.DeclareRequested: self.witness.on_declare,
+            events.ScheduleRequested: self.witness.on_schedule,
             events.RepostRequested: self.witness.on_repost,
             events.SubscribeRequested: self.witness.on_subscribe,
             events.UnsubscribeRequested: self.witness.on_unsubscribe,

@@ -107,6 +107,18 @@ def test_a_queue_is_declared_once() -> None:
 
 
 @pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ('schedule = "61 * * * *"', "'61 * * * *' never ticks"),
+        ('schedule = "* * * * *"\nmax_messages = 5', "may be too full for ticks"),
+    ],
+)
+def test_a_schedule_must_tick_into_a_queue_that_has_room(wrong: str, message: str) -> None:
+    with pytest.raises(ScenarioError, match=re.escape(message)):
+        parsed(f"{GOOD}\n[declared]\n{wrong}\n")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ('hosts = "owner of orders"', "the fault 'crash' needs the key 'hosts'"),

@@ -103,6 +103,7 @@ def test_the_seeds_draw_what_a_publish_may_ask_for() -> None:
         assert len({getattr(publisher, asked) for publisher in publishers}) > 1, asked
     declared = [one for scenario in drawn for one in scenario.declared]
     assert {one.overflow for one in declared} == {"block", "reject", "drop-oldest"}
+    assert {bool(one.schedule) for one in declared} == {False, True}
     grouped = [
         (scenario, publisher)
         for scenario in drawn
