@@ -22,6 +22,7 @@ from p2pmq.sim.features import (
     discarded_stays_away,
     every_group_gets_it,
     only_what_is_too_much_goes,
+    purged_was_to_go,
     rejected_is_told,
 )
 from p2pmq.sim.history import (
@@ -516,6 +517,7 @@ CHECKS = (
     rejected_is_told,
     only_what_is_too_much_goes,
     discarded_stays_away,
+    purged_was_to_go,
     ticks_come_once,
 )
 """The promises of the design's section 2 that hold for every history."""

@@ -61,6 +61,8 @@ ROOMS = (3, 10, 40)
 TICKING = 0.1
 """Share of seeds in which a queue without a limit has a schedule."""
 MINUTELY = "* * * * *"
+PURGING = 0.1
+"""Share of publishers that have a queue purged now and then."""
 DELAYING = 0.2
 DELAYS_MS = ((500, 500), (0, 3_000), (0, 20_000))
 NAMED = 0.25
@@ -93,6 +95,8 @@ def drawn_scenario(seed: int) -> Scenario:
     delays, groups = random.Random(f"delays {seed}"), random.Random(f"groups {seed}")
     publishers = tuple(_delaying(delays, publisher) for publisher in publishers)
     publishers = tuple(_grouped(groups, publisher) for publisher in publishers)
+    purges = random.Random(f"purges {seed}")
+    publishers = tuple(_purging(purges, publisher) for publisher in publishers)
     consumers += tuple(_members(groups, one, nodes.all) for one in publishers if one.groups)
     limits = random.Random(f"limits {seed}")
     limited = (_limited(limits, queues),) if limits.random() < LIMITED else ()
@@ -189,6 +193,11 @@ def _delaying(rng: random.Random, publishers: Publishers) -> Publishers:
     return replace(
         publishers, delay_ms=rng.choice(DELAYS_MS) if rng.random() < DELAYING else (0, 0)
     )
+
+
+def _purging(rng: random.Random, publishers: Publishers) -> Publishers:
+    """Some have a queue purged now and then."""
+    return replace(publishers, purges=0.05 if rng.random() < PURGING else 0.0)
 
 
 def _grouped(rng: random.Random, publishers: Publishers) -> Publishers:

@@ -141,6 +141,33 @@ def discarded_stays_away(history: History) -> list[Violation]:
     return found
 
 
+def purged_was_to_go(history: History) -> list[Violation]:
+    """A purge takes what was there before whoever asked for it was told that it is done.
+
+    A purge that nobody was told the end of may be done at any later time.
+    """
+    purged = [drop for drop in history.dropped if drop.reason == PURGED]
+    published: dict[Dot, float] = {}
+    for publication in history.publications if purged else ():
+        published.update(dict.fromkeys(dots([publication]), publication.at_s))
+    found: list[Violation] = []
+    for drop in purged:
+        until_s = max(
+            (
+                inf if purge.done_at_s is None else purge.done_at_s
+                for purge in history.purges
+                if purge.key == drop.key and purge.at_s <= drop.at_s
+            ),
+            default=-inf,
+        )
+        late = [dot for dot in dots([drop]) if published.get(dot, 0.0) > until_s]
+        if late:
+            text = f"{drop.process.host} purged {late[0]} at {drop.at_s:.3f} s, and nobody had "
+            text += "asked for that since it was published"
+            found.append(Violation("purged_was_to_go", text))
+    return found
+
+
 def _declared(history: History, overflow: str) -> dict[str, tuple[float, int]]:
     """The queues that were declared so: since when, and how many messages they hold at least.
 

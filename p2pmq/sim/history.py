@@ -240,6 +240,15 @@ class Scheduled(NamedTuple):
     cron: str
 
 
+@dataclass(slots=True)
+class Purge:
+    """Somebody has a queue purged. `done_at_s`: when he was told that it is."""
+
+    at_s: float
+    key: PartitionKey
+    done_at_s: float | None = None
+
+
 class Emitted(NamedTuple):
     """A publisher of a scenario has emitted an event to a topic that it had bound to `queues`."""
 
@@ -312,6 +321,7 @@ Entry = (
     | Fired
     | Declared
     | Scheduled
+    | Purge
     | Emitted
     | Excused
     | Fault
@@ -343,6 +353,7 @@ class History:
         self.fired: list[Fired] = []
         self.declared: list[Declared] = []
         self.scheduled: list[Scheduled] = []
+        self.purges: list[Purge] = []
         self.emitted: list[Emitted] = []
         self.excused: list[Excused] = []
         self.faults: list[Fault] = []
@@ -377,6 +388,7 @@ class History:
             Fired: self.fired,
             Declared: self.declared,
             Scheduled: self.scheduled,
+            Purge: self.purges,
             Emitted: self.emitted,
             Excused: self.excused,
             Fault: self.faults,

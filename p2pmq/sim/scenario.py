@@ -209,6 +209,8 @@ class Publishers:
     """What is emitted goes to a topic that is bound to all of `queues`: one group each."""
     delay_ms: Annotated[RangeMs, _DURATIONS] = (0, 0)
     """How long a message rests before anybody gets it."""
+    purges: Annotated[float, SHARE] = 0.0
+    """Share of publishes before which the queue is purged."""
     confirm: Annotated[Names, list_of(one_of(*CONFIRMS))] = ("committed",)
     """One of these is drawn each time."""
     timeout_ms: Annotated[int | None, DURATION] = None

@@ -45,6 +45,7 @@ from p2pmq.sim.history import (
     Nacked,
     Outcome,
     Publication,
+    Purge,
     Pushed,
     Returned,
     Scheduled,
@@ -93,8 +94,21 @@ class Witness:
         self._next_seq: dict[PartitionKey, int] = {}
         self._waiting: dict[int, Publication] = {}
         self._reposts: dict[int, Publication] = {}
+        self._purges: dict[int, Purge] = {}
         self._being_taken: dict[events.BatchDurable, Batch] = {}
         self._key_of: dict[ConsumerId, PartitionKey] = {}
+
+    def on_resolve(self, effect: Resolve) -> None:
+        """Whoever asked for something is told how it ended."""
+        match effect.outcome:
+            case Published():
+                self.on_outcome(effect.token, effect.outcome)
+            case fx.Purged():
+                self.on_purged(effect.token)
+            case fx.Done():
+                self.on_reposted(effect.token)
+            case _:
+                pass
 
     def on_notice(self, notice: fx.Notice) -> None:
         """The node lets go of messages, and says so."""
@@ -142,6 +156,17 @@ class Witness:
         if not record.removed:
             made = Scheduled(self.now_s, record.name, record.queue, record.cron)
             self._history.add(made)
+
+    def on_purge(self, event: events.PurgeRequested) -> None:
+        """A queue is to be purged."""
+        purge = self._purges[event.token] = Purge(self.now_s, event.key)
+        self._history.add(purge)
+
+    def on_purged(self, token: int) -> None:
+        """It is."""
+        purge = self._purges.pop(token, None)
+        if purge is not None:
+            purge.done_at_s = self.now_s
 
     def on_repost(self, event: events.RepostRequested) -> None:
         """A dead letter is to be a message again."""
@@ -386,10 +411,8 @@ class WatchedMachine(Machine):
                 witness.on_persist(effect)
             elif isinstance(effect, Deliver):
                 witness.on_deliver(effect)
-            elif isinstance(effect, Resolve) and isinstance(effect.outcome, Published):
-                witness.on_outcome(effect.token, effect.outcome)
-            elif isinstance(effect, Resolve) and isinstance(effect.outcome, fx.Done):
-                witness.on_reposted(effect.token)
+            elif isinstance(effect, Resolve):
+                witness.on_resolve(effect)
             elif isinstance(effect, Notify):
                 witness.on_notice(effect.notice)
         return effects
@@ -400,6 +423,7 @@ class WatchedMachine(Machine):
             events.Started: self.witness.on_started,
             events.PublishRequested: self.witness.on_publish,
             events.DeclareRequested: self.witness.on_declare,
+            events.PurgeRequested: self.witness.on_purge,
             events.ScheduleRequested: self.witness.on_schedule,
             events.RepostRequested: self.witness.on_repost,
             events.SubscribeRequested: self.witness.on_subscribe,

@@ -126,6 +126,8 @@ class _Publisher:
     async def _publish(self, node: Node) -> None:
         rng, spec = self._rng, self._spec
         queue, confirm = rng.choice(spec.queues), rng.choice(spec.confirm)
+        if spec.purges and rng.random() < spec.purges:
+            await node.purge(queue)
         batch = rng.randint(*spec.batch)
         if spec.count is not None:
             batch = min(batch, spec.count - self._sent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -12,9 +13,11 @@ import pytest
 
 from p2pmq.core import limits
 from p2pmq.core.delivery import PartitionDelivery
-from p2pmq.core.effects import Discarded, Effect, Notify
-from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.effects import Discarded, Effect, Notify, Send
+from p2pmq.core.ids import NodeId, PartitionKey, Run
+from p2pmq.core.packets.limiting import PurgeRequest, PurgeResult
 from p2pmq.core.packets.registering import OVERFLOW_BLOCK, QueueSettings
+from p2pmq.core.purging import Job, Purges
 from p2pmq.core.waits import Waits
 from p2pmq.errors import NotCommittedError, QueueFullError
 from p2pmq.node.node import Node
@@ -28,6 +31,7 @@ from p2pmq.sim.history import (
     Outcome,
     Process,
     Publication,
+    Purge,
     Pushed,
 )
 from p2pmq.sim.mesh import Mesh
@@ -56,6 +60,10 @@ def rejected(first: int) -> Dropped:
 
 def overflowed(first: int, at_s: float = 3) -> Dropped:
     return Dropped(at_s, BANK, KEY, run(first), features.DROPPED_OLDEST)
+
+
+def purged(first: int) -> Dropped:
+    return overflowed(first)._replace(reason=features.PURGED)
 
 
 def declared(overflow: str, most: int = 2, at_s: float = 0) -> Declared:
@@ -105,9 +113,17 @@ BROKEN: dict[str, tuple[Check, History]] = {
         features.discarded_stays_away,
         History([published(1), overflowed(1), PUSHED]),
     ),
+    "a message that was published after a purge, and goes by it": (
+        features.purged_was_to_go,
+        History([Purge(0.2, KEY, done_at_s=0.9), published(1), purged(1)]),
+    ),
+    "a message that goes as purged, and only another queue was": (
+        features.purged_was_to_go,
+        History([published(1), Purge(2, PartitionKey("other", 0)), purged(1)]),
+    ),
     "what was purged, and is pushed": (
         features.discarded_stays_away,
-        History([published(1), overflowed(1)._replace(reason=features.PURGED), PUSHED]),
+        History([published(1), purged(1), PUSHED]),
     ),
 }
 
@@ -149,6 +165,14 @@ GOOD: dict[str, tuple[Check, History]] = {
     "pushed, and dropped when it was given back": (
         features.discarded_stays_away,
         History([published(1), PUSHED, overflowed(1, at_s=5)]),
+    ),
+    "purged, while whoever asked for it waited": (
+        features.purged_was_to_go,
+        History([Purge(0.2, KEY, done_at_s=1.5), published(1), purged(1)]),
+    ),
+    "purged by somebody who was told no end of it": (
+        features.purged_was_to_go,
+        History([Purge(0.2, KEY), published(1), purged(1)]),
     ),
     "pushed by another, who had not heard of it": (
         features.discarded_stays_away,
@@ -264,3 +288,27 @@ def test_what_was_told_as_dropped_and_stays_is_noticed(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(limits, "discard", told_only)
     assert "discarded_stays_away" in failure(dropping)
+
+
+def test_a_purge_that_is_done_after_it_was_said_to_be_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(mesh: Mesh) -> None:
+        a, b = await mesh.start("a", "b")
+        await a.publish_many("q", range(5))
+        await b.purge("q")
+        await mesh.run_for(seconds=0.1)
+        await a.publish_many("q", range(5, 9))
+        await mesh.run_for(seconds=5)
+        mesh.check()
+
+    assert failure(story) == ""
+
+    def say_first(purges: Purges, peer: NodeId, packet: PurgeRequest, now: int) -> list[Effect]:
+        key = PartitionKey(packet.queue, packet.partition)
+        purges._jobs.append(Job(key, peer, packet.number, deque(range(100))))
+        purges._go_on_at = now + 2_000
+        return [Send(peer, PurgeResult(packet.number, 5))]
+
+    monkeypatch.setattr(Purges, "on_request", say_first)
+    assert "purged_was_to_go" in failure(story)

@@ -99,7 +99,7 @@ def test_the_seeds_draw_every_size_of_mesh_and_both_phases() -> None:
 def test_the_seeds_draw_what_a_publish_may_ask_for() -> None:
     drawn = [drawn_scenario(seed) for seed in range(200)]
     publishers = [publisher for scenario in drawn for publisher in scenario.publishers]
-    for asked in ("priority", "keys", "ttl_ms", "ids", "emits", "delay_ms"):
+    for asked in ("priority", "keys", "ttl_ms", "ids", "emits", "delay_ms", "purges"):
         assert len({getattr(publisher, asked) for publisher in publishers}) > 1, asked
     declared = [one for scenario in drawn for one in scenario.declared]
     assert {one.overflow for one in declared} == {"block", "reject", "drop-oldest"}

@@ -65,6 +65,17 @@ async def test_messages_rest_as_long_as_was_drawn(mesh: Mesh) -> None:
     mesh.check(stuck_max=0)
 
 
+async def test_a_publisher_has_its_queue_purged_now_and_then(mesh: Mesh) -> None:
+    await begun(mesh, Publishers(on=("a",), purges=0.3, every_ms=(100, 100)), seconds=5)
+    await mesh.run_for(seconds=6)
+    assert 3 < len(mesh.history.purges) < len(mesh.history.publications)
+    assert all(purge.done_at_s is not None for purge in mesh.history.purges)
+    purged = sum(drop.run.length for drop in mesh.history.dropped)
+    left = len([m async for m in mesh.node("b").drain("orders")])
+    assert 0 < purged == len(mesh.history.publications) - left
+    mesh.check(stuck_max=0)
+
+
 async def test_an_event_goes_into_each_of_a_publishers_groups(mesh: Mesh) -> None:
     queues = ("q1", "q2", "q3")
     spec = Publishers(on=("a",), queues=queues, emits=1.0, groups=True)
