@@ -60,6 +60,9 @@ LIMITED = 0.2
 ROOMS = (3, 10, 40)
 TICKING = 0.1
 """Share of seeds in which a queue without a limit has a schedule."""
+RETAINING = 0.1
+"""Share of seeds in which a queue without a limit can be replayed."""
+RETAIN_MS = 86_400_000
 MINUTELY = "* * * * *"
 PURGING = 0.1
 """Share of publishers that have a queue purged now and then."""
@@ -110,7 +113,7 @@ def drawn_scenario(seed: int) -> Scenario:
         seed=seed,
         duration_ms=duration_ms,
         links=_links(rng),
-        declared=limited + ticking,
+        declared=limited + ticking + _retaining(seed, queues, limited + ticking),
         publishers=publishers,
         consumers=consumers,
         faults=tuple(sorted(faults, key=lambda fault: fault.at_ms)),
@@ -186,6 +189,17 @@ def _ticking(
     if rng.random() >= TICKING or not free:
         return ()
     return (Declared(queues=(rng.choice(free),), schedule=MINUTELY),)
+
+
+def _retaining(
+    seed: int, queues: Sequence[str], others: Sequence[Declared]
+) -> tuple[Declared, ...]:
+    """Now and then a queue can be replayed."""
+    rng = random.Random(f"retain {seed}")
+    free = [queue for queue in queues if not any(queue in one.queues for one in others)]
+    if rng.random() >= RETAINING or not free:
+        return ()
+    return (Declared(queues=(rng.choice(free),), retain_ms=RETAIN_MS),)
 
 
 def _delaying(rng: random.Random, publishers: Publishers) -> Publishers:

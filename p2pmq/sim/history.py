@@ -70,6 +70,11 @@ class Publication:
         """Whether the publisher was told that it is kept."""
         return self.stored or self.outcome in (Outcome.STORED, Outcome.COMMITTED)
 
+    @property
+    def is_committed(self) -> bool:
+        """Whether the publisher was told that it is committed."""
+        return self.outcome is Outcome.COMMITTED
+
 
 class Subscription(NamedTuple):
     """A `consume()` begins."""

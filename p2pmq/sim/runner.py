@@ -32,6 +32,7 @@ from p2pmq.sim.loop import WALL_EPOCH_S
 from p2pmq.sim.mesh import POLL_S, RESTS_S
 from p2pmq.sim.observer import Observer
 from p2pmq.sim.outcome import Band, Outcome, Verdict
+from p2pmq.sim.replaying import replay_problems
 from p2pmq.sim.resting import has_resting, under_way, without_owner
 from p2pmq.sim.simulation import simulate
 from p2pmq.sim.ticks import GRACE_S
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from p2pmq.sim.mesh import Mesh
     from p2pmq.sim.scenario import Liveness, Scenario
 
+RETAINING_S = 1.0
+"""Until every owner knows what it is to retain."""
 EVENTS_MAX = 200_000_000
 """A run that goes on for ever ends here."""
 
@@ -83,6 +86,8 @@ class Playing:
         await self.mesh.start(*nodes.first, together=not nodes.in_turn, **options_of(nodes))
         await self._declare(self.mesh.nodes[0])
         await self._schedule(self.mesh.nodes[0])
+        if any(declared.retain_ms for declared in self.scenario.declared):
+            await asyncio.sleep(RETAINING_S)
         watching = self._observe()
         try:
             await self._safety()
@@ -107,14 +112,15 @@ class Playing:
         return asyncio.ensure_future(self.observer.run())
 
     async def _declare(self, node: Node, *, lifted: bool = False) -> None:
-        """Declare the limits of queues; lifted: where publishers wait for room, they have it."""
+        """Declare queues; lifted: where publishers wait for room, they have it."""
         for declared in self.scenario.declared:
-            blocks = declared.overflow == "block"
-            if not declared.max_messages or (lifted and not blocks):
+            limit, blocks = declared.max_messages or None, declared.overflow == "block"
+            if not (limit or declared.retain_ms) or (lifted and not (limit and blocks)):
                 continue
             settings: Settings = {
-                "max_messages": None if lifted else declared.max_messages,
+                "max_messages": None if lifted else limit,
                 "overflow": declared.overflow,  # type: ignore[typeddict-item]  # one of OVERFLOWS
+                "retain": declared.retain_ms / 1000 if declared.retain_ms else None,
             }
             for queue in declared.queues:
                 await node.declare(queue, **settings)
@@ -179,6 +185,8 @@ class Playing:
         if self.mesh.history.scheduled:
             await asyncio.sleep(GRACE_S)
         self.mesh.take_stock()
+        if not lines:
+            await self._replay(hosts, ownerless, phase)
         self.verdicts.append(no_tick_missed(phase, self.mesh.history, ownerless))
         self.verdicts.append(not_stuck(self.mesh.history, names, expect.stuck, ownerless))
 
@@ -198,6 +206,22 @@ class Playing:
             elif now_s - rests_since_s >= RESTS_S:
                 return []
             await asyncio.sleep(POLL_S)
+
+    async def _replay(self, hosts: Sequence[Host], ownerless: Sequence[str], phase: str) -> None:
+        """Read again what queues retain, from anywhere."""
+        for declared in self.scenario.declared:
+            for queue in declared.queues if declared.retain_ms else ():
+                if queue in ownerless:
+                    continue
+                node = self._rng.choice(running(hosts)).node
+                try:
+                    found = [message async for message in node.replay(queue)]
+                except RequestTimeoutError as error:
+                    lines = [str(error)]
+                else:
+                    lines = replay_problems(self.mesh.history, queue, found)
+                what = f"{phase}: a replay of {queue} is whole"
+                self.verdicts.append(Verdict(what, not lines, tuple(lines)))
 
     async def _until_due(self, hosts: Sequence[Host]) -> None:
         """Wait as long as messages may rest: `drain` would go without those that are not due.

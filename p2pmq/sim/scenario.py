@@ -178,6 +178,8 @@ class Declared:
     """How many a queue holds at most; 0: no limit."""
     overflow: Annotated[str, one_of(*OVERFLOWS)] = "block"
     """What happens beyond."""
+    retain_ms: Annotated[int, DURATION] = 0
+    """How long messages can be replayed; when all is at rest, they are."""
     schedule: Annotated[str, TEXT] = ""
     """A cron expression: at each of its ticks a message comes into each of the queues."""
 

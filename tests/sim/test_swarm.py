@@ -104,6 +104,7 @@ def test_the_seeds_draw_what_a_publish_may_ask_for() -> None:
     declared = [one for scenario in drawn for one in scenario.declared]
     assert {one.overflow for one in declared} == {"block", "reject", "drop-oldest"}
     assert {bool(one.schedule) for one in declared} == {False, True}
+    assert {bool(one.retain_ms) for one in declared} == {False, True}
     grouped = [
         (scenario, publisher)
         for scenario in drawn
