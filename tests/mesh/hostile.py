@@ -4,7 +4,8 @@
 become durable when the test says so, and every packet that leaves is encoded
 and decoded again, so that a machine which makes a packet out of bounds is
 found. `Malice` draws packets from the registry, with fields near the real
-values of the machines that they are sent to.
+values of the machines that they are sent to. `user_event` draws what the user of
+an attacked node asks for meanwhile: so there are answers to forge.
 """
 
 from collections import deque
@@ -14,13 +15,16 @@ from typing import Any
 
 from p2pmq.config import Config, Replication
 from p2pmq.core import effects, events
-from p2pmq.core.ids import JobId, PartitionKey
+from p2pmq.core.ids import JobId, PartitionKey, Run
 from p2pmq.core.machine import Machine
 from p2pmq.core.membership import MemberState
 from p2pmq.core.packets import PACKETS, Packet, Struct
 from p2pmq.core.packets.delivering import Segment
 from p2pmq.core.packets.membership import Rumour
-from p2pmq.core.packets.publishing import Batch
+from p2pmq.core.packets.publishing import ID_HASH_BYTES, KEY_HASH_BYTES, Batch
+from p2pmq.core.packets.registering import QueueSettings
+from p2pmq.core.packets.replaying import CursorField
+from p2pmq.core.packets.scheduling import ScheduleRecord
 from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
@@ -29,6 +33,7 @@ from p2pmq.core.records import (
     Space,
     StoredBodies,
 )
+from p2pmq.node.cron import Calendar
 from p2pmq.runtime.resolve import resolved_packet, resolved_records, resolved_segments
 from p2pmq.store.base import WriteDone
 from p2pmq.wire.bodies import PackedBodies
@@ -89,7 +94,10 @@ class Host:
         own = Rumour(self.node_id, MemberState.ALIVE, 0, name=self.name, addresses=(self.name,))
         config = Config(replication=Replication(replicas=copies))
         self.machine = Machine(own, MESH, self.session, config, rng)
+        self.machine.firing.clockwork = Calendar()
         self.store = Bodies()
+        self.written: list[tuple[Record, ...]] = []
+        """What its disk would hold, write by write."""
         self.sent: deque[tuple[bytes, Packet]] = deque()
         self.writing: deque[tuple[effects.Persist, bool]] = deque()
         self.outcomes: dict[int, effects.Outcome] = {}
@@ -129,6 +137,7 @@ class Host:
         except KeyError:
             return False
         self.store.write(at_hand, lambda _error: None)
+        self.written.append(at_hand)
         return True
 
     def _send(self, peer: bytes, packet: Packet) -> None:
@@ -194,7 +203,7 @@ class Malice:
         self._ids = ids
         self._classes = [cls for number, cls in PACKETS.items() if number not in LINK_PACKETS]
         self._queues = queues
-        self.texts: tuple[str, ...] = ("zone", "a", "\n")
+        self.texts: tuple[str, ...] = ("zone", "a", "\n", "a.*", "é" * 127)
         pick = rng.choice
         self._by_name: dict[str, Callable[[], Any]] = {
             "mesh": lambda: pick((MESH, MESH, MESH, "other")),
@@ -203,14 +212,18 @@ class Malice:
             "first": self._seq,
             "last": self._seq,
             "name": lambda: pick(names),
+            "dead_queue": lambda: pick(("", *queues)),
             "addresses": lambda: pick(((), ("127.0.0.1:1",), ("nowhere",) * 16)),
+            "pattern": lambda: pick(("a.*", "x.>", "zone", ">", "a..b", "*.*.*", "\n")),
+            "cron": lambda: pick(("* * * * *", "@daily", "0 0 30 2 *", "never", "", "* * * * * *")),
+            "digests": lambda: pick((bytes(2048), rng.randbytes(2048))),
         }
 
     def packet(self, classes: list[type[Packet]] | None = None) -> Packet:
-        """Any packet (of the classes), within the codec's bounds."""
+        """Any packet (of the classes) that comes through the codec."""
         made = self._composite(self._rng.choice(classes or self._classes))
         assert isinstance(made, Packet)
-        return made
+        return decode(encode(made))
 
     def _seq(self) -> int:
         rng = self._rng
@@ -232,13 +245,32 @@ class Malice:
         return cls(**values)
 
     def _batch(self) -> Batch:
+        """A batch; half of them have no more than what every batch must have."""
         rng = self._rng
         bodies = [b"%d" % rng.randrange(100) for _ in range(rng.randint(1, 8))]
-        first = min(self._seq(), 2**63 - 10)
-        stamp = rng.choice((0, 0, 1, WALL_MS << 16, 2**64 - 1))
-        size = rng.choice((0, sum(map(len, bodies)), 2**32 - 1))
-        packed = PackedBodies.from_blob(PackedBodies.from_bodies(bodies).blob)
-        return Batch(rng.choice(self._ids), first, len(bodies), size, packed, stamp)
+        values: dict[str, Any] = {
+            field.name: self._value(field.kind)
+            for field in FIELDS[Batch]
+            if not field.required and rng.random() < 0.5
+        }
+        if rng.random() < 0.5:
+            values = {}
+        values["stamp"] = rng.choice((0, 0, 1, WALL_MS << 16, 2**64 - 1))
+        for name, each in (("keys", KEY_HASH_BYTES), ("ids", ID_HASH_BYTES)):
+            if name in values:
+                values[name] = b"".join(self._hash(each) for _ in bodies)
+        return Batch(
+            session=rng.choice(self._ids),
+            first=min(self._seq(), 2**63 - 10),
+            count=len(bodies),
+            size=rng.choice((0, sum(map(len, bodies)), 2**32 - 1)),
+            bodies=PackedBodies.from_blob(PackedBodies.from_bodies(bodies).blob),
+            **values,
+        )
+
+    def _hash(self, size: int) -> bytes:
+        """Of few, so that many are the same; zeros are none."""
+        return bytes([self._rng.choice((0, 0, 1, 2, 3, 255))]) * size
 
     def _value(self, kind: Kind) -> object:
         rng = self._rng
@@ -250,11 +282,51 @@ class Malice:
         if kind.type is bool:
             return rng.random() < 0.5
         if kind.type is bytes:
-            return rng.choice(self._ids)
+            if kind.low == kind.high == len(self._ids[0]):
+                return rng.choice(self._ids)
+            return rng.randbytes(rng.choice((kind.low, min(kind.low + 9, kind.high))))
         if kind.type is int:
             near = (kind.low, kind.low + 1, 2, 3, 5, 50, kind.high - 1, kind.high)
             return max(kind.low, min(kind.high, rng.choice(near)))
-        return rng.choice(self.texts)[: kind.high]
+        return rng.choice(self.texts)[: kind.high // 2]
+
+
+def user_event(host: Host, rng: Random, queue: str, token: int) -> events.Event:
+    """Something that a user may ask of the node."""
+    key = PartitionKey(queue, 0)
+    count = rng.randint(1, 5)
+    bodies = PackedBodies.from_bodies([b"x"] * count)
+    one = bodies.part(0, 1)
+    ids = b"".join(bytes([rng.randrange(4)]) * ID_HASH_BYTES for _ in range(count))
+    run = Run(rng.choice((host.session, b"sessionX")), token + 1, token + 1)
+    settings = QueueSettings(
+        max_messages=rng.choice((0, 0, 20)),
+        overflow=rng.randrange(3),
+        dedup_window_ms=rng.choice((0, 60_000)),
+        retain_ms=rng.choice((0, 60_000)),
+        ageing_ms=rng.choice((0, 100)),
+    )
+    schedule = ScheduleRecord("own", 0, bytes(8), "* * * * *", queue, b"x", ttl_ms=5_000)
+    batch = Batch(b"sessionR", 1, count, count, bodies)
+    consumer = b"%08d" % rng.randrange(3)
+    committed = events.Confirmation.COMMITTED
+    choices: tuple[events.Event, ...] = (
+        events.PublishRequested(key, bodies, count, count, committed, 5_000, token, ids=ids),
+        events.PublishRequested(key, bodies, count, count, committed, 5_000, token, delay_ms=50),
+        events.SubscribeRequested(consumer, key, 10, 30_000, once=True),
+        events.UnsubscribeRequested(consumer),
+        events.TieRequested(consumer, key, run, (events.Output(key, one, 1),)),
+        events.SettleRequested(consumer, key, acks=(run,)),
+        events.RepostRequested(key, batch, 1_000, token),
+        events.ReplayRequested(key, CursorField(0), 1_000, token),
+        events.PurgeRequested(key, 1_000, token),
+        events.StatsRequested("", 1_000, token),
+        events.DeclareRequested(queue, settings, token),
+        events.BindRequested("a.*", queue, bound=rng.random() < 0.7, token=token),
+        events.ScheduleRequested(schedule, token),
+        events.WallClockRead(WALL_MS + rng.choice((0, 0, 61_000, -61_000))),
+    )
+    return rng.choice(choices)
 
 
 def weight_of(machine: Machine) -> int:
