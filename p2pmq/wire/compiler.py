@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from p2pmq.core.names import check_queue_name
-from p2pmq.core.packets.publishing import KEY_HASH_BYTES, Bodies
+from p2pmq.core.packets.publishing import ID_HASH_BYTES, KEY_HASH_BYTES, Bodies
 from p2pmq.core.packets.registry import Packet, Struct
 from p2pmq.errors import QueueNameError
 from p2pmq.wire.bodies import BodiesError, PackedBodies
@@ -34,6 +34,7 @@ RULES = (
     (("first", "count"), "first + count <= 2**63 - 1", "bounds"),
     (("count", "size", "stamp"), f"size <= {SIZE_MAX}", "bounds"),
     (("count", "keys"), f"len(keys) in (0, {KEY_HASH_BYTES} * count)", "bounds"),
+    (("count", "ids"), f"len(ids) in (0, {ID_HASH_BYTES} * count)", "bounds"),
     (("version_min", "version_max"), "version_min <= version_max", "order"),
 )
 """What must hold wherever all of the fields stand in one packet or struct, and the reason

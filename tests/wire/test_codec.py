@@ -211,6 +211,21 @@ def test_a_batch_beyond_the_last_seq_or_of_an_absurd_size_is_refused() -> None:
     assert reason_of(publish(1, 1, b"a", size=2**32)) == "bounds"
 
 
+@pytest.mark.parametrize(("place", "each"), [(6, 8), (7, 16)], ids=["keys", "ids"])
+def test_a_batch_with_hashes_for_another_number_of_messages_is_refused(
+    place: int, each: int
+) -> None:
+    def with_hashes(size: int) -> list[bytes]:
+        columns: list[object] = [0, 0, 0, [], 0, b"", b""]
+        columns[place - 1] = bytes(size)
+        header = header_frame(20, "q", 0, 0, [ID, 1, 2, 1, *columns])
+        return [header, PackedBodies.from_bodies([b"a", b"b"]).blob]
+
+    assert isinstance(decode(with_hashes(2 * each)), Publish)
+    for size in (1, each, 2 * each + 1, 3 * each):
+        assert reason_of(with_hashes(size)) == "bounds"
+
+
 @pytest.mark.parametrize(
     "blob",
     [
