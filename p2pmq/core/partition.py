@@ -20,7 +20,7 @@ from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Persist
 from p2pmq.core.events import BatchDurable
 from p2pmq.core.ids import Run
-from p2pmq.core.packets.publishing import KEY_HASH_BYTES, Batch
+from p2pmq.core.packets.publishing import ID_HASH_BYTES, KEY_HASH_BYTES, Batch
 from p2pmq.core.records import (
     BatchRemoved,
     BatchStored,
@@ -493,9 +493,7 @@ class Partition:
         ttl_ms = max(1, stored.expires_at - self._clock.now) if stored.expires_at else 0
         delay_ms = max(0, stored.due_at - self._clock.now) if stored.due_at else 0
         size = stored.bytes_of(run.length)
-        keys = stored.keys
-        if keys:
-            keys = keys[KEY_HASH_BYTES * start : KEY_HASH_BYTES * (start + run.length)]
+        stop = start + run.length
         return Batch(
             run.session,
             run.first,
@@ -507,8 +505,8 @@ class Partition:
             priority=stored.priority,
             dead=stored.dead,
             delay_ms=delay_ms,
-            keys=keys,
-            ids=stored.ids,
+            keys=stored.keys[KEY_HASH_BYTES * start : KEY_HASH_BYTES * stop],
+            ids=stored.ids[ID_HASH_BYTES * start : ID_HASH_BYTES * stop],
             retained=stored.retained,
         )
 

@@ -42,6 +42,15 @@ def test_a_marker_and_its_messages_lead_to_each_other() -> None:
     assert marker_of(with_ids(S1, 1, NO_ID), 1_000) is None
 
 
+def test_a_part_of_a_marker_goes_to_other_nodes_with_the_ids_of_that_part_alone() -> None:
+    rig = Rig()
+    rig.write(publish(rig, with_ids(S1, 1, X, Y, Z)))
+    partition = rig.owner.partition(KEY)
+    part = Run(twin(S1), 2, 3)
+    ((_, number),) = partition.pending.overlap(part)
+    assert partition.batch(part, number).ids == Y + Z
+
+
 def test_the_first_is_delivered_and_of_its_repeats_only_the_new_part() -> None:
     rig = Rig()
     rig.attach()
