@@ -20,6 +20,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Send
 from p2pmq.core.hlc import wall_ms_of
 from p2pmq.core.ids import ID_BYTES, PartitionKey, Run
@@ -113,10 +114,11 @@ class Firing:
 
     def on_confirm(self, packet: Confirm) -> None:
         """Some ticks are committed."""
-        for run in packet.runs if self._ticks else ():
-            for seq in range(run.first, min(run.last, DAY_S) + 1):
-                if (run.session, seq) in self._ticks:
-                    self._done((run.session, seq))
+        if not self._ticks:
+            return
+        confirmed = DotSet(Run(run.session, run.first, run.last) for run in packet.runs)
+        for dot in [dot for dot in self._ticks if confirmed.has(*dot)]:
+            self._done(dot)
 
     def on_world_changed(self, now: int) -> list[Effect]:
         """Owners have changed, or the wall clock was read."""

@@ -14,6 +14,7 @@ from p2pmq.core.firing import DAY_S, MISSED_S, RESEND_MS, Firing, tick_session
 from p2pmq.core.hlc import COUNTER_BITS, HybridClock
 from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.core.packets.publishing import Batch, Confirm, Publish, RunField
+from p2pmq.core.packets.registry import ITEMS_MAX
 from p2pmq.core.packets.scheduling import ScheduleRecord
 from tests.core.kit import A, B, Texts
 
@@ -138,6 +139,17 @@ def test_a_tick_is_published_when_its_second_begins_and_again_until_it_is_commit
     assert not place.firing.is_under_way(tick)
     assert place.at(119) == []
     assert seconds_of(place.at(120)) == [120]
+
+
+@pytest.mark.timeout(60)
+def test_a_confirm_of_everything_again_and_again_does_not_keep_the_node_busy() -> None:
+    place = Place(record())
+    ticks = place.at(0)
+    others = [RunField(b"%08d" % number, 1, 2**63 - 1) for number in range(ITEMS_MAX - 1)]
+    last = RunField(ticks[-1].session, 1, 2**63 - 1)
+    place.firing.on_confirm(Confirm("jobs", 0, (*others, last), 1))
+    under_way = [batch for batch in ticks if place.firing.is_under_way(batch)]
+    assert under_way == [batch for batch in ticks if batch.session != last.session]
 
 
 def test_who_takes_over_makes_up_for_the_last_minutes_under_the_same_dots() -> None:
