@@ -18,7 +18,7 @@ from p2pmq.config import SwimConfig
 from p2pmq.core.effects import Counted, Effect, Learn, Notify, Persist, Send
 from p2pmq.core.gossip import RumourQueue, burst, push_pull_interval_ms, sends_max
 from p2pmq.core.healing import Healing, Strangers
-from p2pmq.core.hearsay import Hearsay, Teller
+from p2pmq.core.hearsay import INCARNATION_MAX, Hearsay, Teller
 from p2pmq.core.ids import NodeId
 from p2pmq.core.membership import NOBODY, Member, MemberState, Roster, SwimTimers, Timer, Tombstone
 from p2pmq.core.namesakes import Namesakes, placed
@@ -176,7 +176,7 @@ class Swim:
     def start(self, roster: Iterable[Rumour], incarnation: int, now: int) -> list[Effect]:
         """Begin, with what the store holds: the roster, and the last incarnation of this node."""
         out: list[Effect] = []
-        self._roster.raise_own(incarnation + 1)
+        self._roster.raise_own(min(incarnation, INCARNATION_MAX) + 1)
         self._own.since_ms = now
         out.append(Persist((IncarnationSaved(self._own.incarnation),)))
         for rumour in roster:

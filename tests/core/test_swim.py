@@ -369,6 +369,12 @@ def test_the_incarnation_rises_over_a_restart() -> None:
     assert mesh.restart(1).incarnation_seen > before
 
 
+def test_a_node_that_was_driven_to_the_last_incarnation_can_start_again() -> None:
+    swim = lone()
+    swim.start((), 2**32 - 1, 0)
+    assert swim.members[node_id_of(0)].incarnation == 2**32 - 1, "a greater one is not sent"
+
+
 def test_a_node_whose_last_write_was_lost_is_believed_again_with_its_new_facts() -> None:
     mesh = joined(4)
     for _ in range(3):

@@ -86,7 +86,9 @@ class Bodies:
 class Host:
     """One machine, and what came of it; of one copy, for the members that it meets are mute."""
 
-    def __init__(self, number: int, rng: Random, copies: int = 1) -> None:
+    def __init__(
+        self, number: int, rng: Random, copies: int = 1, *, recovered: Recovered | None = None
+    ) -> None:
         self.node_id = bytes([number]) * 8
         self.session = bytes([number, 0xAA]) * 4
         self.name = f"node{number}"
@@ -105,7 +107,7 @@ class Host:
         self.known: list[bytes] = []
         self.heard: list[str] = []
         self.handling: deque[JobId] = deque()
-        recovered = Recovered(self.node_id, b"store" + bytes(3), 1, 0)
+        recovered = recovered or Recovered(self.node_id, b"store" + bytes(3), 1, 0)
         self.feed(events.Started(recovered, (self.name,), WALL_MS))
 
     def feed(self, event: events.Event) -> None:
@@ -282,9 +284,9 @@ class Malice:
         if kind.type is bool:
             return rng.random() < 0.5
         if kind.type is bytes:
-            if kind.low == kind.high == len(self._ids[0]):
-                return rng.choice(self._ids)
-            return rng.randbytes(rng.choice((kind.low, min(kind.low + 9, kind.high))))
+            is_id = kind.low == kind.high == len(self._ids[0])
+            size = rng.choice((kind.low, min(kind.low + 9, kind.high)))
+            return rng.choice(self._ids) if is_id else rng.randbytes(size)
         if kind.type is int:
             near = (kind.low, kind.low + 1, 2, 3, 5, 50, kind.high - 1, kind.high)
             return max(kind.low, min(kind.high, rng.choice(near)))

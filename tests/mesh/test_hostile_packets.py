@@ -6,6 +6,7 @@ peers yet: a member that acks or buries what is not its own is believed.
 
 from collections.abc import Callable
 from itertools import permutations
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -18,6 +19,8 @@ from p2pmq.core.packets import PACKETS, Packet
 from p2pmq.core.packets.delivering import Attach, Detach, Extend, Nack, Settle
 from p2pmq.core.packets.membership import Rumour, StateExchange
 from p2pmq.core.packets.publishing import Batch, Confirm, Moved, Publish, PublishRefused, RunField
+from p2pmq.errors import StoreError
+from p2pmq.store.lmdb_store import LmdbStore
 from p2pmq.wire.bodies import PackedBodies
 from tests.mesh.hostile import LINK_PACKETS, MESH, WALL_MS, Host, Malice, user_event, weight_of
 
@@ -104,6 +107,34 @@ def test_one_machine_survives_whatever_is_well_formed(seed: int) -> None:
 
     assert weight_of(host.machine) < 3 * weight + 20_000, "it grows with what it is sent"
     serves_itself(host)
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_what_hostile_packets_leave_on_disk_can_be_read_at_the_next_start(
+    seed: int, tmp_path: Path
+) -> None:
+    rng = Random(seed)
+    host = Host(1, Random(seed))
+    meet(host, MEMBERS)
+    attack(host, Malice(rng, [*MEMBERS, *STRANGERS, host.session], QUEUES), rng, 1_500)
+    store = LmdbStore(tmp_path, node_id=host.node_id)
+    await store.open()
+    for records in host.written:
+        store.write(records, _no_error, patient=True)
+    await store.close()
+
+    again = LmdbStore(tmp_path)
+    recovered = await again.open()
+    await again.close()
+    assert {found.key.queue for found in recovered.batches} >= set(QUEUES)
+    assert any(found.batch.ids for found in recovered.batches)
+    restarted = Host(1, Random(seed), recovered=recovered)
+    restarted.pass_time(restarted.now + 120_000)
+    serves_itself(restarted)
+
+
+def _no_error(error: StoreError | None) -> None:
+    assert error is None
 
 
 @pytest.mark.parametrize("seed", range(3))
