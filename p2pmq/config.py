@@ -17,6 +17,9 @@ class SwimConfig:
 
     Durations are in milliseconds; `*_mult` are factors of log10(N) as
     memberlist defines them.
+
+    >>> WAN.probe_interval_ms, SwimConfig().suspicion_mult
+    (5000, 4)
     """
 
     probe_interval_ms: int = 1_000
@@ -70,7 +73,11 @@ WAN = SwimConfig(
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of every buffer, window and table; at a bound callers wait, then get an error."""
+    """Bounds of every buffer, window and table; at a bound callers wait, then get an error.
+
+    >>> Limits(body_bytes_max=1024 * 1024).body_bytes_max
+    1048576
+    """
 
     body_bytes_max: int = 16 * 1024 * 1024
     """The largest body, packed; the same on every node of a mesh."""
@@ -88,7 +95,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """How long the node waits for what. Milliseconds."""
+    """How long the node waits for what. Milliseconds.
+
+    >>> Config(timing=Timing(confirm_timeout_ms=10_000)).timing.confirm_timeout_ms
+    10000
+    """
 
     confirm_timeout_ms: int = 5_000
     """How long a publish waits for its confirm, and for room in the outbox, unless it says so."""
@@ -118,6 +129,12 @@ class Replication:
 
     A mesh of fewer full nodes than R keeps as many copies as it has. So the defaults
     commit on one disk where a node is alone, and on two disks in any larger mesh.
+
+    >>> Config(replication=Replication(replicas=5, min_copies=3)).replication.min_copies
+    3
+    >>> Replication(context_retention_ms=1_000)
+    Traceback (most recent call last):
+    p2pmq.errors.UsageError: context_retention_ms=1000 is too short: ...
     """
 
     replicas: int = 3
@@ -146,7 +163,14 @@ class Replication:
 
 @dataclass(frozen=True, slots=True)
 class OutboxPolicy:
-    """How much the outbox holds while owners are away, and what happens when it is full."""
+    """How much the outbox holds while owners are away, and what happens when it is full.
+
+    >>> OutboxPolicy(bytes_max=10_000_000, overflow="drop-lowest").overflow
+    'drop-lowest'
+    >>> OutboxPolicy(bytes_max=0)
+    Traceback (most recent call last):
+    p2pmq.errors.UsageError: an outbox of 0 bytes ...
+    """
 
     bytes_max: int = 1024 * 1024 * 1024
     """All that the outbox holds, on disk too: bodies, and an overhead for each message and batch.
@@ -178,6 +202,9 @@ class Retry:
 
     A failure is a nack, an exception in `async with message:`, or the end of the consumer's
     process; not a visibility timeout, and no partition.
+
+    >>> Config(retry=Retry(max_deliveries=5)).retry.max_deliveries
+    5
     """
 
     max_deliveries: int = 20
@@ -191,7 +218,11 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All of a node's settings that are not who it is."""
+    """All of a node's settings that are not who it is.
+
+    >>> Config(swim=WAN, retry=Retry(backoff_ms=500)).swim.probe_interval_ms
+    5000
+    """
 
     swim: SwimConfig = LAN
     limits: Limits = Limits()
@@ -203,7 +234,11 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """Who a node is, where it listens and keeps things, and whom it may meet."""
+    """Who a node is, where it listens and keeps things, and whom it may meet.
+
+    >>> NodeSettings("billing", zone="north").mesh
+    'default'
+    """
 
     name: str
     """Who it is in the mesh; no two living nodes of one may share it. 1 to 255 bytes, printable."""

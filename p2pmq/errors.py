@@ -53,7 +53,14 @@ __all__ = [
 
 
 class P2PMQError(Exception):
-    """The root of the tree."""
+    """The root of the tree.
+
+    >>> try:
+    ...     raise QueueNameError("the name is empty")
+    ... except P2PMQError as error:
+    ...     print(type(error).__name__)
+    QueueNameError
+    """
 
 
 class UsageError(P2PMQError, ValueError):

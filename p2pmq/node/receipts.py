@@ -18,6 +18,10 @@ class Receipt(NamedTuple):
     `committed`: it is fsynced on `copies` home nodes, of which `owner` (a node
     name) confirmed it. `stored`: it is fsynced in this node's outbox. Neither,
     after `confirm="none"`: it is on its way. `message_id` names it for ever.
+
+    >>> receipt = Receipt("orders", b"session1", 7, True, True, 2, "billing")
+    >>> receipt.committed, receipt.copies, receipt.message_id
+    (True, 2, '73657373696f6e31-7')
     """
 
     queue: str
@@ -36,7 +40,12 @@ class Receipt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BulkReceipt:
-    """What became of a `publish_many`: counts of messages, and the names of who confirmed them."""
+    """What became of a `publish_many`: counts of messages, and the names of who confirmed them.
+
+    >>> receipt = BulkReceipt("orders", 1_000, 1_000, 1_000, ("billing",))
+    >>> receipt.published - receipt.committed
+    0
+    """
 
     queue: str
     published: int
@@ -56,6 +65,10 @@ class Overflow:
     Bodies are not here: they may lie on the disk, or be many. `message_ids`
     are those of the receipts; there are none where the publisher was held
     back before its messages had any.
+
+    >>> overflow = Overflow("dropped", "orders", 2, 512, 0, "outbox_full", b"session1", 7)
+    >>> overflow.message_ids
+    ['73657373696f6e31-7', '73657373696f6e31-8']
     """
 
     action: Literal["dropped", "refused", "waited"]
@@ -84,6 +97,10 @@ class QueueDepth:
     rest after a nack with a delay or were published with one; of these `scheduled` are
     published so, and not due. `consumers` are attached to it, on any node; `owner`
     is a node's name. `replicas` and `min_copies` are as in `QueueInfo`.
+
+    >>> depth = QueueDepth("orders", 5, 2, 1, 4_096, 3, "billing", 3, 2)
+    >>> depth.total, depth.ready
+    (8, 5)
     """
 
     queue: str
@@ -110,6 +127,10 @@ class MemberInfo:
     `node_id` is in hexadecimal. `state`: "alive", "suspect" (it did not answer, and may yet),
     "dead" (it is away, and keeps its place), or "unmet" (known from before a restart).
     `addresses` are of the form host:port. `leaf`: it never owns a queue.
+
+    >>> member = MemberInfo("till", "0a" * 8, "alive", ("10.0.0.7:7000",), "shop", True, False)
+    >>> member.name, member.state, member.leaf
+    ('till', 'alive', True)
     """
 
     name: str
