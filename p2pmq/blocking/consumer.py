@@ -37,17 +37,18 @@ if TYPE_CHECKING:
 
 
 class Handout:
-    """A segment, and those of its positions that nobody has claimed."""
+    """A segment that came to `part`, and those of its positions that nobody has claimed."""
 
-    __slots__ = ("positions", "segment")
+    __slots__ = ("part", "positions", "segment")
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, part: Consumer, segment: Segment) -> None:
+        self.part = part
         self.segment = segment
         self.positions: Iterator[int] = iter(range(segment.batch.count))
 
 
 class ThreadedConsumer(Consumer):
-    """One `consume()` of a blocking node."""
+    """One `consume()` of a blocking node, of one partition: see the base."""
 
     def __init__(
         self,
@@ -68,19 +69,20 @@ class ThreadedConsumer(Consumer):
 
     # -- in the loop --
 
-    def on_deliver(self, segments: tuple[Segment, ...]) -> None:
+    def take_in(self, part: Consumer, segments: tuple[Segment, ...]) -> None:
         """Messages came; their bodies are unpacked here, as that is not for two threads at once."""
         for segment in segments:
             with suppress(BodiesError):  # whoever reads the body is told
                 packed_bodies(segment).bodies  # noqa: B018  for what it remembers
             if not self._draining:
                 self._in_hand += segment.batch.count
-            self._handouts.append(Handout(segment))
+            self._handouts.append(Handout(part, segment))
         self._wake()
 
     def drain(self, closer: asyncio.Task[object] | None) -> asyncio.Future[None] | None:
         """Take no more, as in the base; what was settled so far is not in hand."""
-        self._flush()
+        for part in self.parts:
+            part.flush()
         return super().drain(closer)
 
     def close(self) -> None:
@@ -95,18 +97,18 @@ class ThreadedConsumer(Consumer):
         taker = self._last_taker
         return taker is not None and taker is not self._thread.closer and taker.is_alive()
 
-    def _unread(self) -> tuple[Run, ...]:
+    def _unread(self) -> list[tuple[Consumer, Run]]:
         with self._lock:
             handouts = list(self._handouts)
             self._handouts.clear()
-        runs: list[Run] = []
+        runs: list[tuple[Consumer, Run]] = []
         for handout in handouts:
             left = list(handout.positions)  # in one step: no thread claims any in between
             if left:
                 session, first, _ = handout.segment.batch.run
-                runs.append(Run(session, first + left[0], first + left[-1]))
+                runs.append((handout.part, Run(session, first + left[0], first + left[-1])))
                 self._in_hand -= len(left)
-        return tuple(runs)
+        return runs
 
     def _wake(self) -> None:
         if self.signal.empty():
@@ -133,7 +135,7 @@ class ThreadedConsumer(Consumer):
             position = next(handout.positions, None)
             if position is not None:
                 self._last_taker = threading.current_thread()
-                return Message(self, handout.segment, position)
+                return Message(handout.part, handout.segment, position)
             self._remove(handout)
         return None
 
@@ -145,7 +147,7 @@ class ThreadedConsumer(Consumer):
             if claimed:
                 assert len(claimed) == handout.segment.batch.count, "all are taken by batches"
                 self._last_taker = threading.current_thread()
-                return MessageBatch(self, handout.segment)
+                return MessageBatch(handout.part, handout.segment)
         return None
 
     def pass_on(self) -> None:
@@ -207,7 +209,7 @@ class ThreadedConsumer(Consumer):
         if not self._flushing:
             self._flushing = True
             try:
-                self._thread.post(self._flush)
+                self._thread.post(self.flush)
             except BaseException:
                 self._flushing = False
                 raise

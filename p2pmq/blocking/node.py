@@ -483,9 +483,9 @@ class Node(Serving):
         """Every member of the roster as this node sees it, by name; itself among them."""
         return self._running().ask(self._inner.members)
 
-    def owner_of(self, queue: str) -> str | None:
-        """The name of the queue's living owner, as this node sees it."""
-        return self._running().ask(partial(self._inner.owner_of, queue))
+    def owner_of(self, queue: str, partition: int = 0) -> str | None:
+        """The name of the living owner of the queue, or of one of its partitions, as seen here."""
+        return self._running().ask(partial(self._inner.owner_of, queue, partition))
 
     def forget(self, name: str) -> None:
         """Take a member that is gone for good off the roster: see `p2pmq.Node.forget`."""

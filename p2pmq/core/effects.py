@@ -278,6 +278,13 @@ class Discarded:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class PartitionsRaised:
+    """A queue has more partitions than it had, as this node knows it."""
+
+    queue: str
+
+
 Notice = (
     Expired
     | Deduplicated
@@ -288,6 +295,7 @@ Notice = (
     | Counted
     | OutboxChanged
     | Overflowed
+    | PartitionsRaised
 )
 
 

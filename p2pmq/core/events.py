@@ -166,13 +166,17 @@ class SettleRequested:
 
 
 class Output(NamedTuple):
-    """One message that is published with an ack: `bodies` holds one body of `size` bytes."""
+    """One message that is published with an ack: `bodies` holds one body of `size` bytes.
+
+    It goes into one of the `partitions` of its queue, which `key` names.
+    """
 
     key: PartitionKey
     bodies: Bodies
     size: int
     ttl_ms: int = 0
     priority: int = 0
+    partitions: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 The owner counts what is pending and what is just being written. Beyond the limit it
 refuses new batches: "block" keeps them in their publishers' outboxes, "reject" lets
 go of them for good, and "drop-oldest" takes them and discards the oldest that wait.
+Of a queue of several partitions each counts by itself, and has its share of the limits.
 What homes bring that were cut off is never refused, so that a merge may go beyond.
 
 Invariant: a refusal for good stands for REJECTED_MS, whatever room there is meanwhile:
@@ -21,6 +22,7 @@ from p2pmq.core.packets.limiting import RoomAgain
 from p2pmq.core.packets.publishing import REFUSED_QUEUE_FULL, REFUSED_REJECTED, PublishRefused
 from p2pmq.core.packets.registering import OVERFLOW_DROP_OLDEST, OVERFLOW_REJECT
 from p2pmq.core.runmap import RunMap
+from p2pmq.core.spreading import shares_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,10 +59,10 @@ class QueueLimits:
         self._oldest: dict[PartitionKey, OldestFirst] = {}
 
     def _of(self, key: PartitionKey) -> QueueSettings | None:
-        """The limits of a queue, if it has any."""
+        """The limits of a partition, if its queue has any."""
         declared = self.settings_of(key.queue)
         has_limits = declared is not None and (declared.max_messages or declared.max_bytes)
-        return declared if has_limits else None
+        return shares_of(declared) if declared is not None and has_limits else None
 
     def refuse(
         self, partition: Partition, peer: NodeId, batch: Batch, now: int

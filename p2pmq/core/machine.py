@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 from p2pmq.core import events
 from p2pmq.core.bindings import Bindings
 from p2pmq.core.consuming import Consuming
-from p2pmq.core.effects import Counted, Done, MemberNotice, Notify, Resolve, Send
+from p2pmq.core.effects import (
+    Counted,
+    Done,
+    MemberNotice,
+    Notify,
+    PartitionsRaised,
+    Resolve,
+    Send,
+)
 from p2pmq.core.ephemeral import Ephemeral
 from p2pmq.core.firing import Firing
 from p2pmq.core.handover import Handovers
@@ -197,6 +205,10 @@ class Machine:
     def homes_of(self, key: PartitionKey) -> tuple[tuple[NodeId, ...], int]:
         """The partition's homes, there or not, and how many copies commit a message."""
         return self._ownership.homes_of(key)
+
+    def partitions_of(self, queue: str) -> list[PartitionKey]:
+        """The partitions of a queue, as this node knows it."""
+        return [PartitionKey(queue, at) for at in range(self._ownership.partitions_of(queue))]
 
     def copies_of(self, queue: str) -> tuple[int, int]:
         """R and W of a queue as asked for, whatever the mesh has."""
@@ -387,8 +399,8 @@ class Machine:
     def _on_stats_requested(self, event: events.StatsRequested, now: int) -> list[Effect]:
         owners = self._ownership.alive_owners()
         if event.queue:
-            owner = self._ownership.owner_of(PartitionKey(event.queue, 0))
-            owners = [owner] if owner is not None else []
+            found = map(self.owner_of, self.partitions_of(event.queue))
+            owners = list(dict.fromkeys(owner for owner in found if owner is not None))
         return self.requests.on_stats(event, owners, now)
 
     def _on_leave_requested(self, event: events.LeaveRequested, now: int) -> list[Effect]:
@@ -510,7 +522,8 @@ class Machine:
         ]
         self._pair.on_roster(len(places), now)
         changed = self._ownership.refresh(places, self.swim.is_alive)
-        effects: list[Effect] = []
+        raised = self.registry.take_raised()
+        effects: list[Effect] = [Notify(PartitionsRaised(queue)) for queue in raised]
         self.intact.unsure = self.intact.unsure and self.swim.is_fresh
         if self.swim.namesakes_faced != self._namesakes_faced:
             self._namesakes_faced = self.swim.namesakes_faced

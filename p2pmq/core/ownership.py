@@ -17,6 +17,7 @@ from p2pmq.config import Retry
 from p2pmq.core.dedup import WINDOW_MS
 from p2pmq.core.names import dead_letters_of
 from p2pmq.core.ring import Place, Ring
+from p2pmq.core.spreading import partitions_of, share_of
 from p2pmq.core.traces import Kept
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 CACHE_MAX = 100_000
 FOR_EVER = 2**63
 """Failures of a message for which there is no dead-letter queue: it is tried again."""
-PARTITIONS = 1
-"""Of every queue for now. A peer may name any number: placing it costs work in proportion."""
 
 
 class Ownership:
@@ -74,15 +73,17 @@ class Ownership:
         """On whose disks the partition belongs, there or not, and how many copies commit (W).
 
         W is a majority of R unless min_copies says otherwise, and never more
-        than there are homes: it counts the roster, not who is alive.
+        than there are homes: it counts the roster, not who is alive. A partition beyond
+        those of the queue as this node knows it has none until it knows better.
         """
         found = self._homes.get(key)
         if found is None:
-            if key.number < PARTITIONS:
+            partitions = self.partitions_of(key.queue)
+            if key.number < partitions:
                 if self._moved_to is not None:
                     self._ring, self._moved_to = self._ring.changed(self._moved_to), None
                 replicas, wanted = self.copies_of(key.queue)
-                homes = self._ring.homes(key.queue, key.number, PARTITIONS, replicas)
+                homes = self._ring.homes(key.queue, key.number, partitions, replicas)
                 found = (homes, max(1, min(wanted, len(homes))))
             else:
                 found = ((), 1)
@@ -90,6 +91,14 @@ class Ownership:
                 self._homes.clear()
             self._homes[key] = found
         return found
+
+    def partitions_of(self, queue: str) -> int:
+        """Over how many partitions a queue is spread, as this node knows it."""
+        return partitions_of(self._settings_of(queue))
+
+    def knows(self, key: PartitionKey) -> bool:
+        """Whether this node has heard that the queue has such a partition."""
+        return key.number < self.partitions_of(key.queue)
 
     def copies_of(self, queue: str) -> tuple[int, int]:
         """R and W of a queue as it was declared, or by the mesh's default; W is not capped yet."""
@@ -114,12 +123,13 @@ class Ownership:
         return retry if has_dead_letters else replace(retry, max_deliveries=FOR_EVER)
 
     def kept_of(self, queue: str) -> Kept:
-        """For how long the traces of the queue's messages are kept."""
+        """For how long the traces of a partition's messages are kept, and how many bytes."""
         declared = self._settings_of(queue)
         if declared is None:
             return Kept(WINDOW_MS)
         window_ms = declared.dedup_window_ms or WINDOW_MS
-        return Kept(window_ms, declared.retain_ms, declared.retain_bytes)
+        retain_bytes = share_of(declared.retain_bytes, partitions_of(declared))
+        return Kept(window_ms, declared.retain_ms, retain_bytes)
 
     def ageing_of(self, queue: str) -> int:
         """For how many ms of waiting a level of the queue's priorities counts; 0: for any."""
@@ -129,9 +139,10 @@ class Ownership:
     def in_line(self, key: PartitionKey) -> list[NodeId]:
         """The living members that are no homes, in the order in which they would become so."""
         homes, _ = self.homes_of(key)
-        if not homes:
+        partitions = self.partitions_of(key.queue)
+        if not homes or key.number >= partitions:
             return []
-        line = self._ring.preference_list(key.queue, key.number, PARTITIONS)
+        line = self._ring.preference_list(key.queue, key.number, partitions)
         return [node_id for node_id in line if node_id in self._alive and node_id not in homes]
 
     def is_alive(self, node_id: NodeId) -> bool:

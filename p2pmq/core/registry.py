@@ -1,16 +1,20 @@
 """The registry: which settings a queue was declared with, on every node of the mesh.
 
-A shared map (`core/shared.py`) in which the latest declaration of a queue holds.
+A shared map (`core/shared.py`) in which the latest declaration of a queue holds, but for the
+number of its partitions: that never falls, so that of two records the greater one holds.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from p2pmq.core.effects import Refused, Resolve
 from p2pmq.core.events import DeclareDurable
 from p2pmq.core.packets.registering import QueueBuckets, QueueDigest, QueueRecord, QueueRecords
 from p2pmq.core.records import QueueSaved
-from p2pmq.core.shared import SharedMap
+from p2pmq.core.shared import SharedMap, newer
+from p2pmq.core.spreading import partitions_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -45,6 +49,7 @@ class Registry(SharedMap[QueueRecord]):
         super().__init__(own_id, peers, rng)
         self.version = 0
         """Rises whenever settings have changed."""
+        self._raised: dict[str, None] = {}
 
     def settings_of(self, queue: str) -> QueueSettings | None:
         """What the queue was declared with; None: nobody declared it."""
@@ -54,12 +59,36 @@ class Registry(SharedMap[QueueRecord]):
     def on_declare(self, event: DeclareRequested, wall_ms: int) -> list[Effect]:
         """Take a new declaration, and resolve the token when it is durable here."""
         record = self._records.get(event.queue)
-        if record is None or record.settings != event.settings:  # services declare at every start
+        settings, known = event.settings, partitions_of(self.settings_of(event.queue))
+        if settings.partitions and settings.partitions < known:
+            return [Resolve(event.token, Refused(lowered(settings.partitions, known)))]
+        if not settings.partitions and record is not None:
+            settings = replace(settings, partitions=record.settings.partitions)
+        if record is None or record.settings != settings:  # services declare at every start
             stamp = self.stamp(wall_ms)
-            record = QueueRecord(event.queue, stamp, self._own_id, event.settings)
+            record = QueueRecord(event.queue, stamp, self._own_id, settings)
         return self.make(record, event.token)
 
+    def take_raised(self) -> list[str]:
+        """The queues that have another number of partitions than when this was last asked."""
+        raised, self._raised = list(self._raised), {}
+        return raised
+
     # -- as a shared map --
+
+    def merged(self, record: QueueRecord, known: QueueRecord | None) -> QueueRecord | None:
+        """The later one, with as many partitions as the one of the two that has more."""
+        if known is None:
+            return record
+        later = record if newer(record, known) else known
+        most = max(record.settings.partitions, known.settings.partitions)
+        if later.settings.partitions != most:
+            later = replace(later, settings=replace(later.settings, partitions=most))
+        return later if later != known else None
+
+    def extra_of(self, record: QueueRecord) -> bytes:
+        """Its partitions: a merge may have raised them."""
+        return record.settings.partitions.to_bytes(2) if record.settings.partitions else b""
 
     def names_max(self) -> int:
         """How many queues may be declared."""
@@ -95,3 +124,15 @@ class Registry(SharedMap[QueueRecord]):
         """Placement follows settings."""
         if before is None or after is None or before.settings != after.settings:
             self.version += 1
+        name = after.queue if after is not None else before.queue if before is not None else ""
+        settings = [record.settings if record is not None else None for record in (before, after)]
+        if partitions_of(settings[0]) != partitions_of(settings[1]):
+            self._raised[name] = None
+
+
+def lowered(asked: int, known: int) -> str:
+    """Why a declaration with fewer partitions is refused, and what to do."""
+    return (
+        f"it has {known} partitions, and partitions={asked} is fewer: messages may lie in each "
+        f"of them. Give {known} or more, or leave it out"
+    )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core.antientropy import ALL, digest_of, in_parts, span_of, tell
 from p2pmq.core.dots import DotSet
-from p2pmq.core.effects import Persist, Send
+from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import ReplicaDurable
 from p2pmq.core.ids import PartitionKey, Run, key_of
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX, RunField
@@ -85,8 +85,14 @@ class Replica:
             self._told[key] = (writer,) if told is None or writer in told else ()
 
     def on_replicate(self, peer: NodeId, packet: Replicate, now: int) -> list[Effect]:
-        """Store what an owner sends, and answer once it is durable."""
+        """Store what an owner sends, and answer once it is durable.
+
+        Whoever has not heard of such a partition does not take it, and is sent it again soon: so
+        that W disks which have a message know its place, too.
+        """
         key = key_of(packet)
+        if not self._ownership.knows(key):
+            return [Notify(Counted("partition_unknown"))]
         self.note_writer(key, peer)
         partition = self._owner.partition(key)
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]

@@ -186,6 +186,14 @@ class SharedMap(ABC, Generic[R]):
     def on_changed(self, before: R | None, after: R | None) -> None:
         """Under one name another record is in force than before; None: none."""
 
+    def merged(self, record: R, known: R | None) -> R | None:
+        """What is to hold of a record that came and the one that holds; None: the latter."""
+        return record if newer(record, known) else None
+
+    def extra_of(self, record: R) -> bytes:  # noqa: ARG002  for those who merge more than the latest
+        """What two records of one stamp and author may differ in, as a digest has it."""
+        return b""
+
     # -- the user --
 
     def recover(self, records: Iterable[R], now: int) -> None:
@@ -270,13 +278,13 @@ class SharedMap(ABC, Generic[R]):
         effects: list[Effect] = []
         for record in packet.records:
             name = self.name_of(record)
-            if record.stamp >= STAMP_MAX or not newer(record, self._records.get(name)):
+            if record.stamp >= STAMP_MAX or self.merged(record, self._records.get(name)) is None:
                 continue
             if not self.has_room(name):
                 effects = [Notify(Counted(self.FULL_COUNTER, text=self.FULL, alarming=True))]
                 continue
             self._take(record)
-            taken.append(self.saved(record))
+            taken.append(self.saved(self._records[name]))
         return [Persist(tuple(taken)), *effects] if taken else effects
 
     def digest(self) -> bytes:
@@ -315,8 +323,9 @@ class SharedMap(ABC, Generic[R]):
 
     def _take(self, record: R) -> None:
         self._clock.observe(record.stamp)
-        if newer(record, self._records.get(self.name_of(record))):
-            self._put(record)
+        merged = self.merged(record, self._records.get(self.name_of(record)))
+        if merged is not None:
+            self._put(merged)
 
     def _put(self, record: R) -> None:
         name = self.name_of(record)
@@ -334,14 +343,14 @@ class SharedMap(ABC, Generic[R]):
 
     def _toggle(self, name: str, record: R) -> int:
         """Put a record into the digest of its bucket, or take it out; which bucket that is."""
-        bucket, hashed = _hashes(name, record)
+        bucket, hashed = _hashes(name, record, self.extra_of(record))
         self._digests[bucket] ^= hashed
         self._digest = None
         return bucket
 
 
-def _hashes(name: str, record: SharedRecord) -> tuple[int, int]:
+def _hashes(name: str, record: SharedRecord, extra: bytes) -> tuple[int, int]:
     """The bucket of a record, and 8 bytes of hash as a number."""
     bucket = hashlib.blake2b(name.encode(), digest_size=1).digest()[0]
-    data = record.stamp.to_bytes(8) + record.author + name.encode()
+    data = record.stamp.to_bytes(8) + record.author + extra + name.encode()
     return bucket, int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from p2pmq.core.effects import Send
 from p2pmq.core.ids import ID_BYTES, PartitionKey, Run
 from p2pmq.core.packets.publishing import Batch, Publish
+from p2pmq.core.spreading import of_derived
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
@@ -62,21 +63,22 @@ def batches_of(
     key: PartitionKey, run: Run, outputs: tuple[Output, ...]
 ) -> list[tuple[PartitionKey, Batch]]:
     """The outputs of a message as batches of one, and where they go."""
-    return [
-        (
-            output.key,
-            Batch(
-                output_session(key, run.session, output.key.queue, place),
-                run.first,
-                1,
-                output.size,
-                output.bodies,
-                ttl_ms=output.ttl_ms,
-                priority=output.priority,
-            ),
+    found: list[tuple[PartitionKey, Batch]] = []
+    for place, output in enumerate(outputs):
+        queue = output.key.queue
+        session = output_session(key, run.session, queue, place)
+        number = of_derived(session, run.first, output.partitions)
+        batch = Batch(
+            session,
+            run.first,
+            1,
+            output.size,
+            output.bodies,
+            ttl_ms=output.ttl_ms,
+            priority=output.priority,
         )
-        for place, output in enumerate(outputs)
-    ]
+        found.append((PartitionKey(queue, number), batch))
+    return found
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from p2pmq.core import effects, events
+from p2pmq.core.spreading import partitions_of
 from p2pmq.errors import NotBoundError
 from p2pmq.node.arguments import (
     checked_priority,
@@ -16,8 +17,8 @@ from p2pmq.node.arguments import (
     to_ms,
     topic_of,
 )
+from p2pmq.node.batches import Terms
 from p2pmq.node.message import TOPIC
-from p2pmq.node.publisher import Terms
 from p2pmq.node.requests import packed
 from p2pmq.node.talking import Talking
 
@@ -113,7 +114,7 @@ class Binding(Talking):
                 self._publisher.publish(
                     key_of(queue),
                     body,
-                    Terms(wanted, timeout_ms, self._ttl_ms(queue)),
+                    self._copy_terms(wanted, timeout_ms, queue),
                     header={TOPIC: topic},
                 )
                 for queue in queues
@@ -123,11 +124,17 @@ class Binding(Talking):
         elif is_full:
             await asyncio.sleep(0)  # a loop that does nothing but emit lets the others run
 
+    def _copy_terms(self, wanted: events.Confirmation, timeout_ms: int, queue: str) -> Terms:
+        partitions = partitions_of(self._machine.registry.settings_of(queue))
+        return Terms(wanted, timeout_ms, self._ttl_ms(queue), partitions=partitions)
+
     def _output(self, queue: str, body: object, ttl: float | None, priority: int) -> events.Output:
         """A message that is to be published with an ack, checked."""
         bodies, size = packed(body, self.settings.config.limits.body_bytes_max)
         ttl_ms = self._ttl_ms(queue) if ttl is None else to_ms(ttl, 1)
-        return events.Output(key_of(queue), bodies, size, ttl_ms, checked_priority(priority))
+        partitions = partitions_of(self._machine.registry.settings_of(queue))
+        checked = checked_priority(priority)
+        return events.Output(key_of(queue), bodies, size, ttl_ms, checked, partitions)
 
     def _ttl_ms(self, queue: str) -> int:
         declared = self._machine.registry.settings_of(queue)

@@ -3,6 +3,10 @@
 Settles gather while the loop runs through ready work and leave together, at
 the end of the loop's round: one packet for many acks.
 
+Of a queue of several partitions there is a consumer for each, which settles what came
+from there. The first is the *head*: it gives out what comes to all of them, and ends
+them together.
+
 When the node is about to close, a consumer takes no more, gives back what the
 user has not seen, and waits for what he has in hand.
 
@@ -22,14 +26,14 @@ from p2pmq.node.arguments import to_ms
 from p2pmq.node.message import Message, MessageBatch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from p2pmq.core.ids import ConsumerId, PartitionKey, Session
     from p2pmq.core.packets.delivering import Segment
 
 
 class Consumer:
-    """One `consume()`: a subscription and its buffer, bounded by the prefetch."""
+    """One `consume()` of one partition: a subscription and its buffer, bounded by the prefetch."""
 
     def __init__(
         self,
@@ -42,7 +46,14 @@ class Consumer:
         self._key = key
         self._feed = feed
         self._loop = loop
-        self._segments: deque[Segment] = deque()
+        self._head: Consumer = self
+        self.parts: list[Consumer] = [self]
+        """The consumers of all partitions, where this is a head; it is the first of them."""
+        self.prefetch = 0
+        self.attach: Callable[[PartitionKey, int], object] | None = None
+        """What a head's user asked for, of all partitions, and how to consume one more of them with
+        so much of it: the node sets both."""
+        self._segments: deque[tuple[Consumer, Segment]] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._acks: list[tuple[Session, int, int]] = []
         self._nacks: list[events.GivenBack] = []
@@ -55,7 +66,7 @@ class Consumer:
         self._ended = False
         self._taker: asyncio.Task[object] | None = None
         """Who took the last messages …"""
-        self._reading: tuple[Segment, int] | None = None
+        self._reading: tuple[Consumer, Segment, int] | None = None
         """… of which those from this position on were not given out yet …"""
         self._in_hand = 0
         """… and how many that were are not settled."""
@@ -68,11 +79,26 @@ class Consumer:
         """The queue that is consumed."""
         return self._key.queue
 
+    @property
+    def partition(self) -> int:
+        """… and which partition of it."""
+        return self._key.number
+
+    def join(self, head: Consumer) -> None:
+        """What comes here is given out by another from now on."""
+        self._head = head
+        self.parts = []
+        head.parts.append(self)
+
     # -- from the core --
 
     def on_deliver(self, segments: tuple[Segment, ...]) -> None:
         """Messages came."""
-        self._segments.extend(segments)
+        self._head.take_in(self, segments)
+
+    def take_in(self, part: Consumer, segments: tuple[Segment, ...]) -> None:
+        """What came to one of the parts is given out here."""
+        self._segments.extend([(part, segment) for segment in segments])
         self._wake()
 
     def fail(self, error: BaseException) -> None:
@@ -93,16 +119,17 @@ class Consumer:
     async def messages(self) -> AsyncIterator[Message]:
         """Messages one by one, for ever."""
         try:
-            while (segment := await self._next()) is not None:
+            while (found := await self._next()) is not None:
+                part, segment = found
                 for position in range(segment.batch.count):
                     if self._error is not None:
                         raise self._error
                     if self.closed or self._draining:  # the rest has been given back
                         await self._finished()
                         return
-                    self._reading = segment, position + 1
+                    self._reading = part, segment, position + 1
                     self._in_hand += 1
-                    yield Message(self, segment, position)
+                    yield Message(part, segment, position)
                 self._reading = None
         finally:
             self.close()
@@ -110,14 +137,15 @@ class Consumer:
     async def batches(self) -> AsyncIterator[MessageBatch]:
         """Batches as they were delivered, for ever."""
         try:
-            while (segment := await self._next()) is not None:
+            while (found := await self._next()) is not None:
+                part, segment = found
                 self._in_hand += segment.batch.count
-                yield MessageBatch(self, segment)
+                yield MessageBatch(part, segment)
         finally:
             self.close()
 
-    async def _next(self) -> Segment | None:
-        """The next messages; None when there will be no more."""
+    async def _next(self) -> tuple[Consumer, Segment] | None:
+        """The next messages, and whose they are; None when there will be no more."""
         while True:
             if self._error is not None:
                 raise self._error
@@ -134,22 +162,30 @@ class Consumer:
                 self._waiter = None
 
     def close(self) -> None:
-        """Stop: settle what the user has settled, give the rest back."""
+        """Stop, with all that belong together: settle what is settled, give the rest back."""
+        if self._head is not self:
+            self._head.close()
+            return
         if self.closed:
             return
-        self.closed = True
-        self._flush()
-        self._feed(events.UnsubscribeRequested(self.consumer_id, self._unread()))
+        for part in self.parts:
+            part.closed = True
+            part.flush()
+        unread = self._unread()
+        for part in self.parts:
+            self._feed(events.UnsubscribeRequested(part.consumer_id, _of(part, unread)))
 
     def drain(self, closer: asyncio.Task[object] | None) -> asyncio.Future[None] | None:
         """Take no more, and give back what nobody has seen; what to await for the rest, if any.
 
         Nobody waits for a handler that is the one who closes, or that is gone: it will not settle.
         """
-        if self.closed or self._draining:
+        if self.closed or self._draining or self._head is not self:
             return None
         self._draining = True
-        self._feed(events.DrainRequested(self.consumer_id, self._unread()))
+        unread = self._unread()
+        for part in self.parts:
+            self._feed(events.DrainRequested(part.consumer_id, _of(part, unread)))
         self._wake()
         if not self._in_hand:
             return None
@@ -166,21 +202,25 @@ class Consumer:
         if self._done is not None and not self._done.done():
             await asyncio.wait((self._done,))
 
-    def _unread(self) -> tuple[Run, ...]:
-        """Take back what has come and was not given out."""
-        runs: list[Run] = []
+    def _unread(self) -> list[tuple[Consumer, Run]]:
+        """Take back what has come and was not given out, of each its own."""
+        runs: list[tuple[Consumer, Run]] = []
         if self._reading is not None:
-            segment, position = self._reading
+            part, segment, position = self._reading
             session, first, last = segment.batch.run
             if first + position <= last:
-                runs.append(Run(session, first + position, last))
+                runs.append((part, Run(session, first + position, last)))
             self._reading = None
-        runs += [segment.batch.run for segment in self._segments]
+        runs += [(part, segment.batch.run) for part, segment in self._segments]
         self._segments.clear()
-        return tuple(runs)
+        return runs
 
     def _settled(self, count: int) -> None:
         """So many of those in hand are settled."""
+        self._head.take_off(count)
+
+    def take_off(self, count: int) -> None:
+        """So many of those that were given out here are settled."""
         self._in_hand -= count
         if self._in_hand <= 0 and self._done is not None and not self._done.done():
             self._done.set_result(None)
@@ -241,9 +281,9 @@ class Consumer:
     def _schedule(self) -> None:
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Pass everything settled since the last time to the core, as one."""
         self._flushing = False
         for event in self._gathered():
@@ -270,3 +310,7 @@ class Consumer:
             )
         )
         return found
+
+
+def _of(part: Consumer, unread: Iterable[tuple[Consumer, Run]]) -> tuple[Run, ...]:
+    return tuple(run for whose, run in unread if whose is part)

@@ -17,6 +17,7 @@ from p2pmq.core.ids import ID_BYTES, total
 from p2pmq.core.membership import MemberState
 from p2pmq.core.packets.link import ADDRESSES_MAX, REFUSED_NAME_TAKEN, REFUSED_VERSION, Hello
 from p2pmq.core.packets.membership import Rumour
+from p2pmq.core.spreading import share_of
 from p2pmq.discovery.base import Announcement
 from p2pmq.errors import (
     ClosedNodeError,
@@ -26,12 +27,13 @@ from p2pmq.errors import (
     VersionRefusedError,
 )
 from p2pmq.node.arguments import check_name, to_ms
+from p2pmq.node.batches import KnownTerms
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.cron import Calendar
 from p2pmq.node.emitter import Emitter
 from p2pmq.node.farewell import let_handlers_finish, tell_what_is_left
 from p2pmq.node.handlers import Handler
-from p2pmq.node.publisher import KnownTerms, Publisher
+from p2pmq.node.publisher import Publisher
 from p2pmq.node.receipts import overflow_of
 from p2pmq.node.requests import RequestDesk
 from p2pmq.node.wanted import Wanted
@@ -205,6 +207,7 @@ class Engine:
             self._wanted_of,
             policy=settings.config.outbox,
             report=self._on_held_back,
+            first_turn=int.from_bytes(recovered.node_id) + recovered.boot,
         )
         self._wanted = Wanted(self._driver.feed, self._loop)
         self._emitter = Emitter(
@@ -438,12 +441,29 @@ class Engine:
                 self._publisher.on_outbox_changed(bytes_held, bytes_total)
             case effects.Overflowed():
                 self._tell_overflow(notice)
+            case effects.PartitionsRaised(queue):
+                self._loop.call_soon(self._on_raised, queue)
             case effects.MemberNotice(node_id, name, state, address):
                 shown = MemberState(state).name.lower()
                 self.counters.add(f"member_{shown}")
                 log.info("%s: member %s (%s) is %s", self.settings.name, name, address, shown)
                 if node_id != self.node_id and state == MemberState.ALIVE:
                     self._met.set()
+
+    def _on_raised(self, queue: str) -> None:
+        """A queue has more partitions than it had: consume them, too."""
+        for consumer in list(self._consumers.values()):
+            if consumer.queue == queue and not (consumer.closed or self._draining):
+                self._attach_parts(consumer)
+
+    def _attach_parts(self, head: Consumer) -> None:
+        """Consume each partition that is not consumed yet with its share of the prefetch."""
+        if head.attach is None:
+            return  # another is its head
+        places = self._machine.partitions_of(head.queue)
+        share = share_of(head.prefetch, len(places))
+        for place in places[len(head.parts) :]:
+            head.attach(place, share)
 
     def _tell_left(self, notice: effects.Expired | effects.Discarded) -> None:
         what = notice.reason if isinstance(notice, effects.Discarded) else "expired"

@@ -6,19 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from p2pmq.core import effects, events
-from p2pmq.core.ids import PartitionKey
 from p2pmq.core.names import check_queue_name
 from p2pmq.errors import NotDeclaredError, NotPurgedError, RequestTimeoutError, UsageError
 from p2pmq.node.arguments import place_of, to_ms
 from p2pmq.node.receipts import MemberInfo, QueueDepth, depth_of, info_of
-from p2pmq.node.replay import Retained, cursor_of, replayed
+from p2pmq.node.replay import Retained, cursor_of, replayed_all
 from p2pmq.node.scheduling import Scheduling
-from p2pmq.node.settings import QueueInfo, Settings, checked_settings, queue_info
+from p2pmq.node.settings import QueueInfo, Settings, check_lone, checked_settings, queue_info
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from datetime import datetime
     from typing import Unpack
+
+    from p2pmq.core.packets.publishing import QueueStats
 
 
 class Managing(Scheduling):
@@ -46,7 +47,9 @@ class Managing(Scheduling):
         `ageing`: a message that has waited so many seconds longer goes before one of
         the next higher priority, so that no priority starves.
         What is left out is the mesh's default (`Config.replication`, `.retry`,
-        `.timing`), and a majority of R. The latest declaration holds; it is on
+        `.timing`), and a majority of R; but `partitions` (1 to 256), over how many the
+        queue is spread, then stay as many as they are: their number can be raised, and
+        never lowered. The latest declaration holds; it is on
         this node's disk when this returns, and the others learn it as they are
         reached. No queue needs to be declared.
 
@@ -54,6 +57,7 @@ class Managing(Scheduling):
         """
         self._check_running()
         check_queue_name(queue)
+        check_lone(queue, settings.get("partitions"))
         checked = checked_settings(self.settings.config, settings)
         token, future = self._wait_token()
         self._driver.feed(events.DeclareRequested(queue, checked, token))
@@ -77,33 +81,43 @@ class Managing(Scheduling):
         ClosedNodeError.
         """
         self._check_running()
-        key = place_of(queue)
-        token, future = self._wait_token()
+        place_of(queue)
         timeout_ms = self.settings.config.timing.confirm_timeout_ms
-        self._driver.feed(events.PurgeRequested(key, timeout_ms, token))
-        outcome = await future
-        if isinstance(outcome, effects.Refused):
-            raise NotPurgedError(queue, outcome.reason)
-        purged: effects.Purged = outcome
-        return purged.count
+        waits = []
+        for key in self._machine.partitions_of(queue):
+            token, future = self._wait_token()
+            self._driver.feed(events.PurgeRequested(key, timeout_ms, token))
+            waits.append(future)
+        outcomes = await asyncio.gather(*waits)
+        refused = [each for each in outcomes if isinstance(each, effects.Refused)]
+        count = sum(each.count for each in outcomes if isinstance(each, effects.Purged))
+        if refused:
+            done = f"; {count:,} messages of other partitions are gone" if count else ""
+            raise NotPurgedError(queue, f"{refused[0].reason}{done}")
+        return count
 
     # -- looking --
 
     async def depth(self, queue: str) -> QueueDepth:
-        """How many messages the queue holds, mailboxes (`@name`) too, as its owner counts them.
+        """How many messages the queue holds, mailboxes (`@name`) too, as its owners count them.
 
-        Raises RequestTimeoutError if the owner is away or silent.
+        Raises RequestTimeoutError if an owner is away or silent.
         """
-        key = place_of(queue)
+        place_of(queue)
         stats = await self._ask_stats(queue)
-        owner = self._name_of(self._machine.owner_of(key))
-        if stats.missing or owner is None:
+        owners = self._owners_of(queue)
+        if stats.missing or None in owners:
+            silent = self._name_of(stats.missing[0]) if stats.missing else None
             raise RequestTimeoutError(
-                f"the owner of queue {queue!r} ({owner or 'away'}) did not answer in time: "
+                f"the owner of queue {queue!r} ({silent or 'away'}) did not answer in time: "
                 "its messages are on its disk; ask again when it is back"
             )
-        found = stats.queues[0] if stats.queues else None
-        return depth_of(queue, found, owner, self._machine.copies_of(queue))
+        return depth_of(queue, stats.queues, owners, self._machine.copies_of(queue))
+
+    def _owners_of(self, queue: str) -> list[str | None]:
+        """The names of the living owners of a queue's partitions."""
+        places = self._machine.partitions_of(queue)
+        return [self._name_of(self._machine.owner_of(place)) for place in places]
 
     async def queues(self) -> list[QueueDepth]:
         """Every queue that a living owner holds, by name.
@@ -111,16 +125,13 @@ class Managing(Scheduling):
         An owner that does not answer in time (`Timing.stats_timeout_ms`) is left out.
         """
         stats = await self._ask_stats("")
-        depths = [
-            depth_of(
-                s.queue,
-                s,
-                self._name_of(self._machine.owner_of(PartitionKey(s.queue, s.partition))),
-                self._machine.copies_of(s.queue),
-            )
-            for s in stats.queues
+        found: dict[str, list[QueueStats]] = {}
+        for partition in stats.queues:
+            found.setdefault(partition.queue, []).append(partition)
+        return [
+            depth_of(queue, found[queue], self._owners_of(queue), self._machine.copies_of(queue))
+            for queue in sorted(found)
         ]
-        return sorted(depths, key=lambda depth: depth.queue)
 
     def replay(
         self,
@@ -131,14 +142,17 @@ class Managing(Scheduling):
     ) -> AsyncIterator[Retained]:
         """What the queue retains (`declare(retain=)`), in order, acked or not; it ends at the last.
 
+        Of several partitions each is in order; between them it is the owners' clocks that count.
+
         `since`: from what the owner took then, a datetime with its zone or seconds since
         1970 (None: from the oldest). Nothing is consumed by it. Raises RequestTimeoutError
         when no owner has answered for `timeout` seconds, UsageError, QueueNameError, and
         ClosedNodeError.
         """
         self._check_running()
-        key, cursor = place_of(queue), cursor_of(since)
-        return replayed(self._ask_page, asyncio.sleep, key, cursor, to_ms(timeout, 1))
+        place_of(queue)
+        places, cursor = self._machine.partitions_of(queue), cursor_of(since)
+        return replayed_all(self._ask_page, asyncio.sleep, places, cursor, to_ms(timeout, 1))
 
     def members(self) -> list[MemberInfo]:
         """Every member of the roster as this node sees it, by name; itself among them."""
@@ -146,10 +160,11 @@ class Managing(Scheduling):
         infos = [info_of(member, self.node_id) for member in self._machine.swim.roster()]
         return sorted(infos, key=lambda info: info.name)
 
-    def owner_of(self, queue: str) -> str | None:
-        """The name of the queue's living owner, as this node sees it."""
+    def owner_of(self, queue: str, partition: int = 0) -> str | None:
+        """The name of the living owner of the queue, or of one of its partitions, as seen here."""
         self._check_running()
-        return self._name_of(self._machine.owner_of(place_of(queue)))
+        key = place_of(queue)._replace(number=partition)
+        return self._name_of(self._machine.owner_of(key))
 
     async def forget(self, name: str) -> None:
         """Take a member that is gone for good off the roster; its queues get new owners.

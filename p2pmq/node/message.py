@@ -15,6 +15,7 @@ from p2pmq.core.events import GivenBack
 from p2pmq.core.hlc import wall_ms_of
 from p2pmq.core.ids import Run
 from p2pmq.core.retries import bounded
+from p2pmq.core.spreading import message_name
 from p2pmq.core.tying import OUTPUTS_MAX
 from p2pmq.errors import UsageError
 from p2pmq.node.arguments import to_ms
@@ -150,9 +151,12 @@ class Message(Settleable):
 
     @property
     def message_id(self) -> str:
-        """Its name for ever, the same at every delivery: publisher's session and seq."""
+        """Its name for ever, the same at every delivery: publisher's session and seq.
+
+        Where the queue has several partitions, those but the first are named in between.
+        """
         batch = self._segment.batch
-        return f"{batch.session.hex()}-{batch.first + self._position}"
+        return message_name(batch.session, batch.first + self._position, self._consumer.partition)
 
     @property
     def key(self) -> str | bytes | None:

@@ -8,6 +8,7 @@ from p2pmq.core import events
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
 from p2pmq.core.ids import ID_BYTES, PartitionKey
 from p2pmq.core.names import DEAD_LETTERS, check_queue_name
+from p2pmq.core.spreading import partitions_of, share_of
 from p2pmq.errors import (
     ClosedNodeError,
     UsageError,
@@ -22,13 +23,13 @@ from p2pmq.node.arguments import (
     reading_key_of,
     to_ms,
 )
+from p2pmq.node.batches import BULK_BYTES, Terms
 from p2pmq.node.consumer import Consumer
 from p2pmq.node.drain import drained
 from p2pmq.node.handlers import Handler, guarded
 from p2pmq.node.managing import Managing
 from p2pmq.node.moments import delay_ms_of
 from p2pmq.node.ordering import key_for_each, ordering_key
-from p2pmq.node.publisher import BULK_BYTES, Terms
 from p2pmq.node.queue import Queue
 from p2pmq.node.receipts import (
     BulkReceipt,
@@ -182,6 +183,7 @@ class Node(Managing):
                 checked_priority(priority),
                 delay_ms,
                 *batch_limits(self._machine.registry.settings_of(key.queue), BULK_BYTES),
+                partitions_of(self._machine.registry.settings_of(key.queue)),
             )
 
         asked = (key, confirm, timeout, ttl, priority, delay_ms)
@@ -338,20 +340,34 @@ class Node(Managing):
         *,
         once: bool = False,
     ) -> AnyConsumer:
-        """A consumer of this kind, begun; raises UsageError and its kin, ClosedNodeError."""
+        """A consumer of this kind, begun; raises UsageError and its kin, ClosedNodeError.
+
+        It is the head of one for each partition; those that the queue has later join it.
+        """
         self._check_running()
         if self._draining:
             raise ClosedNodeError(self.settings.name, "closing")
         check_prefetch(prefetch)
         visibility_ms = self._visibility_ms(key.queue, visibility_timeout)
-        consumer_id = self._world.random_bytes(ID_BYTES)
-        consumer = kind(consumer_id, key, self._driver.feed, self._loop)
-        consumer.output = self._output
-        self._consumers[consumer_id] = consumer
-        self._driver.feed(
-            events.SubscribeRequested(consumer_id, key, prefetch, visibility_ms, once)
-        )
-        return consumer
+        head: AnyConsumer | None = None
+
+        def attach(place: PartitionKey, share: int) -> AnyConsumer:
+            consumer_id = self._world.random_bytes(ID_BYTES)
+            consumer = kind(consumer_id, place, self._driver.feed, self._loop)
+            consumer.output = self._output
+            if head is not None:
+                consumer.join(head)
+            self._consumers[consumer_id] = consumer
+            self._driver.feed(
+                events.SubscribeRequested(consumer_id, place, share, visibility_ms, once)
+            )
+            return consumer
+
+        places = self._machine.partitions_of(key.queue)
+        head = attach(places[0], share_of(prefetch, len(places)))
+        head.attach, head.prefetch = attach, prefetch
+        self._attach_parts(head)
+        return head
 
     def _visibility_ms(self, queue: str, asked: float | None) -> int:
         """The visibility timeout: as asked for in seconds, as declared, or the mesh's default."""
@@ -363,7 +379,8 @@ class Node(Managing):
 
     def _drop(self, consumer: Consumer) -> None:
         consumer.close()
-        self._consumers.pop(consumer.consumer_id, None)
+        for part in consumer.parts:
+            self._consumers.pop(part.consumer_id, None)
 
     def drain(
         self, queue: str, *, prefetch: int = BATCH_PREFETCH, patience: float = 30.0
@@ -472,6 +489,10 @@ class Node(Managing):
         self._check_running()
         timing = self.settings.config.timing
         posting = Reposting(
-            self._driver.feed, self._wait_token, self._default_ttl_ms, timing.confirm_timeout_ms
+            self._driver.feed,
+            self._wait_token,
+            self._default_ttl_ms,
+            lambda name: len(self._machine.partitions_of(name)),
+            timing.confirm_timeout_ms,
         )
         return await redriven(self, queue, rate, limit, posting)

@@ -12,177 +12,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from p2pmq.config import OutboxPolicy
 from p2pmq.core.effects import Overflowed, Published
 from p2pmq.core.events import Confirmation, PublishRequested
-from p2pmq.core.packets.publishing import (
-    BATCH_MESSAGES_MAX,
-    FRAME_BYTES_MAX,
-    ID_HASH_BYTES,
-    NO_KEY,
-)
-from p2pmq.core.quota import MESSAGE_OVERHEAD_BYTES, OUTBOX_FULL, cost_of
+from p2pmq.core.quota import OUTBOX_FULL, cost_of
 from p2pmq.errors import BodyTooLargeError, NotCommittedError, OutboxFullError, QueueFullError
 from p2pmq.node.arguments import hashed_id
+from p2pmq.node.batches import BULK_BYTES, OpenBatch, Terms
+from p2pmq.node.bulk import BulkProgress, SpreadBatches, Turns
 from p2pmq.node.receipts import BulkReceipt, Receipt
-from p2pmq.wire.bodies import FORMAT_RAW, PackedBodies, pack_body
+from p2pmq.wire.bodies import FORMAT_RAW, pack_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Iterable
 
     from p2pmq.config import Limits
     from p2pmq.core.events import Event
     from p2pmq.core.ids import NodeId, PartitionKey
     from p2pmq.node.ordering import OrderingKey
-    from p2pmq.wire.bodies import Keys
 
-BULK_MESSAGES = 512
-"""How many messages `publish_many` puts into one batch at the most."""
-BULK_BYTES = FRAME_BYTES_MAX - 16 * 1024
-"""… and how many bytes of bodies: the frame stays under its bound with the columns beside."""
 BATCHES_MIN = 4
 """A batch takes no more than this part of the outbox: batches are refused or dropped whole."""
-BULK_IN_FLIGHT_BYTES = 8 * 1024 * 1024
-"""How far `publish_many` runs ahead of its confirms."""
-
-
-KNOWN_TERMS_MAX = 256
-
-
-class Terms(NamedTuple):
-    """What a publisher asks for: messages of one batch have the same.
-
-    `timeout_ms` ends the wait for what is `wanted`; `ttl_ms`, `priority` and `delay_ms` are as in
-    `Batch`. `count_max` and `bytes_max` are what a batch may hold, where the queue has limits.
-    """
-
-    wanted: Confirmation
-    timeout_ms: int
-    ttl_ms: int = 0
-    priority: int = 0
-    delay_ms: int = 0
-    count_max: int = BATCH_MESSAGES_MAX
-    bytes_max: int = BULK_BYTES
-
-
-class KnownTerms:
-    """Terms that were made before: nearly every publish asks for the same as the one before it."""
-
-    def __init__(self) -> None:
-        self._made: dict[Hashable, Terms] = {}
-        self._version = -1
-
-    def find(self, version: int, asked: Hashable, make: Callable[[], Terms]) -> Terms:
-        """The terms for what is asked, while the queues' settings are of this version."""
-        if version != self._version or len(self._made) > KNOWN_TERMS_MAX:
-            self._version = version
-            self._made.clear()
-        found = self._made.get(asked)
-        if found is None:
-            found = self._made[asked] = make()
-        return found
-
-
-class OpenBatch:
-    """Bodies gathered for one queue, and who waits for them.
-
-    `keys` and their `hashes` are empty until a message comes that has an ordering key.
-    """
-
-    __slots__ = (
-        "bodies",
-        "bulk_max",
-        "formats",
-        "hashes",
-        "headers",
-        "ids",
-        "keys",
-        "size",
-        "terms",
-        "waiters",
-    )
-
-    def __init__(self, terms: Terms) -> None:
-        self.terms = terms
-        self.bodies: list[bytes] = []
-        self.formats = bytearray()
-        self.keys: Keys = []
-        self.hashes = bytearray()
-        self.bulk_max = min(BULK_MESSAGES, terms.count_max)
-        self.ids: dict[bytes, int] = {}
-        """The hashes of ids, and the position of the message that has it."""
-        self.headers: dict[int, dict[str, Any]] = {}
-        """Of those that have one, by position."""
-        self.size = 0
-        self.waiters: list[asyncio.Future[Receipt]] = []
-
-    def add(
-        self, body: bytes, body_format: int, hashed: bytes = b"", key: OrderingKey | None = None
-    ) -> None:
-        """Put one body in; `hashed` is of its id, and no other's here."""
-        if hashed:
-            self.ids[hashed] = len(self.bodies)
-        if key is not None or self.keys:
-            self._add_key(key)
-        self.bodies.append(body)
-        self.formats.append(body_format)
-        self.size += len(body) if key is None else len(body) + key.size
-
-    def take(
-        self,
-        body: bytes,
-        body_format: int,
-        hashed: bytes,
-        key: OrderingKey | None,
-        bytes_max: int = BULK_BYTES,
-    ) -> bool:
-        """Put one body in, if `publish_many` may make the batch that large, and its id is new."""
-        bodies = self.bodies
-        size = self.size + len(body)
-        if key is not None:
-            size += key.size
-        if bodies and (
-            cost_of(len(bodies) + 1, size) > min(bytes_max, self.terms.bytes_max)
-            or len(bodies) >= self.bulk_max
-        ):
-            return False
-        if hashed or key is not None or self.keys:
-            if hashed in self.ids:
-                return False
-            self.add(body, body_format, hashed, key)
-            return True
-        bodies.append(body)
-        self.formats.append(body_format)
-        self.size = size
-        return True
-
-    def _add_key(self, key: OrderingKey | None) -> None:
-        """Put the key of the next body in: those before the first that has one have none."""
-        without = len(self.bodies) - len(self.keys) + (key is None)
-        self.keys += [None] * without
-        self.hashes += NO_KEY * without
-        if key is not None:
-            self.keys.append(key.value)
-            self.hashes += key.hash
-
-    def packed_ids(self) -> bytes:
-        """The column of ids, as in `Batch`."""
-        if not self.ids:
-            return b""
-        column = bytearray(ID_HASH_BYTES * len(self.bodies))
-        for hashed, position in self.ids.items():
-            column[ID_HASH_BYTES * position : ID_HASH_BYTES * (position + 1)] = hashed
-        return bytes(column)
-
-    def pack(self) -> PackedBodies:
-        """The bodies as columns; a column of nothing but raw bytes is left out."""
-        formats = bytes(self.formats) if any(self.formats) else None
-        headers = None
-        if self.headers:
-            headers = [self.headers.get(at) for at in range(len(self.bodies))]
-        return PackedBodies.from_bodies(self.bodies, formats, headers, self.keys or None)
 
 
 class Publisher:
@@ -198,7 +50,9 @@ class Publisher:
         *,
         policy: OutboxPolicy | None = None,
         report: Callable[[Overflowed], None] = lambda _: None,
+        first_turn: int = 0,
     ) -> None:
+        self._turns = Turns(first_turn)
         self._feed = feed
         self._loop = loop
         self._limits = limits
@@ -229,7 +83,12 @@ class Publisher:
         ordering: OrderingKey | None = None,
         header: dict[str, Any] | None = None,
     ) -> Receipt:
-        """Publish one message and wait for what is wanted of it; `hashed` is of its id."""
+        """Publish one message and wait for what is wanted of it; `hashed` is of its id.
+
+        `key` names the queue: where that has several partitions, it is found here which one.
+        """
+        if terms.partitions > 1:
+            key = self._turns.place_of(key.queue, terms.partitions, hashed, ordering, self._open)
         data, body_format = self._packed(body)
         size = len(data) if ordering is None else len(data) + ordering.size
         cost = cost_of(1, size)
@@ -334,9 +193,13 @@ class Publisher:
 
         `key_for` gives the ordering key of each.
         """
+        progress = BulkProgress(self, key, terms.timeout_ms, self._loop)
+        if terms.partitions > 1:
+            self.flush()
+            spread = SpreadBatches(key.queue, terms, self._turns, progress, self.batch_bytes_max)
+            return await spread.publish(bodies, self._packed, id_of, key_for)
         if self._open.get(key) is not None:
             self._send(key, self._open.pop(key))
-        progress = BulkProgress(self, key, terms.timeout_ms, self._loop)
         batch = OpenBatch(terms)
         if isinstance(bodies, AsyncIterable):
             async for body in bodies:
@@ -462,7 +325,9 @@ class Publisher:
         for at, waiter in enumerate(waiters):
             if waiter.done():
                 continue  # its publisher was cancelled
-            receipt = Receipt(queue, session, outcome.first + at, committed, stored, copies, owner)
+            receipt = Receipt(
+                queue, session, outcome.first + at, committed, stored, copies, owner, key.number
+            )
             if outcome.gone == "refused":
                 waiter.set_exception(self.outbox_full(0))
             elif outcome.gone == "rejected":
@@ -485,102 +350,6 @@ class Publisher:
             reason=outcome.reason,
             dropped=outcome.gone == "dropped",
         )
-
-
-class BulkProgress:
-    """One `publish_many`: what is on its way, and what became of the rest."""
-
-    def __init__(
-        self,
-        publisher: Publisher,
-        key: PartitionKey,
-        timeout_ms: int,
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
-        self._publisher = publisher
-        self._key = key
-        self._timeout_ms = timeout_ms
-        self._loop = loop
-        self._published = 0
-        self._committed = 0
-        self._stored = 0
-        self._owners: dict[str, None] = {}
-        self._bytes = 0
-        self._open = 0
-        self._error: BaseException | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    async def send(self, batch: OpenBatch) -> None:
-        """Send one batch; wait while too much is on its way."""
-        while self._bytes > BULK_IN_FLIGHT_BYTES and self._error is None:
-            await self._wait()
-        if self._error is not None:
-            raise self._error
-        count = len(batch.bodies)
-        size = batch.size + count * MESSAGE_OVERHEAD_BYTES
-        self._published += count
-        await self._publisher.make_room(self._key, count, batch.size, batch.terms)
-        if batch.terms.wanted is not Confirmation.NONE:
-            self._open += 1
-            self._bytes += size
-
-        def resolve(outcome: Published) -> None:
-            self._on_outcome(outcome, count, size)
-
-        self._publisher._request(self._key, batch, resolve, self._on_failure)  # noqa: SLF001  as above
-
-    async def finish(self) -> BulkReceipt:
-        """Wait for the last confirm."""
-        while self._open and self._error is None:
-            await self._wait()
-        if self._error is not None:
-            raise self._error
-        return BulkReceipt(
-            self._key.queue, self._published, self._committed, self._stored, tuple(self._owners)
-        )
-
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _on_outcome(self, outcome: Published, count: int, size: int) -> None:
-        self._open -= 1
-        self._bytes -= size
-        owner = self._publisher._name_of(outcome.owner)  # noqa: SLF001  as above
-        if outcome.gone == "refused":
-            self._error = self._publisher.outbox_full(0)
-        elif outcome.gone == "rejected":
-            self._error = QueueFullError(self._key.queue)
-        elif outcome.timed_out:
-            receipt = Receipt(
-                self._key.queue,
-                outcome.session,
-                outcome.first,
-                committed=False,
-                stored=outcome.stored,
-                copies=outcome.copies,
-                owner=owner,
-            )
-            self._error = self._publisher.not_committed(
-                self._key, receipt, outcome, self._timeout_ms
-            )
-        elif outcome.copies:
-            self._committed += count
-            if owner is not None:
-                self._owners[owner] = None
-        self._stored += count if outcome.stored else 0
-        self._wake()
-
-    def _on_failure(self, error: BaseException) -> None:
-        self._error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 def _fail_all(waiters: list[asyncio.Future[Receipt]], error: BaseException) -> None:

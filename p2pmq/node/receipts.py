@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from p2pmq.core.spreading import message_name
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from p2pmq.core.effects import Overflowed
     from p2pmq.core.ids import NodeId
     from p2pmq.core.membership import Member
@@ -17,7 +21,8 @@ class Receipt(NamedTuple):
 
     `committed`: it is fsynced on `copies` home nodes, of which `owner` (a node
     name) confirmed it. `stored`: it is fsynced in this node's outbox. Neither,
-    after `confirm="none"`: it is on its way. `message_id` names it for ever.
+    after `confirm="none"`: it is on its way. `message_id` names it for ever; `partition` is
+    the one of the queue's that it is in.
 
     >>> receipt = Receipt("orders", b"session1", 7, True, True, 2, "billing")
     >>> receipt.committed, receipt.copies, receipt.message_id
@@ -31,11 +36,15 @@ class Receipt(NamedTuple):
     stored: bool
     copies: int
     owner: str | None
+    partition: int = 0
 
     @property
     def message_id(self) -> str:
-        """Publisher's session and seq; empty after `confirm="none"`: the dot comes later."""
-        return f"{self.session.hex()}-{self.seq}" if self.seq else ""
+        """Publisher's session, the partition if it is not the first, and seq.
+
+        Empty after `confirm="none"`: the seq comes later.
+        """
+        return message_name(self.session, self.seq, self.partition) if self.seq else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +88,27 @@ class Overflow:
     reason: str
     session: bytes
     first_seq: int
+    partition: int = 0
 
     @property
     def message_ids(self) -> list[str]:
         """The messages by id, in the order published."""
         if not self.first_seq:
             return []
-        first, session = self.first_seq, self.session.hex()
-        return [f"{session}-{seq}" for seq in range(first, first + self.count)]
+        seqs = range(self.first_seq, self.first_seq + self.count)
+        return [message_name(self.session, seq, self.partition) for seq in seqs]
 
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """How many messages a queue holds, as its owner sees it; `size` in bytes.
+    """How many messages a queue holds, as its owners see it; `size` in bytes.
 
     `ready` may be delivered now, `in_flight` are with consumers, `delayed`
     rest after a nack with a delay or were published with one; of these `scheduled` are
     published so, and not due. `consumers` are attached to it, on any node; `owner`
-    is a node's name. `replicas` and `min_copies` are as in `QueueInfo`.
+    is a node's name. `replicas` and `min_copies` are as in `QueueInfo`. Of a queue of several
+    `partitions` the counts are sums; `owners` are the nodes that own some of them, and `owner`
+    owns the first.
 
     >>> depth = QueueDepth("orders", 5, 2, 1, 4_096, 3, "billing", 3, 2)
     >>> depth.total, depth.ready
@@ -113,6 +125,8 @@ class QueueDepth:
     replicas: int
     min_copies: int
     scheduled: int = 0
+    partitions: int = 1
+    owners: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -153,30 +167,40 @@ def overflow_of(notice: Overflowed) -> Overflow:
         notice.reason,
         notice.session,
         notice.first,
+        notice.key.number,
     )
 
 
 def depth_of(
-    queue: str, stats: QueueStats | None, owner: str | None, copies: tuple[int, int]
+    queue: str, stats: Iterable[QueueStats], owners: list[str | None], copies: tuple[int, int]
 ) -> QueueDepth:
-    """A partition's statistics (None: its owner holds nothing) as the user sees them.
+    """The statistics of a queue's partitions, as the user sees them. Empty ones may have none.
 
-    `copies` are R and W as this node knows them, for where the owner does not say.
+    `owners` are those of each partition; `copies` R and W as this node knows them, for where no
+    owner says. A consumer is attached to each of the partitions, so that it is counted once.
     """
-    if stats is None:
-        return QueueDepth(queue, 0, 0, 0, 0, 0, owner, *copies)
-    if stats.replicas:
-        copies = (stats.replicas, stats.min_copies)
+    ready = in_flight = delayed = size = consumers = scheduled = 0
+    for found in stats:
+        ready += found.ready
+        in_flight += found.in_flight
+        delayed += found.delayed
+        size += found.size
+        scheduled += found.scheduled
+        consumers = max(consumers, found.consumers)
+        if found.replicas:
+            copies = (found.replicas, found.min_copies)
     return QueueDepth(
-        stats.queue,
-        stats.ready,
-        stats.in_flight,
-        stats.delayed,
-        stats.size,
-        stats.consumers,
-        owner,
+        queue,
+        ready,
+        in_flight,
+        delayed,
+        size,
+        consumers,
+        owners[0],
         *copies,
-        stats.scheduled,
+        scheduled,
+        len(owners),
+        tuple(dict.fromkeys(owner for owner in owners if owner is not None)),
     )
 
 

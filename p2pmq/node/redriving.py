@@ -18,6 +18,7 @@ from p2pmq.core.effects import Refused
 from p2pmq.core.events import RepostRequested
 from p2pmq.core.names import DEAD_LETTERS
 from p2pmq.core.reposting import reposted_session
+from p2pmq.core.spreading import by_partition
 from p2pmq.errors import NotRedrivenError, QueueNameError, RequestTimeoutError, UsageError
 from p2pmq.node.arguments import place_of
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from p2pmq.core.effects import Done
     from p2pmq.core.events import Event
+    from p2pmq.core.ids import PartitionKey
     from p2pmq.core.packets.publishing import Batch
     from p2pmq.node.message import Message, MessageBatch
     from p2pmq.node.node import Node
@@ -60,6 +62,7 @@ class Reposting:
     feed: Callable[[Event], None]
     wait_token: Callable[[], tuple[int, asyncio.Future[Done | Refused]]]
     ttl_ms_of: Callable[[str], int]
+    partitions_of: Callable[[str], int]
     timeout_ms: int
 
 
@@ -138,25 +141,29 @@ class Redrive:
             await self._keep_pace()
             self._begun += step
             part = batch.published.part(first, first + step - 1)
-            self._under_way.add(self._loop.create_task(self._post(batch, part)))
+            message = replace(
+                part,
+                session=reposted_session(self._letters, part.session),
+                stamp=0,
+                ttl_ms=self._posting.ttl_ms_of(self._source.queue),
+                dead=(),
+            )
+            partitions = self._posting.partitions_of(self._source.queue)
+            for number, piece in by_partition(message, partitions):
+                await self._wait_for(UNDER_WAY_MAX - 1)
+                source = self._source._replace(number=number)
+                self._under_way.add(self._loop.create_task(self._post(batch, source, piece)))
 
-    async def _post(self, batch: MessageBatch, part: Batch) -> None:
-        """Publish some letters under the dots of theirs, and ack them when that is committed."""
-        posting, source = self._posting, self._source
+    async def _post(self, batch: MessageBatch, source: PartitionKey, message: Batch) -> None:
+        """Publish what some letters are made of, and ack them when that is committed."""
+        posting = self._posting
         token, ended = posting.wait_token()
-        message = replace(
-            part,
-            session=reposted_session(self._letters, part.session),
-            stamp=0,
-            ttl_ms=posting.ttl_ms_of(source.queue),
-            dead=(),
-        )
         posting.feed(RepostRequested(source, message, posting.timeout_ms, token))
         outcome = await ended
         if isinstance(outcome, Refused):
             raise NotRedrivenError(self._letters.queue, source.queue, self.done, outcome.reason)
-        batch.ack_part(part.run)
-        self.done += part.count
+        batch.ack_part(message.run._replace(session=batch.run.session))
+        self.done += message.count
 
     async def _wait_for(self, most: int) -> None:
         """Wait until at most so many are on their way. Raises what one of them has met."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING, Any
 
 from p2pmq.core.events import ReplayRequested
 from p2pmq.core.hlc import COUNTER_BITS, wall_ms_of
 from p2pmq.core.packets.replaying import CursorField
+from p2pmq.core.spreading import message_name
 from p2pmq.core.traces import copied
 from p2pmq.errors import RequestTimeoutError, UsageError
 from p2pmq.wire.bodies import PackedBodies, unpack_body
@@ -71,7 +73,7 @@ async def replayed(
             )
         for batch in page.batches:
             cursor = CursorField(batch.stamp, batch.session, batch.first)
-            for message in _messages_of(key.queue, batch):
+            for message in _messages_of(key, batch):
                 yield message
         if not page.more:
             return
@@ -79,12 +81,45 @@ async def replayed(
             await pause(PAGE_WAIT_MS / 1000)
 
 
-def _messages_of(queue: str, batch: Batch) -> list[Retained]:
+async def replayed_all(
+    ask: Ask,
+    pause: Callable[[float], Awaitable[object]],
+    keys: list[PartitionKey],
+    cursor: CursorField,
+    timeout_ms: int,
+) -> AsyncIterator[Retained]:
+    """The retained messages of all partitions, merged by when their owners took them.
+
+    A page of each is held at a time.
+    """
+    streams = [replayed(ask, pause, key, cursor, timeout_ms) for key in keys]
+    heads: list[tuple[float, int, Retained]] = []
+    for number, stream in enumerate(streams):
+        first = await anext(stream, None)
+        if first is not None:
+            heads.append((first.enqueued_at, number, first))
+    heapify(heads)
+    while heads:
+        _, number, message = heads[0]
+        yield message
+        following = await anext(streams[number], None)
+        if following is None:
+            heappop(heads)
+        else:
+            heapreplace(heads, (following.enqueued_at, number, following))
+
+
+def _messages_of(key: PartitionKey, batch: Batch) -> list[Retained]:
     packed = batch.bodies
     assert isinstance(packed, PackedBodies)
-    session, at = copied(batch.session).hex(), wall_ms_of(batch.stamp) / 1000
+    session, at = copied(batch.session), wall_ms_of(batch.stamp) / 1000
     formats = packed.formats or bytes(batch.count)
     return [
-        Retained(queue, f"{session}-{batch.first + position}", at, unpack_body(data, kind))
+        Retained(
+            key.queue,
+            message_name(session, batch.first + position, key.number),
+            at,
+            unpack_body(data, kind),
+        )
         for position, (data, kind) in enumerate(zip(packed.bodies, formats, strict=True))
     ]

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from p2pmq.core.delivery import VISIBILITY_MS_MIN
+from p2pmq.core.names import DEAD_LETTERS
 from p2pmq.core.packets.publishing import BATCH_MESSAGES_MAX
 from p2pmq.core.packets.registering import (
     OVERFLOW_BLOCK,
     OVERFLOW_DROP_OLDEST,
     OVERFLOW_REJECT,
+    PARTITIONS_MAX,
     QueueSettings,
 )
+from p2pmq.core.spreading import partitions_of, shares_of
 from p2pmq.errors import UsageError
 from p2pmq.node.arguments import to_ms
 
@@ -56,6 +59,7 @@ class Settings(TypedDict, total=False):
     retain: float | None
     retain_bytes: int | None
     ageing: float | None
+    partitions: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class QueueInfo:
     `ttl` None: messages wait for ever unless they say otherwise. `ageing` None: priorities are
     strict; else a message goes before one of the next higher priority that came so much later.
     `max_messages` and `max_bytes` None: the queue has no such limit; `overflow` is what
-    happens at one.
+    happens at one. `partitions` is over how many it is spread.
     """
 
     queue: str
@@ -90,6 +94,7 @@ class QueueInfo:
     retain: float | None
     retain_bytes: int | None
     ageing: float | None
+    partitions: int
 
 
 def queue_info(queue: str, machine: Machine, config: Config) -> QueueInfo:
@@ -112,8 +117,9 @@ def queue_info(queue: str, machine: Machine, config: Config) -> QueueInfo:
         next(name for name, number in OVERFLOWS.items() if number == found.overflow),
         kept.ids_ms / 1000,
         kept.copies_ms / 1000 if kept.copies_ms else None,
-        kept.copies_bytes or None,
+        found.retain_bytes or None,
         found.ageing_ms / 1000 if found.ageing_ms else None,
+        partitions_of(found),
     )
 
 
@@ -121,7 +127,8 @@ def batch_limits(declared: QueueSettings | None, bytes_max: int) -> tuple[int, i
     """How many messages and bytes a publisher puts into one batch, for a queue with limits."""
     if declared is None or not (declared.max_messages or declared.max_bytes):
         return BATCH_MESSAGES_MAX, bytes_max
-    count, size = declared.max_messages or LIMIT_MAX, declared.max_bytes or LIMIT_MAX
+    share = shares_of(declared)
+    count, size = share.max_messages or LIMIT_MAX, share.max_bytes or LIMIT_MAX
     return (
         min(BATCH_MESSAGES_MAX, max(1, count // BATCHES_MIN)),
         min(bytes_max, max(1, size // BATCHES_MIN)),
@@ -159,6 +166,25 @@ def checked_copies(
     return replicas or 0, min_copies or 0
 
 
+def checked_partitions(partitions: int | None) -> int:
+    """Their number as the registry keeps it (0: left out); raises UsageError."""
+    if partitions is not None and partitions not in range(1, PARTITIONS_MAX + 1):
+        raise UsageError(
+            f"partitions={partitions!r} cannot be: give 1 to {PARTITIONS_MAX}, about as many as "
+            "nodes and consumers are to share the work"
+        )
+    return partitions or 0
+
+
+def check_lone(queue: str, partitions: int | None) -> None:
+    """Raise UsageError for a queue that has one partition whatever is declared."""
+    if partitions is not None and partitions > 1 and queue.endswith(DEAD_LETTERS):
+        raise UsageError(
+            f"partitions={partitions} makes no sense for {queue!r}: dead letters of one message "
+            "must come to one place, so that a dead-letter queue has one partition"
+        )
+
+
 def checked_settings(config: Config, settings: Settings) -> QueueSettings:
     """The settings of a queue as the registry keeps them; raises UsageError."""
     most = settings.get("max_deliveries")
@@ -193,4 +219,5 @@ def checked_settings(config: Config, settings: Settings) -> QueueSettings:
         0 if retain is None else to_ms(retain, 1),
         retain_bytes or 0,
         ms(settings.get("ageing")),
+        checked_partitions(settings.get("partitions")),
     )

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from p2pmq.core.spreading import message_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -34,7 +36,7 @@ class Dot(NamedTuple):
     seq: int
 
     def __str__(self) -> str:
-        return f"{self.key.queue}/{self.session.hex()}-{self.seq}"
+        return f"{self.key.queue}/{message_name(self.session, self.seq, self.key.number)}"
 
 
 class Outcome(Enum):

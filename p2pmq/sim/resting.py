@@ -117,18 +117,19 @@ def has_resting(host: Host) -> bool:
 
 
 def without_owner(hosts: Sequence[Host], queues: Sequence[str]) -> list[str]:
-    """The queues whose owner is away, as these hosts see it, or has too few copies in reach."""
+    """The queues of which an owner is away, as these hosts see it, or reaches too few copies."""
     there, alone = running(hosts), _alone(hosts)
     tied = _tied_to_who_is_away(hosts, alone)
+    machines = [host.machine for host in there if host.machine is not None]
     return [
         queue
         for queue in queues
-        if any(host.node.owner_of(queue) is None for host in there)
-        or PartitionKey(queue, 0) in alone
-        or tied[PartitionKey(queue, 0)]
-        or any(
-            _not_to_be_buried(host.machine, PartitionKey(queue, 0), alone)
-            for host in there
-            if host.machine is not None
+        if any(
+            machine.owner_of(key) is None
+            or key in alone
+            or tied[key]
+            or _not_to_be_buried(machine, key, alone)
+            for machine in machines
+            for key in machine.partitions_of(queue)
         )
     ]

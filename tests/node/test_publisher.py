@@ -11,14 +11,9 @@ from p2pmq.core.effects import Published
 from p2pmq.core.events import Confirmation, Event, PublishRequested
 from p2pmq.core.ids import PartitionKey
 from p2pmq.core.quota import MESSAGE_OVERHEAD_BYTES
-from p2pmq.node.publisher import (
-    BULK_BYTES,
-    BULK_IN_FLIGHT_BYTES,
-    BULK_MESSAGES,
-    KnownTerms,
-    Publisher,
-    Terms,
-)
+from p2pmq.node.batches import BULK_BYTES, BULK_MESSAGES, KnownTerms, Terms
+from p2pmq.node.bulk import BULK_IN_FLIGHT_BYTES
+from p2pmq.node.publisher import Publisher
 from p2pmq.wire.bodies import PackedBodies
 from tests.node.kit import PATIENCE_S
 

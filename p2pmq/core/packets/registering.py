@@ -26,6 +26,8 @@ buckets that differ are sent."""
 RECORDS_MAX = 512
 """In one packet: at most some 150 KiB."""
 
+PARTITIONS_MAX = 256
+"""Of one queue: each costs its owner, its homes and each of its consumers some kilobytes."""
 
 OVERFLOW_BLOCK = 0
 OVERFLOW_REJECT = 1
@@ -37,7 +39,8 @@ class QueueSettings(Struct):
     """What a queue's declaration may set; 0 is the mesh's default (in `config`).
 
     `max_messages` and `max_bytes` 0: no limit. `overflow` is what happens at one: publishers
-    wait, are rejected, or the oldest messages go.
+    wait, are rejected, or the oldest messages go. `partitions` 0: one, or as many as there are;
+    their number never falls.
     """
 
     replicas: U8 = 0
@@ -54,6 +57,7 @@ class QueueSettings(Struct):
     retain_ms: Milliseconds = 0
     retain_bytes: U64 = 0
     ageing_ms: U32 = 0
+    partitions: Annotated[int, Range(0, PARTITIONS_MAX)] = 0
 
 
 @struct
