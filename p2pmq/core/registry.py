@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from p2pmq.core.effects import Refused, Resolve
+from p2pmq.core.effects import Persist, Refused, Resolve
 from p2pmq.core.events import DeclareDurable
 from p2pmq.core.packets.registering import QueueBuckets, QueueDigest, QueueRecord, QueueRecords
 from p2pmq.core.records import QueueSaved
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from p2pmq.core.events import DeclareRequested
     from p2pmq.core.ids import NodeId
     from p2pmq.core.packets.registering import QueueSettings
+    from p2pmq.core.shared import RecordDurable
 
 QUEUES_MAX = 65_536
 """Declared queues of a mesh; a queue that nobody declared needs no record."""
@@ -66,8 +67,27 @@ class Registry(SharedMap[QueueRecord]):
             settings = replace(settings, partitions=record.settings.partitions)
         if record is None or record.settings != settings:  # services declare at every start
             stamp = self.stamp(wall_ms)
-            record = QueueRecord(event.queue, stamp, self._own_id, settings)
+            raised = QueueRecord(event.queue, stamp, self._own_id, settings)
+            if partitions_of(settings) > known and self.has_room(event.queue):
+                # On disk first: a full disk must not take back a partition that has messages.
+                then = self.durable(raised, event.token, record)
+                return [Persist((self.saved(raised),), then=then)]
+            record = raised
         return self.make(record, event.token)
+
+    def on_durable(self, event: RecordDurable[QueueRecord]) -> list[Effect]:
+        """As in the base; more partitions are in force from here on."""
+        record, before = event.record, event.before
+        held = self._records.get(record.queue)
+        former = before.settings if before is not None else None
+        if partitions_of(record.settings) > partitions_of(former) and held != record:
+            self._take(record)
+            merged = self._records[record.queue]
+            if held != before:  # another came meanwhile, and lies on the disk
+                return [
+                    Persist((self.saved(merged),), then=self.durable(merged, event.token, held))
+                ]
+        return super().on_durable(event)
 
     def take_raised(self) -> list[str]:
         """The queues that have another number of partitions than when this was last asked."""
@@ -77,10 +97,15 @@ class Registry(SharedMap[QueueRecord]):
     # -- as a shared map --
 
     def merged(self, record: QueueRecord, known: QueueRecord | None) -> QueueRecord | None:
-        """The later one, with as many partitions as the one of the two that has more."""
+        """The later one, with as many partitions as the one of the two that has more.
+
+        Not where they are of two queues of one name, of which one was deleted.
+        """
         if known is None:
             return record
         later = record if newer(record, known) else known
+        if record.incarnation != known.incarnation:
+            return later if later is record else None
         most = max(record.settings.partitions, known.settings.partitions)
         if later.settings.partitions != most:
             later = replace(later, settings=replace(later.settings, partitions=most))

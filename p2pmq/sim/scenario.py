@@ -213,6 +213,8 @@ class Publishers:
     """How long a message rests before anybody gets it."""
     purges: Annotated[float, SHARE] = 0.0
     """Share of publishes before which the queue is purged."""
+    partitions: Annotated[int, COUNT_1] = 1
+    """Now and then its queues are declared with more of them, up to so many."""
     confirm: Annotated[Names, list_of(one_of(*CONFIRMS))] = ("committed",)
     """One of these is drawn each time."""
     timeout_ms: Annotated[int | None, DURATION] = None

@@ -4,12 +4,13 @@ First everything may fail (*safety*: nothing that is promised may be lost),
 then everything is mended (*liveness*: the mesh must come to rest, and every
 message be delivered).
 
-Invariant: it draws from `mesh.random` alone.
+Invariant: it draws from `mesh.random` alone, and what came later from generators of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -58,6 +59,8 @@ CONFIRMS: tuple[Literal["committed", "stored", "none"], ...] = (
 )
 
 DELAY_S_MAX = 20.0
+PARTITIONS = 4
+RAISED_EVERY_S = 5.0
 """Some are due while everything fails, some only after that."""
 REPLICAS_DECLARED_MAX = 4
 """One more than most of the meshes' first settings: homes come and go by it."""
@@ -119,6 +122,8 @@ class Plan:
     """How often, on each node, a queue is declared with other copies; 0: never."""
     limited: float = 0.2
     """Chance that one of the queues holds only a few messages."""
+    partitioned: float = 0.25
+    """Chance that queues get more partitions now and then, up to PARTITIONS."""
     settle_s: float = 240.0
 
 
@@ -130,6 +135,7 @@ class Story:
         self._plan = plan
         self._rng = mesh.random
         self._ended = False
+        self._is_limited = False
         self._numbers = 0
         self._paused: list[str] = []
         self._wiped: dict[str, bytes] = {}
@@ -146,10 +152,12 @@ class Story:
             replace_after_ms=self._rng.choice(plan.replace_after_ms),
         )
         await mesh.start(*names, config=Config(replication=copies))
-        is_limited = self._rng.random() < plan.limited
-        if is_limited:
+        self._is_limited = self._rng.random() < plan.limited
+        if self._is_limited:
             await self._limit(mesh.node(names[0]))
         self._serve(names)
+        if mesh.chance("partitions").random() < plan.partitioned:
+            mesh.serve(names[-1], self._raise)
         schedules = self._rng.random() < plan.scheduled
         if schedules:
             mesh.serve(names[0], self._schedule)
@@ -159,7 +167,7 @@ class Story:
             self._break(self._rng.choice(plan.faults))
         self._ended = True
         await self._mend()
-        if is_limited:  # nobody need consume from it: what waits for room gets it so
+        if self._is_limited:  # nobody need consume from it: what waits for room gets it so
             await self._rng.choice(mesh.nodes).declare("q0")
         await mesh.settle(plan.settle_s)
         if schedules:
@@ -229,6 +237,19 @@ class Story:
                 await node.declare(queue, replicas=replicas, min_copies=min_copies)
             except GIVEN_UP:
                 continue
+
+    async def _raise(self, node: Node) -> None:
+        """Give queues more partitions; the limited one is left alone, as it would be no more."""
+        rng = self._mesh.chance(f"partitions at {self._mesh.now}")
+        while not self._ended:
+            await asyncio.sleep(rng.expovariate(1 / RAISED_EVERY_S))
+            if self._ended:
+                return
+            number = rng.randrange(self._plan.queues)
+            if number == 0 and self._is_limited:
+                continue
+            with suppress(*GIVEN_UP):  # also where they are fewer than there are
+                await node.declare(f"q{number}", partitions=rng.randint(1, PARTITIONS))
 
     async def _schedule(self, node: Node) -> None:
         for number in range(self._plan.queues):

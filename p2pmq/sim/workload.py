@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from p2pmq.config import Timing
-from p2pmq.errors import P2PMQError
+from p2pmq.errors import NotDeclaredError, P2PMQError
 from p2pmq.sim.history import Emitted
 from p2pmq.sim.refuse import SimulationError
 from p2pmq.sim.selecting import meant_before_start
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LATE = 1.2
 """A late ack comes after so many visibility timeouts."""
+RAISED = 0.1
+"""Share of publishes before which the queue may get more partitions."""
 IDS = 20
 """So many different ids there are."""
 RETRY_S = 1.0
@@ -42,6 +44,8 @@ class Workload:
     def __init__(self, mesh: Mesh, scenario: Scenario) -> None:
         self._mesh = mesh
         self._scenario = scenario
+        self.declared = {name: None for each in scenario.declared for name in each.queues}
+        """Queues that have settings, which another declaration would take from them."""
         self._begun_s = 0.0
         self._until_s = 0.0
         self._phase = 0
@@ -128,6 +132,10 @@ class _Publisher:
         queue, confirm = rng.choice(spec.queues), rng.choice(spec.confirm)
         if spec.purges and rng.random() < spec.purges:
             await node.purge(queue)
+        is_free = queue not in self._workload.declared
+        if spec.partitions > 1 and is_free and rng.random() < RAISED:
+            with suppress(NotDeclaredError):  # there may be more by now
+                await node.declare(queue, partitions=rng.randint(2, spec.partitions))
         batch = rng.randint(*spec.batch)
         if spec.count is not None:
             batch = min(batch, spec.count - self._sent)

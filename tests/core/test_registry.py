@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -281,3 +282,80 @@ def test_a_member_at_random_is_compared_with_now_and_then() -> None:
         if isinstance(effect, Send)
     }
     assert told == {B, C}
+
+
+def with_partitions(record: QueueRecord, partitions: int) -> QueueRecord:
+    return replace(record, settings=replace(record.settings, partitions=partitions))
+
+
+@given(
+    st.lists(st.tuples(records.map(settings_by), st.integers(0, 5)), max_size=12),
+    st.randoms(use_true_random=False),
+)
+def test_partitions_never_fall_in_whatever_order_records_come(
+    drawn: list[tuple[QueueRecord, int]], chance: Random
+) -> None:
+    found = [with_partitions(record, partitions) for record, partitions in drawn]
+    one, other = made(A), made(B)
+    for record in found:
+        one.on_records(QueueRecords((record,)))
+    again = found + chance.choices(found, k=5) if found else []
+    chance.shuffle(again)
+    for record in again:
+        other.on_records(QueueRecords((record,)))
+    assert one.records() == other.records()
+    assert one.digest() == other.digest()
+    for record in one.records():
+        same = [each for each in found if each.queue == record.queue]
+        assert record.settings.partitions == max(each.settings.partitions for each in same)
+        assert (record.stamp, record.author) == max((each.stamp, each.author) for each in same)
+    exchange(one, A, third := made(C), C)
+    assert third.records() == one.records()
+
+
+def test_a_declaration_with_fewer_partitions_is_refused_and_one_without_keeps_them() -> None:
+    registry = made()
+    declare(registry, "q", QueueSettings(partitions=4), 1_000)
+    assert registry.take_raised() == ["q"]
+    (refused,) = declare(registry, "q", QueueSettings(partitions=3), 2_000)
+    assert isinstance(refused, Resolve)
+    assert isinstance(refused.outcome, Refused)
+    assert "4 partitions" in refused.outcome.reason
+    declare(registry, "q", THREE, 3_000)
+    assert registry.settings_of("q") == replace(THREE, partitions=4)
+    assert registry.take_raised() == []
+
+
+def test_a_merge_that_raises_partitions_is_kept_and_told_as_merged() -> None:
+    one, other = made(A), made(B)
+    declare(one, "q", QueueSettings(partitions=6), 1_000)
+    declare(other, "q", QueueSettings(3, partitions=2), 2_000)
+    exchange(one, A, other, B)
+    merged = QueueSettings(3, partitions=6)
+    assert one.settings_of("q") == other.settings_of("q") == merged
+    (record,) = one.records()
+    (kept,) = made().on_records(QueueRecords((record,)))
+    assert kept == Persist((QueueSaved(record),))
+    assert one.digest() == other.digest()
+
+
+def test_more_partitions_are_in_force_when_they_are_on_disk_and_not_before() -> None:
+    registry = made()
+    event = DeclareRequested("q", QueueSettings(partitions=4), 7)
+    (persist,) = registry.on_declare(event, 1_000)
+    assert isinstance(persist, Persist)
+    assert isinstance(persist.then, DeclareDurable)
+    assert registry.settings_of("q") is None
+    assert registry.on_write_refused(persist.then) == [Resolve(7, Refused(module.DISK_FULL))]
+    assert registry.settings_of("q") is None
+    (persist,) = registry.on_declare(event, 2_000)
+    assert isinstance(persist, Persist)
+    assert isinstance(persist.then, DeclareDurable)
+    rival = QueueRecord("q", 1, B, THREE)  # older, and on its way to the disk after ours
+    registry.on_records(QueueRecords((rival,)))
+    (again,) = registry.on_durable(persist.then)
+    assert isinstance(again, Persist)
+    assert again.records == (QueueSaved(persist.then.record),)
+    assert isinstance(again.then, DeclareDurable)
+    assert registry.on_durable(again.then) == [Resolve(7, Done())]
+    assert registry.settings_of("q") == QueueSettings(partitions=4)
