@@ -323,3 +323,27 @@ def test_a_node_that_is_forgotten_says_so_and_closes_by_itself(tmp_path: Path) -
     until(lambda: "p2pmq-n" not in {thread.name for thread in threading.enumerate()})
     with node("n", store="disk", data_dir=str(tmp_path)) as again:
         assert again.depth("q").total == 1
+
+
+def test_partitions_are_consumed_by_threads_and_each_message_comes_once() -> None:
+    with mesh("one", "two", "three") as nodes:
+        assert nodes[0].declare("orders", partitions=5).partitions == 5
+        until(lambda: nodes[2].settings_of("orders").partitions == 5)
+        with nodes[2].consume("orders", prefetch=50) as messages:
+            nodes[1].publish_many("orders", range(300), key=lambda n: f"key {n % 30}")
+            assert nodes[0].declare("orders", partitions=9).partitions == 9
+            nodes[0].publish_many("orders", range(300, 600), key=lambda n: f"key {n % 30}")
+            workers = [Working(lambda: taken(messages, 200)) for _ in range(3)]
+            found = [body for worker in workers for body in worker.result()]
+        assert sorted(found) == list(range(600))
+        until(lambda: not nodes[1].depth("orders").total)
+        assert nodes[1].depth("orders").partitions == 9
+        assert nodes[0].owner_of("orders", 8) in ("one", "two", "three")
+
+
+def taken(messages: Any, count: int) -> list[int]:  # noqa: ANN401  a private iterator
+    bodies = []
+    for _ in range(count):
+        with next(messages) as message:
+            bodies.append(message.body)
+    return bodies

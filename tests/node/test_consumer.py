@@ -254,3 +254,81 @@ async def test_whoever_waits_is_woken_by_a_delivery_and_by_the_end(stand: Stand)
     await asyncio.sleep(0)
     stand.consumer.end()
     assert await ending is None
+
+
+# -- several partitions --
+
+
+async def test_parts_are_given_out_by_their_head_and_settle_where_they_came_from(
+    stand: Stand,
+) -> None:
+    head = stand.consumer
+    part = Consumer(b"part", PartitionKey("q", 2), stand.events.append, asyncio.get_running_loop())
+    part.join(head)
+    assert head.parts == [head, part]
+    assert part.parts == []
+    stand.deliver(segment(1, 2))
+    part.on_deliver((segment(1, 2),))
+    messages = await stand.take(4)
+    assert [message.message_id for message in messages] == [
+        f"{S.hex()}-1",
+        f"{S.hex()}-2",
+        f"{S.hex()}.2-1",
+        f"{S.hex()}.2-2",
+    ]
+    for message in messages[1:]:
+        message.ack()
+    settles = [await stand.settled(), await stand.settled()]
+    assert [(settle.consumer, settle.key.number, settle.acks) for settle in settles] == [
+        (b"consumer", 0, (Run(S, 2, 2),)),
+        (b"part", 2, (Run(S, 1, 2),)),
+    ]
+
+
+@pytest.mark.parametrize("by_part", [False, True])
+async def test_the_end_of_one_is_the_end_of_all_and_each_gives_back_its_own(
+    stand: Stand, *, by_part: bool
+) -> None:
+    head = stand.consumer
+    part = Consumer(b"part", PartitionKey("q", 1), stand.events.append, asyncio.get_running_loop())
+    part.join(head)
+    part.on_deliver((segment(1, 3),))
+    stand.deliver(segment(7, 2))
+    (message,) = await stand.take(1)
+    message.ack()
+    (part if by_part else head).close()
+    settle = stand.events.pop(0)
+    assert isinstance(settle, SettleRequested)
+    assert (settle.consumer, settle.acks) == (b"part", (Run(S, 1, 1),))
+    assert stand.events == [
+        UnsubscribeRequested(b"consumer", (Run(S, 7, 8),)),
+        UnsubscribeRequested(b"part", (Run(S, 2, 3),)),
+    ]
+    assert head.closed
+    assert part.closed
+
+
+async def test_a_drain_waits_for_what_any_part_has_in_hand(stand: Stand) -> None:
+    head = stand.consumer
+    part = Consumer(b"part", PartitionKey("q", 1), stand.events.append, asyncio.get_running_loop())
+    part.join(head)
+    part.on_deliver((segment(1, 2),))
+    begun = asyncio.Event()
+
+    async def handle() -> None:
+        async for message in head.messages():
+            begun.set()
+            await asyncio.sleep(0)
+            message.ack()
+
+    handler = asyncio.ensure_future(handle())
+    await begun.wait()
+    done = head.drain(asyncio.current_task())
+    assert part.drain(asyncio.current_task()) is None
+    assert stand.events == [
+        DrainRequested(b"consumer", ()),
+        DrainRequested(b"part", (Run(S, 2, 2),)),
+    ]
+    assert done is not None
+    await done
+    await handler
