@@ -37,6 +37,7 @@ async def declare_queue(
             f"{info.backoff_max:g} s; visibility timeout {info.visibility_timeout:g} s, "
             f"time to live {'none' if info.ttl is None else f'{info.ttl:g} s'}"
             + (f"; a level of priority is worth {info.ageing:g} s" if info.ageing else "")
+            + (f"; spread over {info.partitions} partitions" if info.partitions > 1 else "")
             + _limits(info)
         )
     return 0

@@ -27,9 +27,10 @@ QUEUE_COLUMNS = {
     "delayed": "DELAYED",
     "size_bytes": "BYTES",
     "consumers": "CONSUMERS",
-    "owner": "OWNER",
+    "owners": "OWNER",
     "replicas": "REPLICAS",
     "min_copies": "MIN COPIES",
+    "partitions": "PARTITIONS",
 }
 
 
@@ -59,8 +60,10 @@ async def show_queues(mesh: MeshOptions, visit: VisitOptions, *, as_json: bool) 
             "size_bytes": depth.size,
             "consumers": depth.consumers,
             "owner": depth.owner,
+            "owners": depth.owners,
             "replicas": depth.replicas,
             "min_copies": depth.min_copies,
+            "partitions": depth.partitions,
         }
         for depth in depths
     ]

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 
 from p2pmq.core.packets.publishing import PRIORITY_MAX
+from p2pmq.core.packets.registering import PARTITIONS_MAX
 from p2pmq.node.settings import DELIVERIES_MAX, REPLICAS_MAX, Settings
 
 MESH_PANEL = "Which mesh"
@@ -242,6 +243,14 @@ class SettingOptions:
     ageing: Annotated[
         float | None, typer.Option(help="Seconds of waiting that are worth a level of priority.")
     ] = None
+    partitions: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=PARTITIONS_MAX,
+            help="Over how many it is spread, each with an owner of its own; can only be raised.",
+        ),
+    ] = None
 
     def as_declared(self) -> Settings:
         """The same for `Node.declare`."""
@@ -260,6 +269,7 @@ class SettingOptions:
             retain=self.retain,
             retain_bytes=self.retain_bytes,
             ageing=self.ageing,
+            partitions=self.partitions,
         )
 
 

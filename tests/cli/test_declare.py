@@ -50,6 +50,27 @@ def test_limits_are_declared_and_said(mesh: Mesh) -> None:
     assert run("declare", "limited", "--overflow", "explode", *mesh.options).returncode == 2
 
 
+def test_partitions_are_declared_shown_and_never_fewer(mesh: Mesh) -> None:
+    declared = run("declare", "spread", "--partitions", "6", *mesh.options)
+    assert b"; spread over 6 partitions\n" in declared.stderr
+    assert run("pub", "spread", "x", *mesh.options).returncode == 0
+    listed = map(json.loads, run("queues", "--json", *mesh.options).stdout.splitlines())
+    row = next(row for row in listed if row["queue"] == "spread")
+    assert (row["partitions"], row["ready"]) == (6, 1)
+    assert len(row["owners"]) > 1
+    assert set(row["owners"]) <= set(mesh.daemons)
+    (heading, line) = (
+        each.split()
+        for each in run("queues", *mesh.options).stdout.decode().splitlines()
+        if each.split()[0] in ("QUEUE", "spread")
+    )
+    assert (heading[-1], line[-1]) == ("PARTITIONS", "6")
+    fewer = run("declare", "spread", "--partitions", "5", *mesh.options)
+    assert fewer.returncode == 1
+    assert b"it has 6 partitions" in fewer.stderr
+    assert run("declare", "spread", "--partitions", "257", *mesh.options).returncode == 2
+
+
 def test_a_declaration_outlives_who_made_it_and_a_restart_of_the_mesh(tmp_path: Path) -> None:
     with running_mesh(tmp_path, ["ant"]) as mesh:
         assert run("declare", "kept", "--replicas", "5", *mesh.options).returncode == 0

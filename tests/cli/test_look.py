@@ -46,7 +46,8 @@ def test_queues_tells_what_waits_and_where(mesh: Mesh) -> None:
     result = CliRunner().invoke(app, ["queues", "--json", *mesh.options])
     rows = {row["queue"]: row for row in map(json.loads, result.stdout.splitlines())}
     row = rows["listed"]
-    assert row.pop("owner") in mesh.daemons
+    assert row["owner"] in mesh.daemons
+    assert row.pop("owners") == [row.pop("owner")]
     assert row == {
         "queue": "listed",
         "ready": 2,
@@ -56,6 +57,7 @@ def test_queues_tells_what_waits_and_where(mesh: Mesh) -> None:
         "consumers": 0,
         "replicas": 3,
         "min_copies": 2,
+        "partitions": 1,
     }
 
 
