@@ -1,4 +1,4 @@
-"""Four workers share a queue; what belongs to one customer is done one after another."""
+"""Four workers share a queue of four partitions; one customer's changes go one after another."""
 
 import asyncio
 from typing import NamedTuple
@@ -37,6 +37,7 @@ async def main() -> None:
             if sum(map(len, done.values())) == len(CHANGES):
                 finished.set()
 
+        await node.declare("changes", partitions=4)  # a customer's are all in one of them
         await node.publish_many("changes", CHANGES, key=lambda change: change.customer)
         await finished.wait()
     for customer, amounts in sorted(done.items()):

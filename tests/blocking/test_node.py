@@ -24,6 +24,7 @@ from p2pmq import (
     UsageError,
 )
 from p2pmq.blocking import Node, Queue
+from p2pmq.blocking.taking import Messages
 from tests.blocking.kit import Working, alive, mesh, node, until
 from tests.node.kit import CONFIG
 
@@ -341,7 +342,7 @@ def test_partitions_are_consumed_by_threads_and_each_message_comes_once() -> Non
         assert nodes[0].owner_of("orders", 8) in ("one", "two", "three")
 
 
-def taken(messages: Any, count: int) -> list[int]:  # noqa: ANN401  a private iterator
+def taken(messages: Messages, count: int) -> list[int]:
     bodies = []
     for _ in range(count):
         with next(messages) as message:

@@ -6,13 +6,20 @@ from collections import deque
 
 import pytest
 
+from p2pmq.config import Replication
+from p2pmq.core.effects import Counted, Notify, Persist
+from p2pmq.core.events import ReplicaDurable
 from p2pmq.core.hlc import HybridClock
-from p2pmq.core.ids import Run
+from p2pmq.core.ids import PartitionKey, Run
+from p2pmq.core.ownership import Ownership
 from p2pmq.core.packets.publishing import FRAME_BYTES_MAX
+from p2pmq.core.packets.registering import QueueSettings
+from p2pmq.core.packets.replicating import Replicate
 from p2pmq.core.partition import Partition
 from p2pmq.core.replica import BATCHES_MAX, cut
+from p2pmq.core.ring import Place
 from p2pmq.core.runmap import RunMap
-from tests.core.kit import KEY, S1, A, batch_of
+from tests.core.kit import KEY, S1, A, B, C, batch_of, rooms_of
 
 
 def partition_of(batches: int, size: int = 10) -> Partition:
@@ -67,3 +74,19 @@ def test_what_is_acked_meanwhile_is_left_out() -> None:
     partition = partition_of(3)
     partition.remove([Run(S1, 2, 2)])
     assert pieces_of(partition, Run(S1, 1, 3)) == [[Run(S1, 1, 1), Run(S1, 3, 3)]]
+
+
+def test_a_partition_that_is_not_known_here_is_not_stored_and_not_answered_for_until_it_is() -> (
+    None
+):
+    declared = {"q": QueueSettings(partitions=2)}
+    view = Ownership(Replication(replicas=3), declared.get)
+    view.refresh([Place(node_id) for node_id in (A, B, C)], lambda _node_id: True)
+    replica = rooms_of(A, 1, view).replication.replica
+    packet = Replicate("q", 2, 1, (), (batch_of(S1, 1, 3),))
+    assert replica.on_replicate(B, packet, 0) == [Notify(Counted("partition_unknown"))]
+    assert replica.held() == []
+    declared["q"] = QueueSettings(partitions=3)
+    (persist,) = replica.on_replicate(B, packet, 1_000)
+    assert isinstance(persist, Persist)
+    assert persist.then == ReplicaDurable(PartitionKey("q", 2), B, 1, (1,))

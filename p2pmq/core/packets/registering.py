@@ -27,7 +27,7 @@ RECORDS_MAX = 512
 """In one packet: at most some 150 KiB."""
 
 PARTITIONS_MAX = 256
-"""Of one queue: each costs its owner, its homes and each of its consumers some kilobytes."""
+"""Of one queue. Each has homes, copies and an attachment of each consumer of its own."""
 
 OVERFLOW_BLOCK = 0
 OVERFLOW_REJECT = 1
