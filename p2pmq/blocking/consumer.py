@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from contextlib import suppress
+from operator import length_hint
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,16 @@ class ThreadedConsumer(Consumer):
                 self._in_hand -= len(left)
         return runs
 
+    def waiting(self) -> list[tuple[Consumer, Run]]:
+        """What has come, and no thread has claimed so far."""
+        runs: list[tuple[Consumer, Run]] = []
+        for handout in list(self._handouts):
+            session, _, last = handout.segment.batch.run
+            left = length_hint(handout.positions)  # a range's iterator knows exactly
+            if left:
+                runs.append((handout.part, Run(session, last - left + 1, last)))
+        return runs
+
     def _wake(self) -> None:
         if self.signal.empty():
             self.signal.put(None)
@@ -193,11 +204,11 @@ class ThreadedConsumer(Consumer):
         with self._lock:
             super().settle_nack(given_back)
 
-    def settle_extend(self, session: Session, seq: int, seconds: float) -> None:
-        """Hide one message for `seconds` from now: see the base."""
+    def settle_extend(self, run: Run, seconds: float) -> None:
+        """Hide messages for `seconds` from now: see the base."""
         self._thread.check_here()
         with self._lock:
-            super().settle_extend(session, seq, seconds)
+            super().settle_extend(run, seconds)
 
     def _settled(self, count: int) -> None:
         """Count them when they are gathered: the loop's own numbers are the loop's."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from p2pmq.core.retries import bounded
 from p2pmq.errors import StaleReceiptError
 from p2pmq.node.handlers import EXTENSIONS_PER_TIMEOUT
+from p2pmq.node.message import keep_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +93,5 @@ class ThreadedHandler:
         while True:
             timeout = self._timeout()
             await asyncio.sleep(timeout / EXTENSIONS_PER_TIMEOUT)
-            for message in list(self._at_work):
-                with suppress(StaleReceiptError):  # the node closes
-                    message.extend(timeout)
+            with suppress(StaleReceiptError):  # the node closes
+                keep_hidden(list(self._at_work), timeout)

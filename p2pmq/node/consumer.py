@@ -84,6 +84,11 @@ class Consumer:
         """… and which partition of it."""
         return self._key.number
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes no more."""
+        return self._draining
+
     def join(self, head: Consumer) -> None:
         """What comes here is given out by another from now on."""
         self._head = head
@@ -204,14 +209,8 @@ class Consumer:
 
     def _unread(self) -> list[tuple[Consumer, Run]]:
         """Take back what has come and was not given out, of each its own."""
-        runs: list[tuple[Consumer, Run]] = []
-        if self._reading is not None:
-            part, segment, position = self._reading
-            session, first, last = segment.batch.run
-            if first + position <= last:
-                runs.append((part, Run(session, first + position, last)))
-            self._reading = None
-        runs += [(part, segment.batch.run) for part, segment in self._segments]
+        runs = self.waiting()
+        self._reading = None
         self._segments.clear()
         return runs
 
@@ -266,11 +265,31 @@ class Consumer:
             self._nacks.append(given_back)
             self._schedule()
 
-    def settle_extend(self, session: Session, seq: int, seconds: float) -> None:
-        """Hide one message for `seconds` from now."""
+    def settle_extend(self, run: Run, seconds: float) -> None:
+        """Hide messages for `seconds` from now."""
         self._check_open()
-        self._extends.append((Run(session, seq, seq), to_ms(seconds)))
+        self._extends.append((run, to_ms(seconds)))
         self._schedule()
+
+    def extend_waiting(self, seconds: float) -> None:
+        """Hide what waits here because there are more partitions than it was to hold messages.
+
+        Each gives one at least; a handler that is slow is not to lose them to others meanwhile.
+        """
+        head = self._head
+        if head.prefetch < len(head.parts) and not (head.closed or head.is_draining):
+            for part, run in head.waiting():
+                part.settle_extend(run, seconds)
+
+    def waiting(self) -> list[tuple[Consumer, Run]]:
+        """What has come to which part, and was not given out."""
+        runs: list[tuple[Consumer, Run]] = []
+        if self._reading is not None:
+            part, segment, position = self._reading
+            session, first, last = segment.batch.run
+            if first + position <= last:
+                runs.append((part, Run(session, first + position, last)))
+        return runs + [(part, segment.batch.run) for part, segment in self._segments]
 
     def _check_open(self) -> None:
         if self._error is not None:

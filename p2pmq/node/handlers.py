@@ -15,6 +15,8 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from p2pmq.node.message import keep_hidden
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -82,8 +84,7 @@ class Handler:
         while True:
             timeout = self.timeout()
             await asyncio.sleep(timeout / EXTENSIONS_PER_TIMEOUT)
-            for message in self.at_work:
-                message.extend(timeout)
+            keep_hidden(self.at_work, timeout)
 
 
 async def guarded(handler: Handler, loop: asyncio.AbstractEventLoop) -> None:

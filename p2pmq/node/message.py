@@ -22,7 +22,7 @@ from p2pmq.node.arguments import to_ms
 from p2pmq.wire.bodies import PackedBodies, unpack_body
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -248,10 +248,21 @@ class Message(Settleable):
         """Keep it hidden from others for `seconds` from now. Raises as `ack`, and UsageError."""
         if not self.settled:
             batch = self._segment.batch
-            self._consumer.settle_extend(batch.session, batch.first + self._position, seconds)
+            seq = batch.first + self._position
+            self._consumer.settle_extend(Run(batch.session, seq, seq), seconds)
 
     def __repr__(self) -> str:
         return f"<Message {self.message_id} of {self.queue!r}, attempt {self.attempt}>"
+
+
+def keep_hidden(messages: Iterable[Message], seconds: float) -> None:
+    """Hide what a handler is at from others, and what waits only since partitions are many."""
+    consumers: dict[Consumer, None] = {}
+    for message in messages:
+        message.extend(seconds)
+        consumers[message._consumer] = None  # noqa: SLF001  a message's own module
+    for consumer in consumers:
+        consumer.extend_waiting(seconds)
 
 
 class MessageBatch(Settleable):

@@ -278,3 +278,21 @@ async def test_a_consumer_of_few_holds_about_as_many_as_it_asked_for(mesh: Mesh)
     assert len(await bodies_of(nodes[1])) == 199
     await mesh.settle()
     mesh.check(stuck_max=0)
+
+
+@seeds(5)
+async def test_a_slow_handler_keeps_what_more_partitions_than_it_has_hands_gave_it(
+    mesh: Mesh,
+) -> None:
+    nodes = await declared(mesh, 8)
+    taken = Taken()
+    taken.by(nodes[1], seconds=20, concurrency=1)
+    await mesh.run_for(seconds=2)
+    for number in range(8):
+        await nodes[0].publish("orders", number, key=f"key {number * number}")
+    await mesh.run_for(seconds=2)
+    taken.by(nodes[2], seconds=20, concurrency=1)
+    await taken.until(mesh, 8)
+    assert taken.bodies == dict.fromkeys(range(8), 1)
+    await mesh.settle()
+    mesh.check(stuck_max=0, duplicates_max=0)
