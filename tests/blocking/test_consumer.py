@@ -141,3 +141,35 @@ def test_a_drain_waits_neither_for_the_thread_that_closes_nor_for_one_that_is_go
             assert stand.thread.ask(lambda of=stand: of.consumer.drain(None)) is None  # type: ignore[misc]  # bound now
         finally:
             stand.end()
+
+
+def test_parts_are_claimed_through_their_head_and_what_waits_is_hidden_on_where_it_came() -> None:
+    stand = Stand()
+    try:
+        head = stand.consumer
+        part = ThreadedConsumer(
+            stand.thread, b"part", PartitionKey("q", 1), stand.events.append, stand.thread._loop
+        )
+        stand.thread.ask(lambda: part.join(head))
+        stand.thread.ask(lambda: part.on_deliver((segment(1, 3),)))
+        stand.thread.ask(lambda: head.on_deliver((segment(8, 1),)))
+        message = head.take_message()
+        assert message is not None
+        assert message.message_id.endswith(".1-1")
+        stand.thread.ask(lambda: head.extend_waiting(7))
+        stand.thread.ask(lambda: None)
+        told = [event for event in stand.events if isinstance(event, SettleRequested)]
+        assert [(event.consumer, *event.extends) for event in told] == [
+            (b"part", (Run(message._segment.batch.session, 2, 3), 7_000)),
+            (b"consumer", (Run(message._segment.batch.session, 8, 8), 7_000)),
+        ]
+        message.ack()
+        stand.thread.ask(head.close)
+        ends = [event for event in stand.events if isinstance(event, UnsubscribeRequested)]
+        assert [(end.consumer, [run[1:] for run in end.unread]) for end in ends] == [
+            (b"consumer", [(8, 8)]),
+            (b"part", [(2, 3)]),
+        ]
+        assert stand.settled() == [1]
+    finally:
+        stand.end()
