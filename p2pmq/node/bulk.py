@@ -74,9 +74,12 @@ class BulkProgress:
         key: PartitionKey,
         timeout_ms: int,
         loop: asyncio.AbstractEventLoop,
+        next_number: Callable[[], int] | None = None,
     ) -> None:
         self._publisher = publisher
         self._key = key
+        self._next_number = next_number
+        """Of the partition for a batch that may go into any; None: there is only one."""
         self._timeout_ms = timeout_ms
         self._loop = loop
         self._published = 0
@@ -90,7 +93,9 @@ class BulkProgress:
 
     async def send(self, batch: OpenBatch, key: PartitionKey | None = None) -> None:
         """Send one batch, where `key` says if it does; wait while too much is on its way."""
-        key = key if key is not None else self._key
+        if key is None:
+            turn = self._next_number
+            key = self._key if turn is None else self._key._replace(number=turn())
         while self._bytes > BULK_IN_FLIGHT_BYTES and self._error is None:
             await self._wait()
         if self._error is not None:

@@ -193,9 +193,12 @@ class Publisher:
 
         `key_for` gives the ordering key of each.
         """
-        progress = BulkProgress(self, key, terms.timeout_ms, self._loop)
+        next_number = None
         if terms.partitions > 1:
             self.flush()
+            next_number = partial(self._turns.next, key.queue, terms.partitions)
+        progress = BulkProgress(self, key, terms.timeout_ms, self._loop, next_number)
+        if terms.partitions > 1 and (id_of is not None or key_for is not None):
             spread = SpreadBatches(key.queue, terms, self._turns, progress, self.batch_bytes_max)
             return await spread.publish(bodies, self._packed, id_of, key_for)
         if self._open.get(key) is not None:
