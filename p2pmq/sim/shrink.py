@@ -226,7 +226,7 @@ def _plainer_publishers(spec: Publishers) -> Iterator[dict[str, Any]]:
     if spec.groups:
         yield {"groups": False, "emits": 0.0}
     names = ("size_bytes", "timeout_ms", "every_ms", "priority", "keys", "ttl_ms", "ids", "emits")
-    yield from _defaults(Publishers, spec, (*names, "groups", "delay_ms", "purges"))
+    yield from _defaults(Publishers, spec, (*names, "groups", "delay_ms", "purges", "partitions"))
 
 
 def _plainer_consumers(spec: Consumers) -> Iterator[dict[str, Any]]:

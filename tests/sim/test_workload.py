@@ -152,3 +152,13 @@ def test_before_the_start_names_and_zones_are_known(
     words: tuple[str, ...], hosts: list[str]
 ) -> None:
     assert meant_before_start(words, NODES) == hosts
+
+
+async def test_queues_get_more_partitions_now_and_then_up_to_so_many(mesh: Mesh) -> None:
+    spec = Publishers(on=("a", "b"), partitions=4, every_ms=(50, 50))
+    await begun(mesh, spec, Consumers(on=("c",)), seconds=20)
+    await mesh.run_for(seconds=21)
+    assert mesh.node("c").settings_of("orders").partitions == 4
+    assert {p.key.number for p in mesh.history.publications} == {0, 1, 2, 3}
+    await mesh.settle()
+    mesh.check(stuck_max=0)
