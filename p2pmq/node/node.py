@@ -258,7 +258,8 @@ class Node(Managing):
     ) -> AsyncIterator[Message]:
         """The queue's messages, one by one, for ever; it survives its owner.
 
-        At most `prefetch` messages are held unsettled. One that is not settled
+        At most `prefetch` messages are held unsettled, and one of each partition that the
+        queue has, if these are more. One that is not settled
         within `visibility_timeout` seconds (30 by default) goes to somebody else.
         With `type`, a dataclass, pydantic model or other annotation, `message.body`
         is one of these; a body that does not fit becomes a dead letter with reason
