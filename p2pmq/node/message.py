@@ -260,7 +260,7 @@ def keep_hidden(messages: Iterable[Message], seconds: float) -> None:
     consumers: dict[Consumer, None] = {}
     for message in messages:
         message.extend(seconds)
-        consumers[message._consumer] = None  # noqa: SLF001  a message's own module
+        consumers[message._consumer] = None  # noqa: SLF001  this is their module
     for consumer in consumers:
         consumer.extend_waiting(seconds)
 
