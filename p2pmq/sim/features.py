@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from p2pmq.core.spreading import share_of
 from p2pmq.sim.calm import SILENCING, Calm
 from p2pmq.sim.history import Dropped, Outcome, Pushed, dots
 from p2pmq.sim.violation import Violation
@@ -171,12 +172,16 @@ def purged_was_to_go(history: History) -> list[Violation]:
 def _declared(history: History, overflow: str) -> dict[str, tuple[float, int]]:
     """The queues that were declared so: since when, and how many messages they hold at least.
 
+    Of several partitions each holds its share, the least of which is that of the most partitions.
     A limit of bytes may be reached by a single message.
     """
     found: dict[str, tuple[float, int]] = {}
+    partitions: dict[str, int] = {}
+    for one in history.declared:
+        partitions[one.queue] = max(1, one.partitions, partitions.get(one.queue, 1))
     for one in history.declared:
         if one.overflow == overflow and (one.max_messages or one.max_bytes):
-            most = one.max_messages if not one.max_bytes else 1
+            most = share_of(one.max_messages, partitions[one.queue]) if not one.max_bytes else 1
             since_s, least = found.get(one.queue, (one.at_s, most))
             found[one.queue] = since_s, min(least, most)
     return found

@@ -229,13 +229,17 @@ class Fired(NamedTuple):
 
 
 class Declared(NamedTuple):
-    """Somebody gave a queue settings: a limit (0: none), and what is to happen at it."""
+    """Somebody gave a queue settings: a limit (0: none), and what is to happen at it.
+
+    `partitions` 0: as many as it has.
+    """
 
     at_s: float
     queue: str
     max_messages: int
     max_bytes: int
     overflow: str
+    partitions: int = 0
 
 
 class Scheduled(NamedTuple):

@@ -147,7 +147,7 @@ class Witness:
         """A queue is given settings."""
         given = event.settings
         overflow = next(name for name, at in OVERFLOWS.items() if at == given.overflow)
-        limits = (given.max_messages, given.max_bytes, overflow)
+        limits = (given.max_messages, given.max_bytes, overflow, given.partitions)
         self._history.add(Declared(self.now_s, event.queue, *limits))
 
     def on_schedule(self, event: events.ScheduleRequested) -> None:
