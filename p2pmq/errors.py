@@ -28,6 +28,7 @@ __all__ = [
     "NotBoundError",
     "NotCommittedError",
     "NotDeclaredError",
+    "NotDeletedError",
     "NotPurgedError",
     "NotRedrivenError",
     "NotScheduledError",
@@ -273,6 +274,15 @@ class NotPurgedError(P2PMQError):
         super().__init__(
             f"queue {queue!r} was not purged: {reason}; check its depth, and try again"
         )
+        self.queue = queue
+        self.reason = reason
+
+
+class NotDeletedError(P2PMQError):
+    """A queue was not deleted."""
+
+    def __init__(self, queue: str, reason: str) -> None:
+        super().__init__(f"queue {queue!r} was not deleted: {reason}; nothing has changed")
         self.queue = queue
         self.reason = reason
 

@@ -25,6 +25,7 @@ EXAMPLES: dict[type[P2PMQError], P2PMQError] = {
         errors.NotBoundError("a.>", "orders", DISK_FULL),
         errors.NotDeclaredError("orders", DISK_FULL),
         errors.NotScheduledError("nightly", DISK_FULL),
+        errors.NotDeletedError("orders", "the queue's owner is away"),
         errors.NotPurgedError("orders", "the queue's owner is away"),
         errors.NotRedrivenError("orders.dlq", "orders", 3, DISK_FULL),
         errors.NameTakenError("billing", "default", "10.0.0.1:5555"),

@@ -446,6 +446,10 @@ class Node(Serving):
         """The settings of a queue that are in force, as this node knows them."""
         return self._running().ask(partial(self._inner.settings_of, queue))
 
+    def delete(self, queue: str) -> None:
+        """Delete a queue with all that is in it: see `p2pmq.Node.delete`."""
+        self._call(partial(self._inner.delete, queue), self._publish_limit(None))
+
     def purge(self, queue: str) -> int:
         """Remove every message that waits in the queue: see `p2pmq.Node.purge`."""
         return self._call(partial(self._inner.purge, queue), self._publish_limit(None))

@@ -119,6 +119,10 @@ class Queue:
         """Messages until the queue is empty, each acked as the next is asked for: `Node.drain`."""
         return self._node.drain(self.name, prefetch=prefetch, patience=patience)
 
+    def delete(self) -> None:
+        """Delete the queue with all that is in it: see `Node.delete`."""
+        self._node.delete(self.name)
+
     def purge(self) -> int:
         """Remove every message that waits in the queue: see `Node.purge`."""
         return self._node.purge(self.name)

@@ -14,7 +14,13 @@ from p2pmq.cli.bind import bind_topic, show_bindings
 from p2pmq.cli.declare import declare_queue
 from p2pmq.cli.demo import Demo
 from p2pmq.cli.dlq import list_letters, redrive_letters, show_letters
-from p2pmq.cli.look import forget_member, purge_queue, show_peers, show_queues
+from p2pmq.cli.look import (
+    delete_queue,
+    forget_member,
+    purge_queue,
+    show_peers,
+    show_queues,
+)
 from p2pmq.cli.options import (
     DaemonOptions,
     MeshOptions,
@@ -259,6 +265,23 @@ def purge(
             f"Remove every message that waits in {queue}, for good?", abort=True, err=True
         )
     run_async(purge_queue(queue, mesh, visit, as_json=as_json), debug=mesh.debug)
+
+
+@app.command("delete")
+@flattened
+def delete(
+    queue: QueueName,
+    mesh: MeshOptions,
+    visit: VisitOptions,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete QUEUE for good: its messages, settings, bindings and schedules."""
+    if not yes:
+        typer.confirm(
+            f"Delete {queue} with all that is in it, on every node, for good?", abort=True, err=True
+        )
+    run_async(delete_queue(queue, mesh, visit), debug=mesh.debug)
 
 
 dlq = typer.Typer(no_args_is_help=True, help="Look after dead-letter queues (<queue>.dlq).")

@@ -1,4 +1,4 @@
-"""`p2pmq peers`, `queues`, `purge` and `forget`: who is there, what waits, who is gone."""
+"""`p2pmq peers`, `queues`, `purge`, `delete`, `forget`: who is there, what waits, who is gone."""
 
 from __future__ import annotations
 
@@ -83,6 +83,16 @@ async def purge_queue(queue: str, mesh: MeshOptions, visit: VisitOptions, *, as_
         put_json({"queue": queue, "purged": count})
     else:
         say(f"p2pmq: {queue}: {count:,} messages are gone")
+    return 0
+
+
+async def delete_queue(queue: str, mesh: MeshOptions, visit: VisitOptions) -> int:
+    """Delete a queue, and stay until the others were told."""
+    async with visiting(mesh, visit, "delete") as node:
+        await steady_members(node, visit.wait)
+        await node.delete(queue)
+        await asyncio.sleep(FAREWELL_S)
+    say(f"p2pmq: {queue} is deleted: its messages, settings, bindings and schedules are gone")
     return 0
 
 

@@ -427,8 +427,15 @@ class PartitionDelivery:
                 for leased, lease in self.leases.take(part):
                     self._give_back(leased, lease.attempt, 0, 0)
 
-    def _give_back(self, run: Run, attempt: int, now: int, delay_ms: int) -> None:
+    def _tried(self, run: Run, attempt: int) -> None:
+        """So many attempts were made, or more: another owner's lease may be an older one."""
+        more = [known for known in self.attempts.overlap(run) if known[1] > attempt]
         self.attempts.put(run, attempt)
+        for part, made in more:
+            self.attempts.put(part, made)
+
+    def _give_back(self, run: Run, attempt: int, now: int, delay_ms: int) -> None:
+        self._tried(run, attempt)
         if self.partition.has_keys:
             self._keys.hold(run)
         if delay_ms:
@@ -442,7 +449,7 @@ class PartitionDelivery:
         if not nack.failed:
             self._give_back(run, attempt, now, nack.delay_ms)
             return
-        self.attempts.put(run, attempt)
+        self._tried(run, attempt)
         if nack.rejected:
             self.retries.reject(run, nack.error)
             return

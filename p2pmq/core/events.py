@@ -279,6 +279,16 @@ class PurgeRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class DeletionRequested:
+    """Delete the queue, which has these partitions; the token resolves with `Done` or `Refused`."""
+
+    queue: str
+    partitions: tuple[PartitionKey, ...]
+    timeout_ms: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class InterestsRequested:
     """This node is interested in the patterns of `added` from now on, and no more in `removed`.
 
@@ -525,6 +535,7 @@ Event = (
     | BindRequested
     | ScheduleRequested
     | PurgeRequested
+    | DeletionRequested
     | InterestsRequested
     | EmitRequested
     | CallRequested

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.deadletters import STALE_REPLICA
+from p2pmq.core.deleting import without_deleted
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable
@@ -247,6 +248,7 @@ class Handovers:
             return [Send(peer, Moved(key.queue, key.number, target or b"\0" * 8))]
         if self._copies.keeps(key, peer):
             return []  # it counts on the copy there: the peer is a home, and does not know it yet
+        packet = without_deleted(packet, self._owner.deleted_until(key.queue))
         partition = self._owner.partition(key)
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):

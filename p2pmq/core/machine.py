@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from p2pmq.core import events
 from p2pmq.core.bindings import Bindings
 from p2pmq.core.consuming import Consuming
+from p2pmq.core.deleting import Deletions
 from p2pmq.core.effects import (
     Counted,
     Done,
@@ -38,6 +39,7 @@ from p2pmq.core.owner import Owner
 from p2pmq.core.ownership import Ownership
 from p2pmq.core.packets import (
     binding,
+    deleting,
     delivering,
     limiting,
     membership,
@@ -104,6 +106,10 @@ class Machine:
         self._look_after_copies(own, config)
         self.requests = Requests(self.outbox, self.owner, self.settling, self.handovers)
         self.purges = Purges(self.owner, self.replication, owner_of)
+        self.deletions = Deletions(
+            self.owner, self.replication, self.registry, self._clock, owner_of
+        )
+        self.owner.deleted_until = self.deletions.reach_of
         self.replays = Replays(self.owner, self.replication, owner_of)
         self._pair = Pair(config.replication)
         self.ephemeral = Ephemeral(
@@ -126,6 +132,7 @@ class Machine:
             self.handovers,
             self.requests,
             self.purges,
+            self.deletions,
             self.replays,
             self._pair,
             self.refill,
@@ -268,6 +275,7 @@ class Machine:
             ),
             events.ScheduleDurable: lambda e, _now: self.schedules.on_durable(e),
             events.PurgeRequested: self.purges.on_requested,
+            events.DeletionRequested: self.deletions.on_requested,
             events.PurgeDurable: lambda e, _now: self.purges.on_durable(e),
             **self.ephemeral.event_table(),
             events.BatchDurable: self.owner.on_batch_durable,
@@ -301,6 +309,8 @@ class Machine:
             publishing.Moved: self._on_moved,
             limiting.PurgeRequest: self.purges.on_request,
             limiting.PurgeResult: lambda _peer, p, _now: self.purges.on_result(p),
+            deleting.DeletionRequest: self.deletions.on_request,
+            deleting.DeletionReach: lambda _peer, p, now: self.deletions.on_reach(p, now),
             limiting.RoomAgain: lambda _peer, p, now: self.outbox.on_room_again(key_of(p), now),
             publishing.StatsRequest: lambda peer, p, _now: self.requests.on_stats_request(peer, p),
             publishing.StatsReply: lambda peer, p, _now: self.requests.on_stats_reply(peer, p),
@@ -532,6 +542,7 @@ class Machine:
         for key in changed:
             effects += self.outbox.on_owner_changed(key, now)
         effects += self.replication.on_placement_changed(now)
+        effects += self.deletions.on_deleted(self.registry.take_deleted(), now)
         effects += self.stand_ins.on_placement_changed(now)
         effects += self.owner.on_placement_changed(now)
         effects += self.dead_letters.on_placement_changed(now)

@@ -117,6 +117,8 @@ class Owner:
         """For how long the traces of a queue's messages are kept."""
         self.ageing_of: Callable[[str], int] = lambda _queue: 0
         """How priorities age, in ms per level."""
+        self.deleted_until: Callable[[str], int] = lambda _queue: 0
+        """The stamp up to which the queue's messages were deleted."""
         self.is_stopping = False
         """The node has said goodbye, and others own what it did."""
         self._let_go = LetGo()

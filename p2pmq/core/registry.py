@@ -1,7 +1,8 @@
 """The registry: which settings a queue was declared with, on every node of the mesh.
 
 A shared map (`core/shared.py`) in which the latest declaration of a queue holds, but for the
-number of its partitions: that never falls, so that of two records the greater one holds.
+number of its partitions and its incarnation (`core/deleting.py`): these never fall, so that
+of two records the greater ones hold. A deletion is a record without settings.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core.effects import Persist, Refused, Resolve
 from p2pmq.core.events import DeclareDurable
-from p2pmq.core.packets.registering import QueueBuckets, QueueDigest, QueueRecord, QueueRecords
+from p2pmq.core.packets.registering import (
+    QueueBuckets,
+    QueueDigest,
+    QueueRecord,
+    QueueRecords,
+    QueueSettings,
+)
 from p2pmq.core.records import QueueSaved
 from p2pmq.core.shared import SharedMap, newer
 from p2pmq.core.spreading import partitions_of
@@ -23,7 +30,6 @@ if TYPE_CHECKING:
     from p2pmq.core.effects import Effect
     from p2pmq.core.events import DeclareRequested
     from p2pmq.core.ids import NodeId
-    from p2pmq.core.packets.registering import QueueSettings
     from p2pmq.core.shared import RecordDurable
 
 QUEUES_MAX = 65_536
@@ -51,6 +57,7 @@ class Registry(SharedMap[QueueRecord]):
         self.version = 0
         """Rises whenever settings have changed."""
         self._raised: dict[str, None] = {}
+        self._deleted: dict[str, None] = {}
 
     def settings_of(self, queue: str) -> QueueSettings | None:
         """What the queue was declared with; None: nobody declared it."""
@@ -67,7 +74,9 @@ class Registry(SharedMap[QueueRecord]):
             settings = replace(settings, partitions=record.settings.partitions)
         if record is None or record.settings != settings:  # services declare at every start
             stamp = self.stamp(wall_ms)
-            raised = QueueRecord(event.queue, stamp, self._own_id, settings)
+            raised = QueueRecord(
+                event.queue, stamp, self._own_id, settings, self.incarnation_of(event.queue)
+            )
             if partitions_of(settings) > known and self.has_room(event.queue):
                 # On disk first: a full disk must not take back a partition that has messages.
                 then = self.durable(raised, event.token, record)
@@ -75,12 +84,29 @@ class Registry(SharedMap[QueueRecord]):
             record = raised
         return self.make(record, event.token)
 
+    def incarnation_of(self, queue: str) -> int:
+        """The stamp up to which messages of the queue are deleted; 0: none are."""
+        record = self._records.get(queue)
+        return record.incarnation if record is not None else 0
+
+    def on_delete(self, queue: str, incarnation: int, token: int, wall_ms: int) -> list[Effect]:
+        """Take the settings of a queue back, and all that was stamped up to its new incarnation.
+
+        Its partitions stay: whoever has not heard of it yet may publish into each of them.
+        """
+        before = self._records.get(queue)
+        if not self.has_room(queue):
+            return [Resolve(token, Refused(self.FULL))]
+        kept = QueueSettings(partitions=before.settings.partitions if before is not None else 0)
+        record = QueueRecord(queue, self.stamp(wall_ms), self._own_id, kept, incarnation)
+        # On disk first: a deletion that a full disk refuses must remove nothing.
+        return [Persist((self.saved(record),), then=self.durable(record, token, before))]
+
     def on_durable(self, event: RecordDurable[QueueRecord]) -> list[Effect]:
-        """As in the base; more partitions are in force from here on."""
+        """As in the base; more partitions, and a deletion, are in force from here on."""
         record, before = event.record, event.before
         held = self._records.get(record.queue)
-        former = before.settings if before is not None else None
-        if partitions_of(record.settings) > partitions_of(former) and held != record:
+        if rises(before, record) and held != record:
             self._take(record)
             merged = self._records[record.queue]
             if held != before:  # another came meanwhile, and lies on the disk
@@ -94,26 +120,32 @@ class Registry(SharedMap[QueueRecord]):
         raised, self._raised = list(self._raised), {}
         return raised
 
+    def take_deleted(self) -> list[str]:
+        """The queues that were deleted since this was last asked, or that are recovered so."""
+        deleted, self._deleted = list(self._deleted), {}
+        return deleted
+
     # -- as a shared map --
 
     def merged(self, record: QueueRecord, known: QueueRecord | None) -> QueueRecord | None:
-        """The later one, with as many partitions as the one of the two that has more.
-
-        Not where they are of two queues of one name, of which one was deleted.
-        """
+        """The later one, with the greater number of partitions and the later incarnation."""
         if known is None:
             return record
         later = record if newer(record, known) else known
-        if record.incarnation != known.incarnation:
-            return later if later is record else None
         most = max(record.settings.partitions, known.settings.partitions)
         if later.settings.partitions != most:
             later = replace(later, settings=replace(later.settings, partitions=most))
+        incarnation = max(record.incarnation, known.incarnation)
+        if later.incarnation != incarnation:
+            later = replace(later, incarnation=incarnation)
         return later if later != known else None
 
     def extra_of(self, record: QueueRecord) -> bytes:
-        """Its partitions: a merge may have raised them."""
-        return record.settings.partitions.to_bytes(2) if record.settings.partitions else b""
+        """Its partitions and its incarnation: a merge may have raised them."""
+        partitions, incarnation = record.settings.partitions, record.incarnation
+        if not partitions and not incarnation:
+            return b""
+        return partitions.to_bytes(2) + incarnation.to_bytes(8)
 
     def names_max(self) -> int:
         """How many queues may be declared."""
@@ -149,10 +181,22 @@ class Registry(SharedMap[QueueRecord]):
         """Placement follows settings."""
         if before is None or after is None or before.settings != after.settings:
             self.version += 1
+        if after is not None and after.incarnation > (before.incarnation if before else 0):
+            self.version += 1
+            self._deleted[after.queue] = None
         name = after.queue if after is not None else before.queue if before is not None else ""
         settings = [record.settings if record is not None else None for record in (before, after)]
         if partitions_of(settings[0]) != partitions_of(settings[1]):
             self._raised[name] = None
+
+
+def rises(before: QueueRecord | None, record: QueueRecord) -> bool:
+    """Whether a record says more of what never falls than the one before it."""
+    if before is None:
+        return record.incarnation > 0 or partitions_of(record.settings) > 1
+    return record.incarnation > before.incarnation or (
+        partitions_of(record.settings) > partitions_of(before.settings)
+    )
 
 
 def lowered(asked: int, known: int) -> str:

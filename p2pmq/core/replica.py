@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.antientropy import ALL, digest_of, in_parts, span_of, tell
+from p2pmq.core.deleting import without_deleted
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import ReplicaDurable
@@ -91,6 +92,7 @@ class Replica:
         that W disks which have a message know its place, too.
         """
         key = key_of(packet)
+        packet = without_deleted(packet, self._owner.deleted_until(key.queue))
         if not self._ownership.knows(key):
             return [Notify(Counted("partition_unknown"))]
         self.note_writer(key, peer)

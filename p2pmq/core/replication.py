@@ -23,6 +23,7 @@ from p2pmq.core.copies import (
     leases_of,
 )
 from p2pmq.core.deadletters import STALE_REPLICA, DeadLetters
+from p2pmq.core.deleting import without_deleted
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable, SettleDurable, SupplyDurable
@@ -423,6 +424,7 @@ class Replication(Telling):
         home = copies.holder(peer) if copies is not None else None
         if home is None or home.number != packet.number:
             return []
+        packet = without_deleted(packet, self._owner.deleted_until(key.queue))
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if self._owner.partition(key).is_appending(acked):
             return []  # a publisher's repeat is being written just now: it is asked for again

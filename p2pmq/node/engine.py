@@ -63,6 +63,8 @@ log = logging.getLogger("p2pmq")
 LEFT = {
     "expired": "have left it, for their time to live is over",
     "purged": "have left it, for it was purged",
+    "deleted": "have gone with it, for it was deleted",
+    "copies_deleted": "of which copies were here have gone with it, for it was deleted",
     "overflow": "have left it, the oldest, for it was at its limit",
 }
 """How messages left a queue without an ack."""

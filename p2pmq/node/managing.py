@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 from p2pmq.core import effects, events
 from p2pmq.core.names import check_queue_name
-from p2pmq.errors import NotDeclaredError, NotPurgedError, RequestTimeoutError, UsageError
+from p2pmq.errors import (
+    NotDeclaredError,
+    NotDeletedError,
+    NotPurgedError,
+    RequestTimeoutError,
+    UsageError,
+)
 from p2pmq.node.arguments import place_of, to_ms
 from p2pmq.node.receipts import MemberInfo, QueueDepth, depth_of, info_of
 from p2pmq.node.replay import Retained, cursor_of, replayed_all
@@ -95,6 +101,43 @@ class Managing(Scheduling):
             done = f"; {count:,} messages of other partitions are gone" if count else ""
             raise NotPurgedError(queue, f"{refused[0].reason}{done}")
         return count
+
+    async def delete(self, queue: str) -> None:
+        """Delete a queue: its messages, its settings, and its bindings and schedules.
+
+        All that its owners have by then goes, held by consumers or not, with what is
+        retained of it and the ids that it remembers; also from the disks of nodes that are
+        away, when they hear of it. What is published under the name later, or waits in
+        an outbox still, is in a new queue with the mesh's settings; consumers stay. Its
+        dead-letter queue stays too: delete that by its own name. Counted as `deleted`.
+        When it returns, the deletion is on this node's disk, and those in reach are told.
+        Raises NotDeletedError, QueueNameError, ClosedNodeError; NotBoundError and
+        NotScheduledError if the disk is full for what is bound and scheduled into it.
+
+        >>> import asyncio, p2pmq
+        >>> async def main():
+        ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+        ...         await node.publish("orders", b"hello")
+        ...         await node.delete("orders")
+        ...         return (await node.depth("orders")).total
+        >>> asyncio.run(main())
+        0
+        """
+        self._check_running()
+        place_of(queue)
+        timeout_ms = self.settings.config.timing.confirm_timeout_ms
+        token, future = self._wait_token()
+        places = tuple(self._machine.partitions_of(queue))
+        self._driver.feed(events.DeletionRequested(queue, places, timeout_ms, token))
+        outcome = await future
+        if isinstance(outcome, effects.Refused):
+            raise NotDeletedError(queue, outcome.reason)
+        for binding in self.bindings():
+            if binding.queue == queue:
+                await self.unbind(binding.pattern, queue=queue)
+        for schedule in self.schedules():
+            if schedule.queue == queue:
+                await self.unschedule(schedule.name)
 
     # -- looking --
 

@@ -118,6 +118,10 @@ class Queue:
         """Messages until the queue is empty, each acked as the next is asked for: `Node.drain`."""
         return self._node.drain(self.name, prefetch=prefetch, patience=patience)
 
+    async def delete(self) -> None:
+        """Delete the queue with all that is in it: see `Node.delete`."""
+        await self._node.delete(self.name)
+
     async def purge(self) -> int:
         """Remove every message that waits in the queue: see `Node.purge`."""
         return await self._node.purge(self.name)

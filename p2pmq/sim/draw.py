@@ -66,6 +66,9 @@ RETAIN_MS = 86_400_000
 MINUTELY = "* * * * *"
 PURGING = 0.1
 """Share of publishers that have a queue purged now and then."""
+SPREAD = 0.2
+"""Share of publishers whose queues have several partitions."""
+MANY_KEYS = 50
 DELAYING = 0.2
 DELAYS_MS = ((500, 500), (0, 3_000), (0, 20_000))
 NAMED = 0.25
@@ -88,6 +91,7 @@ def drawn_scenario(seed: int) -> Scenario:
     queues = QUEUES[: rng.randint(1, len(QUEUES))]
     publishers = tuple(_publishers(rng, nodes.all, queues) for _ in range(rng.randint(1, 3)))
     publishers = tuple(_featured(features, publisher) for publisher in publishers)
+    publishers = tuple(_in_many_turns(publisher) for publisher in publishers)
     much = any(one.batch[1] > FEW for one in publishers)
     consumers = tuple(
         _consumers(rng, nodes.all, queues, quick=much) for _ in range(rng.randint(0, 3))
@@ -100,6 +104,8 @@ def drawn_scenario(seed: int) -> Scenario:
     publishers = tuple(_grouped(groups, publisher) for publisher in publishers)
     purges = random.Random(f"purges {seed}")
     publishers = tuple(_purging(purges, publisher) for publisher in publishers)
+    parts = random.Random(f"partitions {seed}")
+    publishers = tuple(_spread(parts, publisher) for publisher in publishers)
     consumers += tuple(_members(groups, one, nodes.all) for one in publishers if one.groups)
     limits = random.Random(f"limits {seed}")
     limited = (_limited(limits, queues),) if limits.random() < LIMITED else ()
@@ -168,6 +174,18 @@ def _featured(rng: random.Random, publishers: Publishers) -> Publishers:
         ttl_ms=rng.choice((500, 5_000, 60_000)) if rng.random() < MORTAL else None,
         ids=rng.choice((0.2, 1.0)) if rng.random() < NAMED else 0.0,
     )
+
+
+def _in_many_turns(publishers: Publishers) -> Publishers:
+    """Those that publish much have many keys: a key's turns take a way to its consumer each."""
+    has_turns = publishers.keys and publishers.batch[1] > FEW
+    return replace(publishers, keys=MANY_KEYS) if has_turns else publishers
+
+
+def _spread(rng: random.Random, publishers: Publishers) -> Publishers:
+    """Some have their queues spread over partitions."""
+    partitions = rng.choice((2, 4)) if rng.random() < SPREAD else 1
+    return replace(publishers, partitions=partitions)
 
 
 def _emitting(rng: random.Random, publishers: Publishers) -> Publishers:

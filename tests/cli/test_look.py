@@ -87,6 +87,19 @@ def test_a_dead_member_is_listed_as_such_until_it_is_forgotten(tmp_path: Path) -
         until(lambda: state_of_cat() is None, "cat is not listed any more")
 
 
+def test_a_deletion_asks_first_and_takes_settings_and_messages(mesh: Mesh) -> None:
+    assert run("declare", "gone", "--max-deliveries", "3", *mesh.options).returncode == 0
+    assert run("pub", "gone", *mesh.options, stdin=b"1\n2\n").returncode == 0
+    asked = run("delete", "gone", *mesh.options, stdin=b"n\n")
+    assert asked.returncode == 1
+    assert b"Delete gone with all that is in it, on every node, for good? [y/N]" in asked.stderr
+    done = run("delete", "gone", "--yes", *mesh.options)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"p2pmq: gone is deleted" in done.stderr
+    again = run("purge", "gone", "--yes", "--json", *mesh.options)
+    assert json.loads(again.stdout) == {"queue": "gone", "purged": 0}
+
+
 def test_a_purge_asks_first_and_says_how_many_are_gone(mesh: Mesh) -> None:
     lines = b"".join(b"%d\n" % number for number in range(30))
     assert run("pub", "full", *mesh.options, stdin=lines).returncode == 0

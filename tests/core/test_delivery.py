@@ -25,7 +25,7 @@ from p2pmq.core.effects import Effect, Persist, Send
 from p2pmq.core.events import BatchDurable
 from p2pmq.core.hlc import HybridClock
 from p2pmq.core.ids import Run
-from p2pmq.core.packets.delivering import Attach, Delivery, Extend, Nack
+from p2pmq.core.packets.delivering import Attach, Delivery, Extend, LeaseField, Nack
 from p2pmq.core.packets.publishing import RunField
 from p2pmq.core.partition import Partition
 from p2pmq.core.records import BatchStored, Space
@@ -413,3 +413,21 @@ def test_taking_up_many_batches_looks_at_each_only_a_few_times() -> None:
     for part, number in list(partition.pending.items()):
         delivery.add(part, number)
     assert len(looks) <= 10_000
+
+
+def test_a_lease_that_another_owner_tells_of_takes_back_no_attempt_that_was_made_here() -> None:
+    """It may be an older one: the fourth attempt of a node came after its seventh."""
+    partition = Partition(KEY, HybridClock())
+    partition.append(batch_of(S1, 1, 1), 1_000, C)
+    partition.on_durable(1)
+    former = PartitionDelivery(partition, 0, lambda run: [run])
+    former.attempts.put(Run(S1, 1, 1), 7)
+    delivery = PartitionDelivery(partition, 0, lambda run: [run])
+    delivery.remember(former)
+    bearer = CONSUMERS[0]
+    delivery.attach(A, Attach(*KEY, bearer.consumer, 1, 10, VISIBILITY_MS), 0)
+    delivery.expect(LeaseField(A, bearer.consumer, S1, 1, 1, attempt=3, remaining_ms=100), 0)
+    delivery.nack(bearer, Nack(S1, 1, 1, 3, 0), 0)
+    (push,) = [effect for effect in delivery.pump(0) if isinstance(effect, Send)]
+    assert isinstance(push.packet, Delivery)
+    assert [segment.attempt for segment in push.packet.segments] == [8]

@@ -289,13 +289,18 @@ def with_partitions(record: QueueRecord, partitions: int) -> QueueRecord:
 
 
 @given(
-    st.lists(st.tuples(records.map(settings_by), st.integers(0, 5)), max_size=12),
+    st.lists(
+        st.tuples(records.map(settings_by), st.integers(0, 5), st.integers(0, 3)), max_size=12
+    ),
     st.randoms(use_true_random=False),
 )
-def test_partitions_never_fall_in_whatever_order_records_come(
-    drawn: list[tuple[QueueRecord, int]], chance: Random
+def test_partitions_and_incarnations_never_fall_in_whatever_order_records_come(
+    drawn: list[tuple[QueueRecord, int, int]], chance: Random
 ) -> None:
-    found = [with_partitions(record, partitions) for record, partitions in drawn]
+    found = [
+        replace(with_partitions(record, partitions), incarnation=incarnation)
+        for record, partitions, incarnation in drawn
+    ]
     one, other = made(A), made(B)
     for record in found:
         one.on_records(QueueRecords((record,)))
@@ -308,6 +313,7 @@ def test_partitions_never_fall_in_whatever_order_records_come(
     for record in one.records():
         same = [each for each in found if each.queue == record.queue]
         assert record.settings.partitions == max(each.settings.partitions for each in same)
+        assert record.incarnation == max(each.incarnation for each in same)
         assert (record.stamp, record.author) == max((each.stamp, each.author) for each in same)
     exchange(one, A, third := made(C), C)
     assert third.records() == one.records()
@@ -359,3 +365,60 @@ def test_more_partitions_are_in_force_when_they_are_on_disk_and_not_before() -> 
     assert isinstance(again.then, DeclareDurable)
     assert registry.on_durable(again.then) == [Resolve(7, Done())]
     assert registry.settings_of("q") == QueueSettings(partitions=4)
+
+
+def delete(registry: Registry, queue: str, incarnation: int, wall_ms: int) -> list[Effect]:
+    """Delete, and let the write become durable."""
+    (effect,) = registry.on_delete(queue, incarnation, 7, wall_ms)
+    assert isinstance(effect, Persist)
+    assert isinstance(effect.then, DeclareDurable)
+    assert registry.take_deleted() == []
+    return registry.on_durable(effect.then)
+
+
+def test_a_deletion_takes_settings_back_and_keeps_partitions_once_it_is_on_disk() -> None:
+    registry = made(A, B)
+    declare(registry, "q", with_partitions_of(THREE, 4), 1_000)
+    version = registry.version
+    effects = delete(registry, "q", 77, 2_000)
+    assert registry.settings_of("q") == QueueSettings(partitions=4)
+    assert registry.incarnation_of("q") == 77
+    assert registry.take_deleted() == ["q"]
+    assert registry.take_deleted() == []
+    assert registry.version > version
+    assert any(isinstance(effect, Resolve) for effect in effects)
+    assert [effect.peer for effect in effects if isinstance(effect, Send)] == [B]
+
+
+def with_partitions_of(settings: QueueSettings, partitions: int) -> QueueSettings:
+    return replace(settings, partitions=partitions)
+
+
+def test_a_later_declaration_carries_the_deletion_on() -> None:
+    registry = made()
+    delete(registry, "q", 77, 1_000)
+    declare(registry, "q", THREE, 2_000)
+    assert registry.settings_of("q") == THREE
+    assert registry.incarnation_of("q") == 77
+
+
+def test_a_deletion_that_a_full_disk_refuses_removes_nothing() -> None:
+    registry = made()
+    declare(registry, "q", THREE, 1_000)
+    (effect,) = registry.on_delete("q", 77, 7, 2_000)
+    assert isinstance(effect, Persist)
+    assert isinstance(effect.then, DeclareDurable)
+    (told,) = registry.on_write_refused(effect.then)
+    assert isinstance(told, Resolve)
+    assert isinstance(told.outcome, Refused)
+    assert registry.settings_of("q") == THREE
+    assert registry.take_deleted() == []
+
+
+def test_deletions_are_known_again_after_a_restart() -> None:
+    before = made()
+    delete(before, "q", 77, 1_000)
+    again = Registry(A, lambda: (), Random(1))
+    again.recover(before.records(), 0)
+    assert again.incarnation_of("q") == 77
+    assert again.take_deleted() == ["q"]

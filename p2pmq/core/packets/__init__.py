@@ -2,6 +2,7 @@
 
 from p2pmq.core.packets import (
     binding,
+    deleting,
     delivering,
     emitting,
     limiting,
@@ -21,6 +22,7 @@ __all__ = [
     "Packet",
     "Struct",
     "binding",
+    "deleting",
     "delivering",
     "emitting",
     "limiting",

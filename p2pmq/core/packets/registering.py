@@ -64,15 +64,16 @@ class QueueSettings(Struct):
 class QueueRecord(Struct):
     """A declaration: the one with the greatest (stamp, author) holds.
 
-    `stamp` is from the author's hybrid logical clock. `incarnation` tells a queue from one of
-    the same name that was deleted before it.
+    `stamp` is from the author's hybrid logical clock. `incarnation` is the stamp, of the messages'
+    clock, up to which messages of the name are deleted; 0: the queue was never deleted. Of two
+    records the greater incarnation holds, and the greater number of partitions.
     """
 
     queue: NameText
     stamp: U64
     author: Id
     settings: QueueSettings
-    incarnation: U32 = 0
+    incarnation: U64 = 0
 
 
 @packet(70, bulk=True)
