@@ -282,7 +282,9 @@ class NotDeletedError(P2PMQError):
     """A queue was not deleted."""
 
     def __init__(self, queue: str, reason: str) -> None:
-        super().__init__(f"queue {queue!r} was not deleted: {reason}; nothing has changed")
+        super().__init__(
+            f"queue {queue!r} was not deleted, and nothing has changed: {reason}; try again"
+        )
         self.queue = queue
         self.reason = reason
 
