@@ -283,7 +283,8 @@ class NotDeletedError(P2PMQError):
 
     def __init__(self, queue: str, reason: str) -> None:
         super().__init__(
-            f"queue {queue!r} was not deleted, and nothing has changed: {reason}; check its peers, and try again"
+            f"queue {queue!r} was not deleted, and nothing has changed: {reason}; "
+            "check `p2pmq peers`, and try again"
         )
         self.queue = queue
         self.reason = reason
