@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BindingInfo:
-    """Events whose topic matches the pattern are copied into the queue."""
+    """Events whose topic matches the pattern are copied into the queue.
+
+    >>> import asyncio, p2pmq
+    >>> async def main():
+    ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+    ...         await node.bind("site.*.temp", queue="archive")
+    ...         return node.bindings()
+    >>> asyncio.run(main())
+    [BindingInfo(pattern='site.*.temp', queue='archive')]
+    """
 
     pattern: str
     queue: str

@@ -53,6 +53,19 @@ class DeadLetter:
 
     `reason` is "max-deliveries", "rejected" or "stale-replica"; `failures` is how often it had
     failed there, `error` what was said of the last failure (at most 1,024 bytes of UTF-8).
+
+    >>> import asyncio, p2pmq
+    >>> async def main():
+    ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+    ...         await node.publish("jobs", "paint it striped")
+    ...         message = await anext(node.consume("jobs"))
+    ...         message.reject("no such paint")
+    ...         async for letter in node.consume("jobs.dlq"):
+    ...             async with letter:
+    ...                 why = letter.dead_letter
+    ...                 return letter.body, why.reason, why.queue, why.error
+    >>> asyncio.run(main())
+    ('paint it striped', 'rejected', 'jobs', 'no such paint')
     """
 
     reason: str
@@ -266,7 +279,18 @@ def keep_hidden(messages: Iterable[Message], seconds: float) -> None:
 
 
 class MessageBatch(Settleable):
-    """Messages that are settled together: iterate `bodies`, then `ack()`."""
+    """Messages that are settled together: iterate `bodies`, then `ack()`.
+
+    >>> import asyncio, p2pmq
+    >>> async def main():
+    ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+    ...         await node.publish_many("jobs", range(3))
+    ...         async for batch in node.consume_batches("jobs"):
+    ...             batch.ack()
+    ...             return list(batch.bodies)
+    >>> asyncio.run(main())
+    [0, 1, 2]
+    """
 
     __slots__ = ("_consumer", "_segment", "settled")
 

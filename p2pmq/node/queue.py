@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
 
 class Queue:
-    """One queue, seen from one node."""
+    """One queue, seen from one node.
+
+    >>> import asyncio, p2pmq
+    >>> async def main():
+    ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+    ...         jobs = node.queue("jobs")
+    ...         await jobs.put("wash up")
+    ...         async for message in jobs.consume():
+    ...             async with message:
+    ...                 return message.body, (await jobs.depth()).in_flight
+    >>> asyncio.run(main())
+    ('wash up', 1)
+    """
 
     __slots__ = ("_node", "name")
 

@@ -47,6 +47,18 @@ class RedriveReport:
 
     `left` is how many of those that were there when it began were not: they were beyond its
     limit, or others held them.
+
+    >>> import asyncio, p2pmq
+    >>> async def main():
+    ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+    ...         await node.publish("jobs", "paint it striped")
+    ...         message = await anext(node.consume("jobs"))
+    ...         message.reject("no such paint")
+    ...         while not (await node.depth("jobs.dlq")).ready:
+    ...             await asyncio.sleep(0.01)
+    ...         return await node.redrive("jobs.dlq")
+    >>> asyncio.run(main())
+    RedriveReport(queue='jobs.dlq', source='jobs', redriven=1, left=0)
     """
 
     queue: str

@@ -36,6 +36,17 @@ class Retained:
 
     `message_id` is the one that its consumers saw; `enqueued_at` is when the owner took it, in
     seconds since 1970 by the owner's clock; `body` as `Message.body`.
+
+    >>> import asyncio, p2pmq
+    >>> async def main():
+    ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+    ...         await node.declare("orders", retain=3_600)
+    ...         await node.publish_many("orders", range(3))
+    ...         async for message in node.drain("orders"):
+    ...             pass  # acked, and gone from the queue
+    ...         return [retained.body async for retained in node.replay("orders")]
+    >>> asyncio.run(main())
+    [0, 1, 2]
     """
 
     queue: str

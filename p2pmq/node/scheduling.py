@@ -23,7 +23,17 @@ NO_AUTHOR: NodeId = b"\0" * 8
 
 @dataclass(frozen=True, slots=True)
 class ScheduleInfo:
-    """A schedule, as this node knows it; `next_at` is its next tick by this host's clock."""
+    """A schedule, as this node knows it; `next_at` is its next tick by this host's clock.
+
+    >>> import asyncio, p2pmq
+    >>> async def main():
+    ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+    ...         await node.schedule("report", "0 6 * * 1-5", queue="jobs", body="make it")
+    ...         (found,) = node.schedules()
+    ...         return found.name, found.queue, found.body, found.next_at.hour
+    >>> asyncio.run(main())
+    ('report', 'jobs', 'make it', 6)
+    """
 
     name: str
     cron: str

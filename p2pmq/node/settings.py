@@ -76,6 +76,14 @@ class QueueInfo:
     strict; else a message goes before one of the next higher priority that came so much later.
     `max_messages` and `max_bytes` None: the queue has no such limit; `overflow` is what
     happens at one. `partitions` is over how many it is spread.
+
+    >>> import asyncio, p2pmq
+    >>> async def main():
+    ...     async with p2pmq.Node("doc", mdns=False, store="memory") as node:
+    ...         info = await node.declare("jobs", max_deliveries=3, ttl=60)
+    ...         return info.max_deliveries, info.ttl, info.partitions, info.declared
+    >>> asyncio.run(main())
+    (3, 60.0, 1, True)
     """
 
     queue: str

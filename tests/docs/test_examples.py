@@ -16,7 +16,18 @@ import pytest
 import p2pmq
 from p2pmq import config, errors
 from p2pmq.blocking import node as blocking_node_module
-from p2pmq.node import binding, receipts, talking
+from p2pmq.node import (
+    binding,
+    managing,
+    message,
+    queue,
+    receipts,
+    redriving,
+    replay,
+    scheduling,
+    settings,
+    talking,
+)
 from p2pmq.node import node as node_module
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +78,21 @@ async def test_every_example_runs_to_its_end(path: Path, tmp_path: Path) -> None
     assert await run(path, tmp_path)
 
 
-MODULES = [node_module, blocking_node_module, binding, talking, receipts, config, errors]
+MODULES = [
+    *(node_module, blocking_node_module, config, errors),
+    *(
+        binding,
+        managing,
+        message,
+        queue,
+        receipts,
+        redriving,
+        replay,
+        scheduling,
+        settings,
+        talking,
+    ),
+]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
@@ -83,14 +108,6 @@ WITHOUT_EXAMPLE = {
     "Subscription": "the example of `Node.emit` uses one",
     "Request": "the example of `Node.request` handles one",
     "Responder": "the example of `Node.request` has one",
-    "Queue": "its methods are the node's with the name given once; not written yet",
-    "MessageBatch": "not written yet",
-    "DeadLetter": "not written yet",
-    "Retained": "not written yet",
-    "QueueInfo": "not written yet",
-    "BindingInfo": "not written yet",
-    "ScheduleInfo": "not written yet",
-    "RedriveReport": "not written yet",
 }
 """Public classes without one of their own, and why; `P2PMQError` has one for all errors."""
 

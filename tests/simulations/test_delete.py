@@ -8,21 +8,12 @@ import pytest
 
 from p2pmq.errors import NotDeletedError
 from p2pmq.sim.mesh import seeds
+from tests.simulations.kit import bodies_of, on_disks
 
 if TYPE_CHECKING:
-    from p2pmq.node.node import Node
     from p2pmq.sim.mesh import Mesh
 
 NAMES = ("a", "b", "c")
-
-
-async def bodies_of(node: Node, queue: str = "q") -> list[object]:
-    return [message.body async for message in node.drain(queue)]
-
-
-def on_disks(mesh: Mesh) -> int:
-    """Messages on all disks together."""
-    return sum(run.length for name in mesh.names for _, _, run in mesh.host(name).disk.alive())
 
 
 @seeds(5)

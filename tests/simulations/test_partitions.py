@@ -10,6 +10,7 @@ import pytest
 
 from p2pmq.errors import NotDeclaredError, UsageError
 from p2pmq.sim.mesh import seeds
+from tests.simulations.kit import bodies_of
 
 if TYPE_CHECKING:
     from p2pmq.node.message import Message
@@ -31,10 +32,6 @@ async def declared(mesh: Mesh, partitions: int = 4, queue: str = "orders") -> li
 
 def owners_of(node: Node, partitions: int = 4, queue: str = "orders") -> list[str | None]:
     return [node.owner_of(queue, number) for number in range(partitions)]
-
-
-async def bodies_of(node: Node, queue: str = "orders") -> list[object]:
-    return [message.body async for message in node.drain(queue)]
 
 
 class Taken:
@@ -74,7 +71,7 @@ async def test_its_partitions_have_different_owners_and_messages_go_to_all(mesh:
     assert (depth.ready, depth.partitions) == (2_012, 4)
     assert set(depth.owners) == set(owners_of(nodes[0]))
     assert await nodes[4].queues() == [depth]
-    assert len(await bodies_of(nodes[3])) == 2_012
+    assert len(await bodies_of(nodes[3], "orders")) == 2_012
     await mesh.settle()
     mesh.check(stuck_max=0, duplicates_max=0)
 
@@ -129,7 +126,7 @@ async def test_an_id_is_taken_once_over_all_partitions_whoever_says_it(mesh: Mes
     for node in nodes:
         await asyncio.gather(*(node.publish("orders", n, id=f"order {n}") for n in range(20)))
     await nodes[1].publish_many("orders", range(25), id=lambda n: f"order {n}")
-    assert sorted(await bodies_of(nodes[2]), key=str) == sorted(range(25), key=str)
+    assert sorted(await bodies_of(nodes[2], "orders"), key=str) == sorted(range(25), key=str)
     await mesh.settle()
     mesh.check(stuck_max=0)
 
@@ -275,7 +272,7 @@ async def test_a_consumer_of_few_holds_about_as_many_as_it_asked_for(mesh: Mesh)
     assert (await nodes[2].depth("orders")).in_flight == 12, "3 of each partition"
     first.ack()
     await messages.aclose()  # type: ignore[attr-defined]  # an async generator
-    assert len(await bodies_of(nodes[1])) == 199
+    assert len(await bodies_of(nodes[1], "orders")) == 199
     await mesh.settle()
     mesh.check(stuck_max=0)
 

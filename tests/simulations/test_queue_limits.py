@@ -10,16 +10,13 @@ import pytest
 
 from p2pmq.errors import NotCommittedError, QueueFullError, UsageError
 from p2pmq.sim.mesh import seeds
+from tests.simulations.kit import bodies_of
 
 if TYPE_CHECKING:
     from p2pmq.node.node import Node
     from p2pmq.sim.mesh import Mesh
 
 NAMES = ("a", "b", "c")
-
-
-async def bodies_of(node: Node, queue: str = "q") -> list[object]:
-    return [message.body async for message in node.drain(queue)]
 
 
 async def total(node: Node, queue: str = "q") -> int:

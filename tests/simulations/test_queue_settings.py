@@ -8,6 +8,7 @@ import pytest
 
 from p2pmq import Config, NotCommittedError, Replication
 from p2pmq.sim import seeds
+from tests.simulations.kit import bodies_of
 
 if TYPE_CHECKING:
     from p2pmq.node.node import Node
@@ -19,10 +20,6 @@ NAMES = ("a", "b", "c", "d", "e")
 def known(nodes: list[Node], queue: str) -> list[tuple[int, int]]:
     """R and W of the queue at each node."""
     return [(info.replicas, info.min_copies) for info in (n.settings_of(queue) for n in nodes)]
-
-
-async def bodies(node: Node, queue: str) -> list[object]:
-    return [message.body async for message in node.drain(queue)]
 
 
 @seeds(3)
@@ -39,7 +36,7 @@ async def test_a_declaration_holds_on_every_node_and_after_a_restart_of_all(mesh
     nodes = [await mesh.restart(name) for name in NAMES]
     assert known(nodes, "orders") == [(5, 4)] * 5
     await mesh.settle()
-    assert await bodies(nodes[2], "orders") == [1]
+    assert await bodies_of(nodes[2], "orders") == [1]
     mesh.check()
 
 
@@ -84,7 +81,7 @@ async def test_raised_to_three_copies_a_queue_outlives_its_owner(mesh: Mesh) -> 
     await mesh.settle()
     mesh.crash(owner)
     await mesh.run_for(seconds=30)
-    assert await bodies(other, "orders") == list(range(50))
+    assert await bodies_of(other, "orders") == list(range(50))
     await mesh.restart(owner)
     await mesh.settle()
     mesh.check()
@@ -101,7 +98,7 @@ async def test_lowered_to_one_copy_the_others_keep_nothing(mesh: Mesh) -> None:
     await mesh.run_for(minutes=1)
     holding = [name for name in NAMES if any(True for _ in mesh.host(name).disk.alive())]
     assert holding == [nodes[0].owner_of("orders")]
-    assert await bodies(nodes[3], "orders") == list(range(50))
+    assert await bodies_of(nodes[3], "orders") == list(range(50))
     mesh.check()
 
 
@@ -121,8 +118,8 @@ async def test_one_copy_of_three_goes_on_on_every_side_and_all_meet_again(mesh: 
     assert (await nodes[1].publish("bills", 2)).copies == 2
     mesh.heal()
     await mesh.settle()
-    assert sorted(await bodies(nodes[2], "orders"), key=str) == [0, 1, 2]
-    assert sorted(await bodies(nodes[2], "bills"), key=str) == [1, 2]
+    assert sorted(await bodies_of(nodes[2], "orders"), key=str) == [0, 1, 2]
+    assert sorted(await bodies_of(nodes[2], "bills"), key=str) == [1, 2]
     mesh.check()
 
 
@@ -144,5 +141,5 @@ async def test_a_message_under_way_waits_for_as_many_copies_as_are_wanted_now(me
     await mesh.restart(away[0])
     await mesh.settle()
     assert (await here.depth("orders")).total == 2
-    assert await bodies(here, "orders") == [1, 2]
+    assert await bodies_of(here, "orders") == [1, 2]
     mesh.check()

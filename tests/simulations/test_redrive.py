@@ -10,6 +10,7 @@ import pytest
 
 from p2pmq.errors import NotRedrivenError, P2PMQError, UsageError
 from p2pmq.sim.mesh import seeds
+from tests.simulations.kit import bodies_of
 
 if TYPE_CHECKING:
     from p2pmq.node.node import Node
@@ -27,10 +28,6 @@ async def buried(node: Node, count: int, queue: str = "orders") -> None:
         left -= 1
         if not left:
             break
-
-
-async def bodies_of(node: Node, queue: str) -> list[object]:
-    return [message.body async for message in node.drain(queue)]
 
 
 @seeds(5)
