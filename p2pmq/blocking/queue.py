@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 
 class Queue:
-    """One queue, seen from one blocking node. Any number of threads may use it."""
+    """One queue, seen from one blocking node. Any number of threads may use it.
+
+    >>> import p2pmq.blocking
+    >>> with p2pmq.blocking.Node("doc-blocking", mdns=False, store="memory") as node:
+    ...     jobs = node.queue("jobs")
+    ...     receipt = jobs.put("wash up")
+    ...     print(jobs.depth().ready)
+    1
+    """
 
     __slots__ = ("_node", "name")
 

@@ -34,7 +34,15 @@ H = TypeVar("H", bound="Callable[[Request], Any]")
 
 
 class Responder:
-    """What `respond()` of a blocking node gives: it answers to a name until it is closed."""
+    """What `respond()` of a blocking node gives: it answers to a name until it is closed.
+
+    >>> import p2pmq.blocking
+    >>> with p2pmq.blocking.Node("doc-blocking", mdns=False, store="memory") as node:
+    ...     responder = node.respond("double", lambda request: 2 * request.body)
+    ...     print(node.request("double", 21, timeout=30))
+    ...     responder.close()
+    42
+    """
 
     def __init__(self, name: str, close: Callable[[], None]) -> None:
         self.name = name

@@ -84,6 +84,15 @@ class Subscription:
     """What `subscribe()` of a blocking node gives: iterate it, within `with` or as it is.
 
     Any number of threads may share it: each event comes to one of them.
+
+    >>> import p2pmq.blocking
+    >>> with p2pmq.blocking.Node("doc-blocking", mdns=False, store="memory") as node:
+    ...     with node.subscribe("site.*.temp") as events:
+    ...         node.emit("site.7.temp", 21.5)
+    ...         for event in events:
+    ...             print(event.topic, event.body)
+    ...             break
+    site.7.temp 21.5
     """
 
     def __init__(self, node: object, inbox: Inbox, thread: LoopThread) -> None:

@@ -140,7 +140,16 @@ class Taking(Generic[T]):
 
 
 class Messages(Taking[Message]):
-    """Messages one by one: what `consume` and `inbox` of a blocking node give."""
+    """Messages one by one: what `consume` and `inbox` of a blocking node give.
+
+    >>> import p2pmq.blocking
+    >>> with p2pmq.blocking.Node("doc-blocking", mdns=False, store="memory") as node:
+    ...     receipt = node.publish("jobs", "wash up")
+    ...     with node.consume("jobs") as messages:  # gives back what is not settled
+    ...         with next(messages) as message:
+    ...             print(message.body)
+    wash up
+    """
 
     convert: Callable[[object], Any] | None = None
     """What makes bodies of the type that was asked for."""
@@ -153,7 +162,17 @@ class Messages(Taking[Message]):
 
 
 class Batches(Taking[MessageBatch]):
-    """Messages in batches as they came: what `consume_batches` and `inbox_batches` give."""
+    """Messages in batches as they came: what `consume_batches` and `inbox_batches` give.
+
+    >>> import p2pmq.blocking
+    >>> with p2pmq.blocking.Node("doc-blocking", mdns=False, store="memory") as node:
+    ...     receipt = node.publish_many("jobs", range(3))
+    ...     with node.consume_batches("jobs") as batches:
+    ...         batch = next(batches)
+    ...         print(list(batch.bodies))
+    ...         batch.ack()
+    [0, 1, 2]
+    """
 
     def _claim(self) -> MessageBatch | None:
         return self._consumer.take_batch()

@@ -19,6 +19,12 @@ def seeds(count: int, *, first: int = 0) -> Callable[[_Test], _Test]:
 
     For tests with the `mesh` fixture. `--p2pmq-seed` picks one seed, `--p2pmq-seeds` changes
     the count.
+
+    >>> from p2pmq.sim import Mesh, seeds
+    >>> @seeds(100)
+    ... async def test_a_lone_node_commits(mesh: Mesh) -> None:
+    ...     (node,) = await mesh.start("a")
+    ...     assert (await node.publish("jobs", "wash up")).committed
     """
     if count < 1:
         raise SimulationUsageError(f"seeds({count})", "give 1 or more")

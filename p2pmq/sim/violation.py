@@ -9,7 +9,11 @@ from typing import NamedTuple
 
 
 class Violation(NamedTuple):
-    """A promise that was broken: which check says so, and what happened."""
+    """A promise that was broken: which check says so, and what happened.
+
+    >>> print(Violation("order_is_kept", "q/5e01-2 came before q/5e01-1"))
+    order_is_kept: q/5e01-2 came before q/5e01-1
+    """
 
     check: str
     text: str

@@ -8,27 +8,12 @@ import inspect
 import os
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import p2pmq
-from p2pmq import config, errors
-from p2pmq.blocking import node as blocking_node_module
-from p2pmq.node import (
-    binding,
-    managing,
-    message,
-    queue,
-    receipts,
-    redriving,
-    replay,
-    scheduling,
-    settings,
-    talking,
-)
-from p2pmq.node import node as node_module
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -78,26 +63,37 @@ async def test_every_example_runs_to_its_end(path: Path, tmp_path: Path) -> None
     assert await run(path, tmp_path)
 
 
-MODULES = [
-    *(node_module, blocking_node_module, config, errors),
-    *(
-        binding,
-        managing,
-        message,
-        queue,
-        receipts,
-        redriving,
-        replay,
-        scheduling,
-        settings,
-        talking,
+PACKAGES = {
+    "p2pmq": (
+        "config",
+        "errors",
+        *(
+            f"node.{name}"
+            for name in (
+                *(
+                    "binding",
+                    "managing",
+                    "message",
+                    "node",
+                    "queue",
+                    "receipts",
+                    "redriving",
+                    "replay",
+                ),
+                *("scheduling", "settings", "talking"),
+            )
+        ),
     ),
-]
+    "p2pmq.blocking": ("node", "queue", "serving", "subscription", "taking"),
+    "p2pmq.sim": ("mesh", "seeds", "simulation", "violation"),
+}
+"""Where the public names of each package are made."""
+MODULES = [f"{package}.{name}" for package, names in PACKAGES.items() for name in names]
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_the_examples_in_the_docstrings_of_public_names_are_true(module: ModuleType) -> None:
-    failed, tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_in_the_docstrings_of_public_names_are_true(module: str) -> None:
+    failed, tried = doctest.testmod(import_module(module), optionflags=doctest.ELLIPSIS)
     assert tried
     assert not failed
 
@@ -109,19 +105,26 @@ WITHOUT_EXAMPLE = {
     "Request": "the example of `Node.request` handles one",
     "Responder": "the example of `Node.request` has one",
 }
-"""Public classes without one of their own, and why; `P2PMQError` has one for all errors."""
+"""Public names without one of their own, and why; `P2PMQError` has one for all errors."""
 
 
-def test_every_public_class_has_an_example_or_a_reason_why_not() -> None:
-    classes = {
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_has_an_example_or_a_reason_why_not(package: str) -> None:
+    module = import_module(package)
+    public = {name: getattr(module, name) for name in module.__all__}
+    explained = {
         name: found
-        for name in p2pmq.__all__
-        if inspect.isclass(found := getattr(p2pmq, name))
-        and (found is p2pmq.P2PMQError or not issubclass(found, p2pmq.P2PMQError))
+        for name, found in public.items()
+        if (inspect.isclass(found) or inspect.isfunction(found))
+        and (found is p2pmq.P2PMQError or not _is_error(found))
     }
     without = {
         name
-        for name, found in classes.items()
+        for name, found in explained.items()
         if not any(test.examples for test in doctest.DocTestFinder().find(found, name, globs={}))
     }
-    assert without == set(WITHOUT_EXAMPLE)
+    assert without == (set(WITHOUT_EXAMPLE) if package == "p2pmq" else set())
+
+
+def _is_error(found: object) -> bool:
+    return inspect.isclass(found) and issubclass(found, p2pmq.P2PMQError)
