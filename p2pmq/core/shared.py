@@ -308,7 +308,7 @@ class SharedMap(ABC, Generic[R]):
         if self._compare_at is None or now < self._compare_at:
             return []
         self._compare_at = now + COMPARE_MS
-        peers = sorted(self._peers()) if self._records else []
+        peers = sorted(self._peers())  # an empty map asks, too: it may have missed everything
         if not peers:
             return []
         return [Send(self._rng.choice(peers), self.digest_packet(self.digest()))]

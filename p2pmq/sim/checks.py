@@ -392,21 +392,24 @@ def acked_stays_acked(history: History) -> list[Violation]:
     """After an ack was confirmed, so that W replicas have it, nobody pushes the message again.
 
     Deaths, restarts and failing disks explain nothing: the acks are on disks. A cut or a pause
-    does, in which another owner could not hear of the ack; one that confirmed it knows.
+    does, in which another owner could not hear of the ack; one that confirmed it knows. Where
+    so few copies are enough that another owner need not reach any of those that have it
+    (`min_copies` up to half of them), it does not while those are down, either.
     """
-    confirmed: dict[Dot, tuple[float, str]] = {}
+    confirmed: dict[Dot, tuple[float, str, bool]] = {}
     for ack in history.confirmed_acks:
         for dot in dots([ack]):
-            confirmed.setdefault(dot, (ack.at_s, ack.by))
+            confirmed.setdefault(dot, (ack.at_s, ack.by, ack.is_known))
     excused = set(dots(history.excused))
-    calm = Calm(history, SILENCING)
+    calm, calm_and_up = Calm(history, SILENCING), Calm(history, (*SILENCING, "down"))
     found: list[Violation] = []
     for push in history.pushes:
         for dot in dots([push]):
-            at_s, by = confirmed.get(dot, (push.at_s, ""))
+            at_s, by, is_known = confirmed.get(dot, (push.at_s, "", True))
             if push.at_s <= at_s or dot in excused:
                 continue
-            if push.owner.host == by or not calm.is_disturbed(at_s, push.at_s):
+            quiet = calm if is_known else calm_and_up
+            if push.owner.host == by or not quiet.is_disturbed(at_s, push.at_s):
                 text = (
                     f"{by} confirmed the ack of {dot} at {at_s:.3f} s, and {push.owner.host} "
                     f"pushed it again at {push.at_s:.3f} s"

@@ -155,13 +155,17 @@ class Nacked(NamedTuple):
 
 
 class AckConfirmed(NamedTuple):
-    """An owner has told the consumer that the ack is durable. `by` is the owner's host."""
+    """An owner has told the consumer that the ack is durable. `by` is the owner's host.
+
+    `is_known`: of the W homes that another owner must reach, some one has it.
+    """
 
     at_s: float
     consumer: ConsumerId
     key: PartitionKey
     run: Run
     by: str
+    is_known: bool = True
 
 
 class ConsumerEnded(NamedTuple):

@@ -259,12 +259,12 @@ class Witness:
                 )
             )
 
-    def on_settled(self, by: str, settle: Settle) -> None:
+    def on_settled(self, by: str, settle: Settle, *, is_known: bool) -> None:
         """The acks of a settle are durable, says the owner on host `by`."""
         key = key_of(settle)
         for session, first, last in ((ack.session, ack.first, ack.last) for ack in settle.acks):
             run = Run(session, first, last)
-            self._history.add(AckConfirmed(self.now_s, settle.consumer, key, run, by))
+            self._history.add(AckConfirmed(self.now_s, settle.consumer, key, run, by, is_known))
 
     def on_deliver(self, effect: Deliver) -> None:
         """Messages for the user; those that cannot be read do not come to him."""
@@ -463,7 +463,8 @@ class WatchedMachine(Machine):
             settle = self.consuming.settle(packet.consumer, packet.number)
             if settle is not None:
                 by = member.name if member is not None else peer.hex()
-                self.witness.on_settled(by, settle)
+                homes, wanted = self.homes_of(key_of(settle))
+                self.witness.on_settled(by, settle, is_known=2 * wanted > len(homes))
             return settled(peer, packet, now)
 
         def on_delivery(peer: NodeId, packet: Delivery, now: int) -> list[Effect]:

@@ -273,7 +273,8 @@ def test_a_member_at_random_is_compared_with_now_and_then() -> None:
     registry = made(A, B, C)
     due = registry.next_deadline()
     assert due is not None
-    assert registry.on_timeout(due) == [], "an empty map has nothing to tell"
+    (asked,) = registry.on_timeout(due)  # with an empty map, too: it may have missed everything
+    assert isinstance(asked, Send)
     declare(registry, "q", THREE, 1_000)
     told = {
         effect.peer

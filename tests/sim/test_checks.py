@@ -195,6 +195,14 @@ BROKEN |= {
 }
 
 
+BROKEN |= {
+    "an owner that was down and pushes what is acked on a majority": (
+        checks.acked_stays_acked,
+        history(confirmed(1), Fault(2, "down", (), "", until_s=3.5), pushed(1, at_s=4, owner=SHOP)),
+    ),
+}
+
+
 @pytest.mark.parametrize(("check", "broken"), BROKEN.values(), ids=BROKEN)
 def test_a_broken_history_fails(check: Check, broken: History) -> None:
     assert len(check(broken)) == 1
@@ -337,6 +345,14 @@ GOOD: dict[str, tuple[Check, History]] = {
     "pushed by an owner that could not know of the ack": (
         checks.acked_stays_acked,
         history(confirmed(1), Fault(2, "cut", (), ""), pushed(1, at_s=4, owner=SHOP)),
+    ),
+    "pushed by one that was down, where one copy is enough and who has the ack is down": (
+        checks.acked_stays_acked,
+        history(
+            confirmed(1)._replace(is_known=False),
+            Fault(2, "down", (), "", until_s=3.5),
+            pushed(1, at_s=4, owner=SHOP),
+        ),
     ),
     "pushed before the ack": (checks.acked_stays_acked, history(pushed(1), confirmed(1))),
     "pushed again, and marked": (
