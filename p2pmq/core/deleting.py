@@ -84,6 +84,21 @@ def without_deleted(packet: Carrier, reach: int) -> Carrier:
     return replace(packet, acked=(*packet.acked, *gone), batches=fresh)
 
 
+def told_of_deleted(owner: Owner, key: PartitionKey, batches: Iterable[Batch]) -> list[Effect]:
+    """What came here with another node's copy, and goes by a deletion without having been here.
+
+    Nobody else may ever tell of it: whoever held it learns that it is acked. To be asked before
+    the acks that `without_deleted` makes of it are taken.
+    """
+    reach, partition = owner.deleted_until(key.queue), owner.partition(key)
+    new = [part for b in batches if b.stamp <= reach for part in partition.new_parts(b)]
+    traces = tuple(part.run for part in new if part.retained or part.ids)
+    runs = tuple(part.run for part in new if not part.retained and not part.ids)
+    reason = DELETED if owner.owns(key) else COPIES_DELETED
+    told: list[Effect] = [Notify(Discarded(key, runs, reason))] if runs else []
+    return [*told, Notify(TracesGone(key, traces))] if traces else told
+
+
 @dataclass(slots=True)
 class Asking:
     """A deletion that this node was asked for: whose answers are awaited."""
@@ -144,11 +159,14 @@ class Deletions:
                 effects.append(Send(peer, DeletionRequest(key.queue, key.number, number)))
         return effects
 
-    def on_reach(self, packet: DeletionReach, now: int) -> list[Effect]:
-        """An owner has answered: after the last of them the deletion is made."""
+    def on_reach(self, peer: NodeId, packet: DeletionReach, now: int) -> list[Effect]:
+        """An owner has answered: after the last of them the deletion is made.
+
+        Only who owns the partition still can tell; another is asked when it is known.
+        """
         asking = self._asking.get(packet.number)
         key = PartitionKey(asking.queue, packet.partition) if asking is not None else None
-        if asking is None or key not in asking.waits_for:
+        if asking is None or key not in asking.waits_for or peer != self._owner_of(key):
             return []
         wall_ms = now + self._clock.wall_offset_ms
         if packet.refused:

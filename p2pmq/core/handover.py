@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.deadletters import STALE_REPLICA
-from p2pmq.core.deleting import without_deleted
+from p2pmq.core.deleting import told_of_deleted, without_deleted
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable
@@ -248,7 +248,7 @@ class Handovers:
             return [Send(peer, Moved(key.queue, key.number, target or b"\0" * 8))]
         if self._copies.keeps(key, peer):
             return []  # it counts on the copy there: the peer is a home, and does not know it yet
-        packet = without_deleted(packet, self._owner.deleted_until(key.queue))
+        came, packet = packet, without_deleted(packet, self._owner.deleted_until(key.queue))
         partition = self._owner.partition(key)
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):
@@ -256,13 +256,14 @@ class Handovers:
         _, stale = judged(partition, packet.batches)
         if stale:  # the repeat finds them acked
             return self._copies.dead_letters.bury(key, stale, STALE_REPLICA, now)
+        told = told_of_deleted(self._owner, key, came.batches)
         numbers, records = self._copies.replica.take_in(key, acked, packet.batches, now)
         records += partition.retain(packet.horizon, ())
         runs = tuple(batch.run for batch in packet.batches)
         then = HandoverDurable(
             key, peer, packet.transfer, tuple(numbers), packet.leases, runs, acked=bool(acked)
         )
-        effects: list[Effect] = [Persist(tuple(records), then=then)]
+        effects: list[Effect] = [Persist(tuple(records), then=then), *told]
         if acked:  # the giver forgets them: they must be on enough disks, too
             effects += self._copies.on_settle(key, acked, _bare(then), now)
         return effects

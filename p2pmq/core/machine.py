@@ -310,7 +310,7 @@ class Machine:
             limiting.PurgeRequest: self.purges.on_request,
             limiting.PurgeResult: lambda _peer, p, _now: self.purges.on_result(p),
             deleting.DeletionRequest: self.deletions.on_request,
-            deleting.DeletionReach: lambda _peer, p, now: self.deletions.on_reach(p, now),
+            deleting.DeletionReach: self.deletions.on_reach,
             limiting.RoomAgain: lambda _peer, p, now: self.outbox.on_room_again(key_of(p), now),
             publishing.StatsRequest: lambda peer, p, _now: self.requests.on_stats_request(peer, p),
             publishing.StatsReply: lambda peer, p, _now: self.requests.on_stats_reply(peer, p),

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from p2pmq.core.antientropy import ALL, digest_of, in_parts, span_of, tell
-from p2pmq.core.deleting import without_deleted
+from p2pmq.core.deleting import told_of_deleted, without_deleted
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import ReplicaDurable
@@ -92,18 +92,19 @@ class Replica:
         that W disks which have a message know its place, too.
         """
         key = key_of(packet)
-        packet = without_deleted(packet, self._owner.deleted_until(key.queue))
+        came, packet = packet, without_deleted(packet, self._owner.deleted_until(key.queue))
         if not self._ownership.knows(key):
             return [Notify(Counted("partition_unknown"))]
         self.note_writer(key, peer)
         partition = self._owner.partition(key)
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if partition.is_appending([*acked, *(batch.run for batch in packet.batches)]):
-            self._early.append((peer, packet))  # being written just now, for a former owner
+            self._early.append((peer, came))  # being written just now, for a former owner
             self._look_again_at = self._look_again_at or now + LOOK_AGAIN_MS
             return []
+        told = told_of_deleted(self._owner, key, came.batches)
         numbers, records = self.take_in(key, acked, packet.batches, now)
-        known = tuple(run for batch in packet.batches for run in partition.acked_of(batch.run))
+        known = tuple(run for batch in came.batches for run in partition.acked_of(batch.run))
         if packet.filled:
             records += self._intact.fill(key)
         if packet.horizon:
@@ -111,7 +112,7 @@ class Replica:
             records += partition.retain(packet.horizon, old)
         then = ReplicaDurable(key, peer, packet.number, tuple(numbers), known)
         self._timers.set_if_earlier(key, now + OFFER_AGAIN_MS)
-        return [Persist(tuple(records), then=then)]
+        return [Persist(tuple(records), then=then), *told]
 
     def take_in(
         self, key: PartitionKey, acked: list[Run], batches: tuple[Batch, ...], now: int

@@ -23,7 +23,7 @@ from p2pmq.core.copies import (
     leases_of,
 )
 from p2pmq.core.deadletters import STALE_REPLICA, DeadLetters
-from p2pmq.core.deleting import without_deleted
+from p2pmq.core.deleting import told_of_deleted, without_deleted
 from p2pmq.core.dots import DotSet
 from p2pmq.core.effects import Counted, Notify, Persist, Send
 from p2pmq.core.events import HandoverDurable, SettleDurable, SupplyDurable
@@ -424,7 +424,7 @@ class Replication(Telling):
         home = copies.holder(peer) if copies is not None else None
         if home is None or home.number != packet.number:
             return []
-        packet = without_deleted(packet, self._owner.deleted_until(key.queue))
+        came, packet = packet, without_deleted(packet, self._owner.deleted_until(key.queue))
         acked = [Run(run.session, run.first, run.last) for run in packet.acked]
         if self._owner.partition(key).is_appending(acked):
             return []  # a publisher's repeat is being written just now: it is asked for again
@@ -432,11 +432,13 @@ class Replication(Telling):
         for batch in stale:
             home.requested.remove(batch.run)
             home.fetching.remove(batch.run)
+        told = told_of_deleted(self._owner, key, came.batches)
         numbers, records = self.replica.take_in(key, acked, fresh, now)
         runs = (*acked, *(batch.run for batch in fresh))
         then = SupplyDurable(key, peer, packet.number, tuple(numbers), runs)
         return [
             Persist(tuple(records), then=then),
+            *told,
             *self.dead_letters.bury(key, stale, STALE_REPLICA, now),
         ]
 

@@ -178,10 +178,11 @@ def test_the_deletion_reaches_as_far_as_the_latest_of_all_partitions_owners() ->
     event = DeletionRequested(KEY.queue, (KEY, FAR), TIMEOUT_MS, 9)
     asked = packets(rig.deletions.on_requested(event, 0))
     assert asked == [DeletionRequest(*KEY, 1), DeletionRequest(*FAR, 1)]
-    assert rig.deletions.on_reach(DeletionReach(1, 1, 70), 0) == []
-    assert rig.deletions.on_reach(DeletionReach(1, 1, 90), 0) == []  # a repeat, of later
-    assert rig.deletions.on_reach(DeletionReach(2, 0, 90), 0) == []  # of another deletion
-    made = rig.deletions.on_reach(DeletionReach(1, 0, 60), 0)
+    assert rig.deletions.on_reach(B, DeletionReach(1, 1, 70), 0) == []
+    assert rig.deletions.on_reach(B, DeletionReach(1, 1, 90), 0) == []  # a repeat, of later
+    assert rig.deletions.on_reach(B, DeletionReach(2, 0, 90), 0) == []  # of another deletion
+    assert rig.deletions.on_reach(A, DeletionReach(1, 0, 99), 0) == []  # not its owner's
+    made = rig.deletions.on_reach(B, DeletionReach(1, 0, 60), 0)
     assert outcomes(rig.write(made)) == [Done()]
     assert rig.registry.incarnation_of(KEY.queue) == 70
     assert rig.deletions.next_deadline() is None
@@ -195,7 +196,7 @@ def test_who_does_not_answer_is_asked_again_until_the_patience_ends() -> None:
     assert packets(asked) == [DeletionRequest(*KEY, 1)]
     assert outcomes(rig.deletions.on_timeout(TIMEOUT_MS)) == [Refused(NO_ANSWER)]
     assert rig.deletions.next_deadline() is None
-    assert rig.deletions.on_reach(DeletionReach(1, 0, 60), 0) == []
+    assert rig.deletions.on_reach(B, DeletionReach(1, 0, 60), 0) == []
 
 
 def test_the_error_says_what_was_in_the_way() -> None:
@@ -204,7 +205,7 @@ def test_the_error_says_what_was_in_the_way() -> None:
     assert outcomes(rig.deletions.on_timeout(TIMEOUT_MS)) == [Refused(NO_OWNER)]
     rig = Rig(B)
     rig.deletions.on_requested(DeletionRequested(KEY.queue, (KEY,), TIMEOUT_MS, 9), 0)
-    rig.deletions.on_reach(DeletionReach(1, 0, 0, DELETION_REFUSED_MOVED), 0)
+    rig.deletions.on_reach(B, DeletionReach(1, 0, 0, DELETION_REFUSED_MOVED), 0)
     why = DELETION_REFUSALS[DELETION_REFUSED_MOVED]
     assert outcomes(rig.deletions.on_timeout(TIMEOUT_MS)) == [Refused(why)]
 
@@ -213,6 +214,6 @@ def test_a_reach_that_no_clock_could_mean_is_not_taken() -> None:
     rig = Rig(B)
     rig.deletions.on_requested(DeletionRequested(KEY.queue, (KEY,), TIMEOUT_MS, 9), 0)
     absurd = (AHEAD_MS_MAX + 1_000) << COUNTER_BITS
-    ended = rig.deletions.on_reach(DeletionReach(1, 0, absurd), 0)
+    ended = rig.deletions.on_reach(B, DeletionReach(1, 0, absurd), 0)
     assert outcomes(ended) == [Refused(CLOCK_ABSURD)]
     assert rig.delete_up_to(absurd) == []  # nor if another node's record says so

@@ -322,6 +322,7 @@ def user_event(host: Host, rng: Random, queue: str, token: int) -> events.Event:
         events.RepostRequested(key, batch, 1_000, token),
         events.ReplayRequested(key, CursorField(0), 1_000, token),
         events.PurgeRequested(key, 1_000, token),
+        events.DeletionRequested(queue, (key,), 1_000, token),
         events.StatsRequested("", 1_000, token),
         events.DeclareRequested(queue, settings, token),
         events.BindRequested("a.*", queue, bound=rng.random() < 0.7, token=token),
