@@ -90,7 +90,10 @@ def told_of_deleted(owner: Owner, key: PartitionKey, batches: Iterable[Batch]) -
     Nobody else may ever tell of it: whoever held it learns that it is acked. To be asked before
     the acks that `without_deleted` makes of it are taken.
     """
-    reach, partition = owner.deleted_until(key.queue), owner.partition(key)
+    reach = owner.deleted_until(key.queue)
+    if not reach:
+        return []
+    partition = owner.partition(key)
     new = [part for b in batches if b.stamp <= reach for part in partition.new_parts(b)]
     traces = tuple(part.run for part in new if part.retained or part.ids)
     runs = tuple(part.run for part in new if not part.retained and not part.ids)
