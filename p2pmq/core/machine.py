@@ -314,7 +314,7 @@ class Machine:
             limiting.RoomAgain: lambda _peer, p, now: self.outbox.on_room_again(key_of(p), now),
             publishing.StatsRequest: lambda peer, p, _now: self.requests.on_stats_request(peer, p),
             publishing.StatsReply: lambda peer, p, _now: self.requests.on_stats_reply(peer, p),
-            replaying.ReplayRequest: lambda peer, p, _now: self.replays.on_request(peer, p),
+            replaying.ReplayRequest: self.replays.on_request,
             replaying.Replayed: lambda _peer, p, _now: self.replays.on_replayed(p),
             delivering.Attach: self.owner.on_attach,
             delivering.Attached: self.consuming.on_attached,

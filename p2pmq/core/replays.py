@@ -105,13 +105,19 @@ class Replays:
 
     # -- the owner's part --
 
-    def on_request(self, peer: NodeId, packet: ReplayRequest) -> list[Effect]:
-        """Answer with a page; who does not own, or knows too little, is asked again."""
+    def on_request(self, peer: NodeId, packet: ReplayRequest, now: int) -> list[Effect]:
+        """Answer with a page; who does not own, or knows too little, is asked again.
+
+        A partition into which nothing was ever published is compared with its homes first, too.
+        """
         key = key_of(packet)
-        if not self._owner.owns(key) or not self._copies.is_active(key):
+        if not self._owner.owns(key):
             return []
+        _, begun = self._copies.copies(key, now)
+        if not self._copies.is_active(key):
+            return begun
         batches, more = self._page(self._owner.partition(key), packet.cursor)
-        return [Send(peer, Replayed(packet.number, tuple(batches), more))]
+        return [*begun, Send(peer, Replayed(packet.number, tuple(batches), more))]
 
     def _page(self, partition: Partition, cursor: CursorField) -> tuple[list[Batch], bool]:
         after = Place(cursor.stamp, cursor.session, cursor.first, NUMBER_MAX)

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from p2pmq.core.spreading import message_name
 from p2pmq.sim.history import dots
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from p2pmq.node.replay import Retained
     from p2pmq.sim.history import Dropped, Excused, Fired, History, Publication
 
-Name = tuple[str, int]
-"""A session, in hex, and a seq: what a message is called within its queue."""
+Name = str
+"""What a message is called within its queue."""
 
 
 def replay_problems(history: History, queue: str, replayed: Sequence[Retained]) -> list[str]:
@@ -41,7 +42,7 @@ def replay_problems(history: History, queue: str, replayed: Sequence[Retained]) 
     gone.update(_names(one for one in history.excused if one.key.queue == queue))
     found = Counter(map(_name, replayed))
     missing = sorted(committed - gone - set(found))
-    problems = [f"{queue}/{session}-{seq} is not replayed" for session, seq in missing]
+    problems = [f"{queue}/{name} is not replayed" for name in missing]
     problems += [f"{name} is replayed {times} times" for name, times in found.items() if times > 1]
     for message in replayed:
         digest = crc32(message.body) if isinstance(message.body, bytes) else None
@@ -51,9 +52,8 @@ def replay_problems(history: History, queue: str, replayed: Sequence[Retained]) 
 
 
 def _name(message: Retained) -> Name:
-    session, _, seq = message.message_id.rpartition("/")[2].partition("-")
-    return session, int(seq)
+    return message.message_id.rpartition("/")[2]
 
 
 def _names(entries: Iterable[Publication | Fired | Dropped | Excused]) -> list[Name]:
-    return [(dot.session.hex(), dot.seq) for dot in dots(entries)]
+    return [message_name(dot.session, dot.seq, dot.key.number) for dot in dots(entries)]

@@ -116,6 +116,20 @@ def has_resting(host: Host) -> bool:
     )
 
 
+def has_homes_here(hosts: Sequence[Host], queue: str) -> bool:
+    """Whether enough homes of every partition are among these hosts.
+
+    Where they are not, the owner of one that was never used may have to look for them in vain.
+    """
+    there = running(hosts)
+    ids = {host.disk.contents.node_id for host in there}
+    machine = next((host.machine for host in there if host.machine is not None), None)
+    if machine is None:
+        return False
+    found = [machine.homes_of(key) for key in machine.partitions_of(queue)]
+    return all(sum(home in ids for home in homes) >= wanted for homes, wanted in found)
+
+
 def without_owner(hosts: Sequence[Host], queues: Sequence[str]) -> list[str]:
     """The queues of which an owner is away, as these hosts see it, or reaches too few copies."""
     there, alone = running(hosts), _alone(hosts)

@@ -33,7 +33,7 @@ from p2pmq.sim.mesh import POLL_S, RESTS_S
 from p2pmq.sim.observer import Observer
 from p2pmq.sim.outcome import Band, Outcome, Verdict
 from p2pmq.sim.replaying import replay_problems
-from p2pmq.sim.resting import has_resting, under_way, without_owner
+from p2pmq.sim.resting import has_homes_here, has_resting, under_way, without_owner
 from p2pmq.sim.simulation import simulate
 from p2pmq.sim.ticks import GRACE_S
 from p2pmq.sim.timetable import Timetable, options_of
@@ -211,7 +211,7 @@ class Playing:
         """Read again what queues retain, from anywhere."""
         for declared in self.scenario.declared:
             for queue in declared.queues if declared.retain_ms else ():
-                if queue in ownerless:
+                if queue in ownerless or not has_homes_here(hosts, queue):
                     continue
                 node = self._rng.choice(running(hosts)).node
                 try:

@@ -24,7 +24,7 @@ def replays_of(rig: Rig) -> Replays:
 
 
 def page(rig: Rig, cursor: CursorField) -> Replayed:
-    (found,) = packets(replays_of(rig).on_request(A, ReplayRequest(7, *KEY, cursor)))
+    (found,) = packets(replays_of(rig).on_request(A, ReplayRequest(7, *KEY, cursor), 0))
     assert isinstance(found, Replayed)
     assert found.number == 7
     return found
@@ -63,7 +63,7 @@ def test_who_does_not_own_does_not_answer() -> None:
     rig = rig_that_retains()
     rig.write(rig.publish(1))
     rig.view.owner = B
-    assert replays_of(rig).on_request(A, ReplayRequest(7, *KEY, CursorField(0))) == []
+    assert replays_of(rig).on_request(A, ReplayRequest(7, *KEY, CursorField(0)), 0) == []
 
 
 def test_a_reader_asks_whoever_owns_by_then_and_gives_up_at_its_deadline() -> None:

@@ -76,15 +76,17 @@ for = "2s"
 """
 
 
-def failures() -> list[str]:
-    outcome = play(parsed(RETAINED), 1, observes=False)
+def failures(partitions: int = 1) -> list[str]:
+    spread = RETAINED.replace("[consumers]", f"partitions = {partitions}\n[consumers]")
+    outcome = play(parsed(spread), 1, observes=False)
     assert not outcome.error
     assert outcome.totals.delivered > 10
     return [verdict.name for verdict in outcome.verdicts if not verdict.ok]
 
 
-def test_a_replay_after_a_failover_is_whole() -> None:
-    assert failures() == []
+@pytest.mark.parametrize("partitions", [1, 4])
+def test_a_replay_after_a_failover_is_whole(partitions: int) -> None:
+    assert failures(partitions) == []
 
 
 def test_a_replay_that_passes_over_a_message_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

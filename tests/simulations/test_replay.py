@@ -121,3 +121,15 @@ async def test_a_limit_of_bytes_without_a_time_is_refused(mesh: Mesh) -> None:
     (shop,) = await mesh.start("shop")
     with pytest.raises(UsageError, match="retain_bytes=1 cannot be"):
         await shop.declare("orders", retain_bytes=1)
+
+
+@seeds(5)
+async def test_partitions_into_which_nothing_was_published_hold_up_no_replay(mesh: Mesh) -> None:
+    """Nobody had compared such a partition's homes, and its owner never answered."""
+    nodes = await mesh.start(*NAMES)
+    assert await replayed(nodes[0]) == []
+    await nodes[0].declare("orders", retain=WEEK, partitions=8)
+    await mesh.settle()
+    await nodes[0].publish("orders", 1)
+    assert [message.body for message in await replayed(nodes[1])] == [1]
+    mesh.check()
