@@ -35,7 +35,7 @@ from p2pmq.core.packets.publishing import REFUSED_QUEUE_FULL, Batch, Publish
 from p2pmq.core.quota import OUTBOX_AGE, OUTBOX_FULL, QUEUE_FULL, Quota
 from p2pmq.core.records import BatchRemoved, BatchStored, Space, StoredBodies
 from p2pmq.core.scheduled import left_ms
-from p2pmq.core.streams import GAP_QUIET_MS, Entry, Stream
+from p2pmq.core.streams import GAP_QUIET_MS, WINDOW_BATCHES, Entry, Stream
 from p2pmq.core.timers import Timers
 from p2pmq.core.waits import Waits
 
@@ -190,9 +190,10 @@ class Outbox:
     def on_gap(self, key: PartitionKey, session: Session, now: int) -> list[Effect]:
         """The owner misses an earlier batch: send from the first unconfirmed again."""
         stream = self._streams.get((key, session))
-        if stream is None or not stream.sent or now - stream.gap_at < GAP_QUIET_MS:
+        if stream is None or not stream.sent or now - stream.gap_at < stream.quiet_ms:
             return []
         stream.gap_at = now
+        stream.quiet_ms = min(RESEND_MAX_MS, 2 * stream.quiet_ms)
         return [Notify(Counted("publish_gap")), *self._resend(stream, now)]
 
     def on_refused(
@@ -257,7 +258,7 @@ class Outbox:
         """The partition has another owner, or its owner came or went."""
         effects: list[Effect] = []
         for stream in self._by_key.get(key, ()):
-            stream.patience_ms = 0
+            stream.patience_ms, stream.quiet_ms = 0, GAP_QUIET_MS
             effects += self._resend(stream, now)
         return effects
 
@@ -402,7 +403,7 @@ class Outbox:
             return self._spill_stream(stream)
         effects: list[Effect] = []
         window_max = self._limits.publish_window_bytes
-        while stream.sent < len(entries):
+        while stream.sent < min(len(entries), WINDOW_BATCHES):
             batch = entries[stream.sent].batch_at(now)
             if stream.sent and stream.window + batch.size > window_max:
                 break
@@ -443,7 +444,7 @@ class Outbox:
                 continue
             self._forget(stream, entry, sent=len(kept) < stream.sent)
             stream.progress_at = now
-            stream.patience_ms = 0
+            stream.patience_ms, stream.quiet_ms = 0, GAP_QUIET_MS
             stream.reason = ""
             stream.is_blocked = False
             neighbours = (*kept, entries[0]) if entries else kept

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from p2pmq.core.packets.publishing import Batch
 
 GAP_QUIET_MS = 200
-"""After a resend for a gap, further gaps are echoes of the same loss for this long."""
+"""After a resend for a gap, further gaps are echoes of the same loss for this long; and twice as
+long after each further resend without progress: on a slow link they stand in their own way."""
+WINDOW_BATCHES = 512
+"""So many batches of a stream are out at once. A link keeps 1,024 packets, and drops the oldest: if
+a resend pushed out its own first batch, its owner would ask for that for ever."""
 
 
 @dataclass(slots=True)
@@ -68,6 +72,7 @@ class Stream:
         "next_seq",
         "patience_ms",
         "progress_at",
+        "quiet_ms",
         "reason",
         "sent",
         "session",
@@ -85,6 +90,7 @@ class Stream:
         self.progress_at = 0
         self.patience_ms = 0
         self.gap_at = -GAP_QUIET_MS
+        self.quiet_ms = GAP_QUIET_MS
         self.volatile = 0
         self.reason = ""
         self.is_blocked = False

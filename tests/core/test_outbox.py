@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -16,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from p2pmq.config import OutboxPolicy
+from p2pmq.core import outbox as outbox_module
 from p2pmq.core.effects import (
     Effect,
     Notify,
@@ -39,6 +41,8 @@ from p2pmq.core.packets.publishing import (
 )
 from p2pmq.core.packets.registry import Packet
 from p2pmq.core.records import BatchStored, Space, StoredBodies
+from p2pmq.core.streams import WINDOW_BATCHES
+from p2pmq.runtime.lanes import BULK_QUEUE_MAX
 from tests.core.kit import KEY, A, B, Dot, Texts, dots_of, packets, writes
 from tests.core.outbox_rig import LIMITS, TIMING, Overflow, Rig, published, sent
 
@@ -145,6 +149,33 @@ def test_a_burst_of_gaps_makes_one_resend() -> None:
     for _ in range(4):
         assert not sent(rig.outbox.on_gap(KEY, session, rig.now + 1))
     assert len(sent(rig.outbox.on_gap(KEY, session, rig.now + 1_000))) == 5
+
+
+def test_gaps_without_progress_are_answered_less_and_less_often_until_there_is_some() -> None:
+    """Resends every 200 ms pushed each other's first batch out of a slow link (swarm seed 1828)."""
+    rig = Rig()
+    for _ in range(2):
+        rig.publish(1)
+    session, answered = rig.outbox.session, []
+    for at in range(1_000, 9_000, 100):
+        rig.now = at
+        if sent(rig.outbox.on_gap(KEY, session, at)):
+            answered.append(at)
+    assert answered == [1_000, 1_400, 2_200, 3_800, 7_000]
+    rig.confirm(session, 1, 1)
+    assert sent(rig.outbox.on_gap(KEY, session, rig.now + 200))
+
+
+def test_no_more_batches_are_out_than_a_link_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 2 * WINDOW_BATCHES <= BULK_QUEUE_MAX, "a resend must not push out its own first batch"
+    monkeypatch.setattr(outbox_module, "WINDOW_BATCHES", 4)
+    rig = Rig()
+    for _ in range(8):
+        rig.publish(1)
+    rig.now += 1_000
+    session = rig.outbox.session
+    assert len(sent(rig.outbox.on_gap(KEY, session, rig.now))) == 4
+    assert sent(rig.confirm(session, 1, 3)) == [Run(session, seq, seq) for seq in (5, 6, 7)]
 
 
 def test_a_new_owner_gets_the_unconfirmed_from_the_first_on() -> None:
