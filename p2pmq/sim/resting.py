@@ -4,7 +4,8 @@ A queue whose owner is away is nobody's to empty: what is meant for it waits,
 as promised. So here only that counts as under way whose owner is there.
 
 Likewise one whose owner reaches too few copies, and messages that are dead, where the owner of
-their dead-letter queue is away, or whose outputs go to such an owner.
+their dead-letter queue is away, or whose outputs go to such an owner; and what has to wait
+behind those, since their consumers may hold no more.
 
 Invariant: it only reads.
 """
@@ -21,6 +22,7 @@ from p2pmq.sim.views import differing_views, is_home, running
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from p2pmq.core.delivery import PartitionDelivery
     from p2pmq.sim.host import Host
     from p2pmq.sim.network import SimNetwork
     from p2pmq.sim.watch import WatchedMachine
@@ -89,6 +91,8 @@ def _undelivered(
         if held_up and partition.has_keys:
             count = 0  # the others may wait behind them
         delivery = machine.owner.deliveries.get(key)
+        if tied[key] and delivery is not None and not _has_credit(delivery):
+            count = delivery.leases.count + partition.resting - tied[key]
         if count <= 0 or machine.owner_of(key) is None or key in alone:
             continue
         if not machine.owner.owns(key):
@@ -97,6 +101,10 @@ def _undelivered(
             yield f"{host.name} holds {count} of {key.queue!r}, which it does not own"
         elif delivery is not None and delivery.consumers and count > partition.resting:
             yield f"queue {key.queue!r} on {host.name} has consumers, and {count} messages"
+
+
+def _has_credit(delivery: PartitionDelivery) -> bool:
+    return any(consumer.credit > 0 for consumer in delivery.consumers.values())
 
 
 def _not_to_be_buried(machine: WatchedMachine, key: PartitionKey, alone: set[PartitionKey]) -> int:

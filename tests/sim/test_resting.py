@@ -123,6 +123,41 @@ async def test_an_ack_waits_while_the_owner_of_its_outputs_is_away_and_its_lease
 
 
 @seeds(3)
+async def test_others_may_wait_behind_acks_that_wait_while_their_consumer_may_hold_no_more(
+    mesh: Mesh,
+) -> None:
+    a, _, queue = await two(mesh, ".out")
+    mesh.isolate("b")
+    await mesh.run_for(seconds=HEARD_S)
+    kept: list[Message] = []
+
+    async def work(node: Node) -> None:
+        async for message in node.consume(queue, prefetch=2):
+            if message.body == "hold":
+                kept.append(message)
+                continue
+            message.publish(f"{queue}.out", message.body)
+            message.ack()
+
+    mesh.serve("a", work)
+    for number in range(3):
+        await a.publish(queue, number)
+    await mesh.run_for(seconds=HEARD_S)
+    assert (await a.depth(queue)).total == 3
+    assert lines(mesh, "a") == []
+    mesh.heal()
+    await mesh.settle()
+    mesh.isolate("b")
+    await mesh.run_for(seconds=HEARD_S)
+    await a.publish(queue, "input")
+    await a.publish(queue, "hold")  # nothing but its consumer keeps this one
+    await a.publish(queue, "behind")
+    await mesh.run_for(seconds=5)
+    assert len(kept) == 1
+    assert lines(mesh, "a") == [f"queue {queue!r} on a has consumers, and 1 messages"]
+
+
+@seeds(3)
 async def test_an_outbox_waits_for_who_is_away_and_is_under_way_while_the_owner_is_there(
     mesh: Mesh,
 ) -> None:
