@@ -151,6 +151,8 @@ class Machine:
             own.node_id, own.boot, self.owner, self._ownership, self.intact
         )
         self.owner.use(self.replication)
+        self.replication.declared_hash = self.registry.hash_of
+        self.replication.replica.declared_unlike = self.registry.unlike
         self.dead_letters = self.replication.dead_letters
         self.firing = Firing(own.node_id, self.owner, self.replication, self._clock)
         self.schedules.on_change = self.firing.on_change
@@ -334,7 +336,7 @@ class Machine:
             replicating.Replicate: self.replication.replica.on_replicate,
             replicating.Replicated: self.replication.on_replicated,
             replicating.Compare: self._on_compare,
-            replicating.Compared: self.replication.on_compared,
+            replicating.Compared: self._on_compared,
             replicating.Fetch: lambda peer, p, _now: self.replication.replica.on_fetch(peer, p),
             replicating.Supply: self.replication.on_supply,
             replicating.Offer: self.replication.on_offer,
@@ -397,9 +399,9 @@ class Machine:
         if restarted:
             effects += self.owner.on_node_gone(peer, now, restarted=True)
         self._boots[peer] = event.boot
-        effects += self.registry.on_peer_connected(peer)
-        effects += self.bindings.on_peer_connected(peer)
-        effects += self.schedules.on_peer_connected(peer)
+        effects += self.registry.on_peer_connected(peer, now)
+        effects += self.bindings.on_peer_connected(peer, now)
+        effects += self.schedules.on_peer_connected(peer, now)
         effects += self.replication.on_peer_connected(peer, now)
         effects += self.outbox.on_peer_connected(peer, now)
         effects += self.consuming.on_peer_connected(peer, now)
@@ -463,6 +465,13 @@ class Machine:
         """An owner asks what is here, and says whether it wants a copy kept here."""
         self.handovers.on_compare(peer, packet, now)
         return self.replication.replica.on_compare(peer, packet, now)
+
+    def _on_compared(self, peer: NodeId, packet: replicating.Compared, now: int) -> list[Effect]:
+        """A home says what it has, and by which settings: these hold before anything is taken."""
+        effects = self.registry.on_records(registering.QueueRecords(packet.declared))
+        if self.registry.version != self._placed_versions[1]:
+            effects += self._replace(now)
+        return effects + self.replication.on_compared(peer, packet, now)
 
     def _on_replica_durable(self, event: events.ReplicaDurable, now: int) -> list[Effect]:
         self.handovers.on_copy(event.key, now)

@@ -84,6 +84,16 @@ class Registry(SharedMap[QueueRecord]):
             record = raised
         return self.make(record, event.token)
 
+    def hash_of(self, queue: str) -> bytes:
+        """8 bytes that are equal for equal records of a queue; zeros: there is none."""
+        record = self._records.get(queue)
+        return bytes(8) if record is None else self.hashed(record)
+
+    def unlike(self, queue: str, known: bytes) -> tuple[QueueRecord, ...]:
+        """The queue's record, if there is one and it has another hash."""
+        record = self._records.get(queue)
+        return () if record is None or self.hashed(record) == known else (record,)
+
     def incarnation_of(self, queue: str) -> int:
         """The stamp up to which messages of the queue are deleted; 0: none are."""
         record = self._records.get(queue)

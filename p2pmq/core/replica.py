@@ -25,6 +25,8 @@ from p2pmq.core.records import BatchStored
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from p2pmq.core.effects import Effect
     from p2pmq.core.events import SupplyDurable
     from p2pmq.core.ids import NodeId
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from p2pmq.core.owner import Owner
     from p2pmq.core.ownership import Ownership
     from p2pmq.core.packets.publishing import Batch
+    from p2pmq.core.packets.registering import QueueRecord
     from p2pmq.core.packets.replicating import Compare, Fetch, Replicate
     from p2pmq.core.partition import Partition
     from p2pmq.core.records import Record
@@ -64,6 +67,8 @@ class Replica:
         self._look_again_at: int | None = None
         self._told: dict[PartitionKey, tuple[NodeId, ...]] = {}
         """The owners that were told all that is here, but for what they wrote themselves."""
+        self.declared_unlike: Callable[[str, bytes], tuple[QueueRecord, ...]] = lambda *_: ()
+        """How a queue is declared, as this node knows it, if not with such a hash."""
 
     def offer(self, key: PartitionKey, now: int) -> list[Effect]:
         """Tell the owner that something of its partition is here."""
@@ -157,6 +162,7 @@ class Replica:
         leases = tuple(self._owner.leases_for_successor(key, now))
         refilling = not self._intact.holds(key)
         handed_back = self._owner.owned_just_now(key, now)
+        declared = () if packet.ranges else self.declared_unlike(key.queue, packet.declared)
         if not packet.ranges and packet.digest == digest_of(partition):
             answer = Compared(
                 key.queue,
@@ -167,6 +173,7 @@ class Replica:
                 refilling=refilling,
                 handed_back=handed_back,
                 horizon=partition.horizon,
+                declared=declared,
             )
             return [Send(peer, answer)]
         told = tell(partition, [span_of(field) for field in packet.ranges] or [ALL])
@@ -188,6 +195,7 @@ class Replica:
                     handed_back=handed_back and at == len(pieces) - 1,
                     ranges=tuple(piece.pieces),
                     horizon=partition.horizon,
+                    declared=() if at else declared,
                 ),
             )
             for at, piece in enumerate(pieces)

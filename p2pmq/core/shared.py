@@ -243,8 +243,12 @@ class SharedMap(ABC, Generic[R]):
 
     # -- comparing --
 
-    def on_peer_connected(self, peer: NodeId) -> list[Effect]:
-        """Compare with whoever may have been away; an empty map has nothing to tell."""
+    def on_peer_connected(self, peer: NodeId, now: int) -> list[Effect]:
+        """Compare with whoever may have been away; an empty map has nothing to tell.
+
+        Once more soon: what is said now may be lost, and a newcomer may own queues at once.
+        """
+        self._compare_by(now + EXCHANGE_MS)
         return [Send(peer, self.digest_packet(self.digest()))] if self._records else []
 
     def on_digest(self, peer: NodeId, packet: DigestTold, now: int) -> list[Effect]:
@@ -292,6 +296,10 @@ class SharedMap(ABC, Generic[R]):
         if self._digest is None:
             self._digest = hashlib.blake2b(self._buckets(), digest_size=8).digest()
         return self._digest
+
+    def hashed(self, record: R) -> bytes:
+        """8 bytes that are equal for equal records, and (but for chance) only for those."""
+        return _hashes(self.name_of(record), record, self.extra_of(record))[1].to_bytes(8)
 
     def records(self) -> list[R]:
         """All records, by name."""

@@ -21,6 +21,8 @@ from p2pmq.core.replica import BATCHES_MAX, RUNS_MAX, cut, up_to_date
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from p2pmq.core.effects import Effect
     from p2pmq.core.ids import NodeId, PartitionKey, Run
     from p2pmq.core.intact import Intactness
@@ -46,6 +48,8 @@ class Telling(LookedAfter):
         self.made = 0
         """How many partitions this node has ever begun to look after."""
         self._next_number = (boot << 32) + 1
+        self.declared_hash: Callable[[str], bytes] = lambda _queue: bytes(8)
+        """How this node knows a queue to be declared: homes tell it where they know otherwise."""
 
     def copies(self, key: PartitionKey, now: int) -> tuple[Copies, list[Effect]]:
         """The copies of an owned partition; at first every home in reach is asked for its state."""
@@ -80,7 +84,14 @@ class Telling(LookedAfter):
         if_equal = tuple(part for run in unproven for part in partition.seen.overlap(run))
         home.begin(self._take_number(), partition, if_equal, now)
         self._timers.set_if_earlier(key, now + RESEND_MS)
-        compare = Compare(key.queue, key.number, home.number, digest_of(partition), home.hint)
+        compare = Compare(
+            key.queue,
+            key.number,
+            home.number,
+            digest_of(partition),
+            home.hint,
+            declared=self.declared_hash(key.queue),
+        )
         return [Send(home.node_id, compare)]
 
     def ask_all(self, key: PartitionKey, now: int) -> list[Effect]:

@@ -47,8 +47,8 @@ def bind(
 def meet(one: Bindings, one_id: bytes, other: Bindings, other_id: bytes, now: int = 10_000) -> None:
     """Let the two compare until nothing is on its way."""
     ends = {one_id: one, other_id: other}
-    on_way = [(one_id, e) for e in one.on_peer_connected(other_id)]
-    on_way += [(other_id, e) for e in other.on_peer_connected(one_id)]
+    on_way = [(one_id, e) for e in one.on_peer_connected(other_id, now)]
+    on_way += [(other_id, e) for e in other.on_peer_connected(one_id, now)]
     for _ in range(100):
         if not on_way:
             return

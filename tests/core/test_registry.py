@@ -56,8 +56,8 @@ def exchange(
 ) -> list[Packet]:
     """Let the two compare until nothing is on its way; the packets that took."""
     ends = {one_id: one, other_id: other}
-    on_way = [(one_id, e) for e in one.on_peer_connected(other_id)]
-    on_way += [(other_id, e) for e in other.on_peer_connected(one_id)]
+    on_way = [(one_id, e) for e in one.on_peer_connected(other_id, now)]
+    on_way += [(other_id, e) for e in other.on_peer_connected(one_id, now)]
     sent: list[Packet] = []
     while on_way:
         sender, effect = on_way.pop(0)
@@ -164,6 +164,30 @@ def test_a_newcomer_fetches_the_map_from_one_member_at_a_time() -> None:
     assert newcomer.on_digest(C, digest, 50_001) == []
     assert newcomer.next_deadline() is not None
     assert newcomer.on_digest(C, digest, 50_000 + EXCHANGE_MS) != []
+
+
+def test_maps_are_compared_once_more_soon_after_a_link_is_new_since_what_was_said_may_be_lost() -> (
+    None
+):
+    newcomer = made(A, B)
+    newcomer.on_timeout(50_000)
+    newcomer.on_peer_connected(B, 50_000)
+    due = newcomer.next_deadline()
+    assert due == 50_000 + EXCHANGE_MS
+    (asked,) = newcomer.on_timeout(due)
+    assert asked == Send(B, QueueDigest(newcomer.digest()))
+
+
+def test_a_record_is_told_of_unless_its_hash_is_known() -> None:
+    one, other = made(A), made(B)
+    assert one.unlike("q", other.hash_of("q")) == ()
+    declare(one, "q", THREE, 1_000)
+    (record,) = one.unlike("q", other.hash_of("q"))
+    assert record.settings == THREE
+    other.on_records(QueueRecords((record,)))
+    assert one.unlike("q", other.hash_of("q")) == ()
+    declare(one, "q", FIVE, 2_000)
+    assert one.unlike("q", other.hash_of("q")) == tuple(one.records())
 
 
 def test_a_declaration_is_told_to_every_member_once_it_is_durable() -> None:

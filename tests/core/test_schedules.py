@@ -43,8 +43,8 @@ def say(schedules: Schedules, record: ScheduleRecord, wall_ms: int) -> list[Effe
 def meet(one: Schedules, one_id: bytes, other: Schedules, other_id: bytes) -> list[int]:
     """Let the two compare until nothing is on its way; how many records each packet had."""
     ends = {one_id: one, other_id: other}
-    on_way = [(one_id, e) for e in one.on_peer_connected(other_id)]
-    on_way += [(other_id, e) for e in other.on_peer_connected(one_id)]
+    on_way = [(one_id, e) for e in one.on_peer_connected(other_id, 1_000)]
+    on_way += [(other_id, e) for e in other.on_peer_connected(one_id, 1_000)]
     told: list[int] = []
     while on_way:
         sender, effect = on_way.pop(0)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from p2pmq.core.registry import Registry
 from p2pmq.errors import RequestTimeoutError, UsageError
 from p2pmq.sim.mesh import seeds
 
@@ -59,6 +60,25 @@ async def test_a_replay_may_begin_at_a_time(mesh: Mesh) -> None:
     assert [message.body for message in found] == ["new"]
     with pytest.raises(UsageError, match="no time zone"):
         shop.replay("orders", since=datetime(2026, 1, 1))  # noqa: DTZ001  that is what is refused
+
+
+@seeds(10)
+async def test_an_owner_that_missed_a_declaration_hears_of_it_from_the_homes_that_it_asks_first(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Registry, "on_digest", lambda *_: [])  # all these packets are lost
+    await mesh.start(*NAMES)
+    owner = mesh.nodes[0].owner_of("orders")
+    assert owner is not None
+    other = next(name for name in NAMES if name != owner)
+    await mesh.stop(owner)
+    await mesh.node(other).declare("orders", retain=WEEK)
+    await mesh.run_for(seconds=2)
+    await mesh.restart(owner)
+    while mesh.node(other).owner_of("orders") != owner:
+        await mesh.run_for(seconds=0.01)
+    await mesh.node(other).publish("orders", 1, confirm="committed")
+    assert [message.body for message in await replayed(mesh.node(other))] == [1]
 
 
 @seeds(10)

@@ -83,7 +83,7 @@ def _low(kind: Kind) -> object:
 
 def _high(kind: Kind, at: int) -> object:
     if kind.item is not None:
-        return (_high(kind.item, at), _high(kind.item, at + 1))
+        return tuple(_high(kind.item, at + item) for item in range(min(kind.high, 2)))
     if kind.is_struct:
         return full(kind.type)
     return {

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from p2pmq.core.packets.delivering import LeaseField
 from p2pmq.core.packets.publishing import Batch, Runs
+from p2pmq.core.packets.registering import QueueRecord
 from p2pmq.core.packets.registry import (
     ITEMS_MAX,
     U16,
@@ -81,7 +82,8 @@ class Compare(Packet):
 
     With `ranges`: tell what is in there, whatever the digest. `hint` asks a member
     that is no home to keep a copy in the place of a home that is away, until it is
-    told otherwise or hears no more of it.
+    told otherwise or hears no more of it. `declared`: the hash of the queue's declaration
+    as the owner knows it; zeros: it knows of none.
     """
 
     queue: NameText
@@ -90,6 +92,7 @@ class Compare(Packet):
     digest: Id
     hint: bool = False
     ranges: Ranges = ()
+    declared: Id = bytes(8)
 
 
 @packet(63, bulk=True)
@@ -104,6 +107,8 @@ class Compared(Packet):
     An answer that is too long comes in several packets: `part` 0, 1, …, with `more` in
     all but the last, which has the leases and `handed_back`. `horizon`:
     of what is older, and not seen here, it cannot be said any more whether it was acked.
+    `declared`, in part 0: how the queue is declared, if the owner knows it otherwise. An owner
+    that has just joined must not take messages by other settings than those it has not heard of.
     """
 
     queue: NameText
@@ -119,6 +124,7 @@ class Compared(Packet):
     handed_back: bool = False
     ranges: Ranges = ()
     horizon: U64 = 0
+    declared: Annotated[tuple[QueueRecord, ...], Size(0, 1)] = ()
 
 
 @packet(64)
