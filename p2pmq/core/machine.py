@@ -105,7 +105,7 @@ class Machine:
         self.settling = Settling(self.consuming, self.once, Tying(owner_of))
         self._look_after_copies(own, config)
         self.requests = Requests(self.outbox, self.owner, self.settling, self.handovers)
-        self.purges = Purges(self.owner, self.replication, owner_of)
+        self.purges = Purges(own.boot, self.owner, self.replication, owner_of)
         self.deletions = Deletions(
             self.owner, self.replication, self.registry, self._clock, owner_of
         )

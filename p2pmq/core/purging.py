@@ -4,7 +4,8 @@ The owner removes what a consumer could get now, a piece at a time so that it go
 on with its other work, and tells the other homes as it tells them of acks. What
 consumers hold, and what rests after a failure, stays, as in RabbitMQ.
 
-Invariant: a token resolves once: by the owner's answer, or at its deadline.
+Invariant: a token resolves once: by the owner's answer, or at its deadline; a request
+is done once, however often it comes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from p2pmq.core.discarding import discard
-from p2pmq.core.effects import Purged, Refused, Resolve, Send
+from p2pmq.core.effects import Counted, Notify, Purged, Refused, Resolve, Send
 from p2pmq.core.events import PurgeDurable
 from p2pmq.core.ids import key_of
 from p2pmq.core.packets.limiting import (
@@ -25,6 +26,7 @@ from p2pmq.core.packets.limiting import (
     PurgeRequest,
     PurgeResult,
 )
+from p2pmq.core.recent import Recent
 from p2pmq.core.timers import Timers
 
 if TYPE_CHECKING:
@@ -60,10 +62,12 @@ class Purges:
 
     def __init__(
         self,
+        boot: int,
         owner: Owner,
         copies: Replication,
         owner_of: Callable[[PartitionKey], NodeId | None],
     ) -> None:
+        self._boot = boot
         self._owner = owner
         self._copies = copies
         self._owner_of = owner_of
@@ -72,6 +76,8 @@ class Purges:
         self._jobs: deque[Job] = deque()
         self._next_number = 1
         self._go_on_at: int | None = None
+        self._done: dict[NodeId, tuple[int, Recent]] = {}
+        """Of each peer's last boot, the requests that have come."""
 
     # -- who asks --
 
@@ -84,7 +90,7 @@ class Purges:
         self._next_number = (self._next_number + 1) & U32_MASK
         self._tokens[number] = event.token
         self._deadlines.set(number, now + event.timeout_ms)
-        return [Send(peer, PurgeRequest(event.key.queue, event.key.number, number))]
+        return [Send(peer, PurgeRequest(*event.key, number, self._boot))]
 
     def on_result(self, packet: PurgeResult) -> list[Effect]:
         """The owner has done it, or says why not."""
@@ -102,12 +108,23 @@ class Purges:
 
     def on_request(self, peer: NodeId, packet: PurgeRequest, now: int) -> list[Effect]:
         """Begin to remove what waits in the partition now."""
+        if not self._is_new(peer, packet):
+            return [Notify(Counted("purge_repeated"))]
         key = key_of(packet)
         job = Job(key, peer, packet.number, deque())
         if key in self._owner.partitions:
             job.left.extend(self._owner.partitions[key].batches)
         self._jobs.append(job)
         return self._go_on(now)
+
+    def _is_new(self, peer: NodeId, packet: PurgeRequest) -> bool:
+        boot, recent = self._done.get(peer, (-1, Recent()))
+        if packet.boot < boot:
+            return False
+        if packet.boot > boot:
+            recent = Recent()
+            self._done[peer] = packet.boot, recent
+        return recent.is_new(packet.number)
 
     def on_durable(self, event: PurgeDurable) -> list[Effect]:
         """The last of it is on the owner's disk."""

@@ -26,7 +26,7 @@ class Rig:
         self.view = View(ME)
         rooms = rooms_of(ME, 1, self.view)
         self.owner = rooms.owner
-        self.purges = Purges(self.owner, rooms.replication, self.view.owner_of)
+        self.purges = Purges(3, self.owner, rooms.replication, self.view.owner_of)
         first = 1
         for count in batches:
             packet = Publish(*KEY, first - 1, batch_of(S1, first, count))
@@ -54,6 +54,19 @@ def test_what_waits_goes_and_the_answer_comes_when_that_is_durable() -> None:
     assert not rig.owner.partition(KEY).pending
     assert results(rig.write(effects)) == [PurgeResult(7, 5)]
     assert rig.purges.next_deadline() is None
+
+
+def test_a_request_that_comes_again_takes_nothing_of_what_was_published_since() -> None:
+    rig = Rig(3)
+    rig.write(rig.purges.on_request(B, REQUEST, 0))
+    rig.write(rig.owner.on_publish(A, Publish(*KEY, 3, batch_of(S1, 4, 2)), 1))
+    assert not results(rig.write(rig.purges.on_request(B, REQUEST, 2)))
+    since_its_restart = PurgeRequest(*KEY, 1, boot=4)
+    assert results(rig.write(rig.purges.on_request(B, since_its_restart, 3))) == [PurgeResult(1, 2)]
+    rig.write(rig.owner.on_publish(A, Publish(*KEY, 5, batch_of(S1, 6, 1)), 4))
+    for late in (REQUEST, PurgeRequest(*KEY, 8), since_its_restart):
+        assert not results(rig.write(rig.purges.on_request(B, late, 5)))
+    assert rig.owner.partition(KEY).pending.count == 1
 
 
 def test_where_nothing_was_ever_ready_there_is_nothing_to_purge() -> None:
@@ -111,7 +124,7 @@ def test_who_asks_gets_one_answer() -> None:
     rig = Rig()
     rig.view.owner = B
     request = PurgeRequested(KEY, 5_000, 1)
-    assert packets(rig.purges.on_requested(request, 0)) == [PurgeRequest(*KEY, 1)]
+    assert packets(rig.purges.on_requested(request, 0)) == [PurgeRequest(*KEY, 1, boot=3)]
     assert rig.purges.on_result(PurgeResult(1, 9)) == [Resolve(1, Purged(9))]
     assert rig.purges.on_result(PurgeResult(1, 9)) == []
     assert rig.purges.next_deadline() is None

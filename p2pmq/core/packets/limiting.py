@@ -18,11 +18,16 @@ class RoomAgain(Packet):
 
 @packet(101)
 class PurgeRequest(Packet):
-    """Remove everything that waits in the partition now: `PurgeResult` follows."""
+    """Remove everything that waits in the partition now: `PurgeResult` follows.
+
+    One of a `boot` and a `number` is done once: a repeat that comes late would take what was
+    published since.
+    """
 
     queue: NameText
     partition: U16
     number: U32
+    boot: U64 = 0
 
 
 @packet(102)
