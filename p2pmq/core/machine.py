@@ -186,6 +186,7 @@ class Machine:
         self.owner.limits.settings_of = self.registry.settings_of
         self.owner.retry_of = self._ownership.retry_of
         self.owner.kept_of = self._ownership.kept_of
+        self.owner.knows_settings = lambda: self.registry.is_level
         self.owner.ageing_of = self._ownership.ageing_of
         self.owner.rng = rng
 
@@ -363,6 +364,8 @@ class Machine:
         self.owner.recover(recovered, of_space[Space.PARTITION], now)
         self.intact.recover(recovered.filled, refilling=recovered.refilling)
         self.intact.unsure = not recovered.members
+        if not recovered.members:
+            self.registry.begin_new()
         self.refill.begin(now)
         self.retention.begin(now)
         effects = self.swim.start(recovered.members, recovered.incarnation, now)

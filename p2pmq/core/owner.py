@@ -119,6 +119,8 @@ class Owner:
         """How priorities age, in ms per level."""
         self.deleted_until: Callable[[str], int] = lambda _queue: 0
         """The stamp up to which the queue's messages were deleted."""
+        self.knows_settings: Callable[[], bool] = lambda: True
+        """Whether this node has heard how queues are declared."""
         self.is_stopping = False
         """The node has said goodbye, and others own what it did."""
         self._let_go = LetGo()
@@ -181,7 +183,7 @@ class Owner:
                 key.queue, key.number, batch.session, batch.first, REFUSED_ALONE
             )
             return [*begun, Send(peer, refused)]
-        if not self._copies.is_active(key):
+        if not self._copies.is_active(key) or not self.knows_settings():
             return [*begun, *self.early.hold(key, peer, packet, now)]
         if not self._follows(partition, packet, now):
             return [*begun, Send(peer, Gap(key.queue, key.number, batch.session))]

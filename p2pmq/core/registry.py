@@ -3,6 +3,9 @@
 A shared map (`core/shared.py`) in which the latest declaration of a queue holds, but for the
 number of its partitions and its incarnation (`core/deleting.py`): these never fall, so that
 of two records the greater ones hold. A deletion is a record without settings.
+
+A node that is new knows of no declaration, and may own queues as soon as it has met
+somebody: it takes no messages until it has the same map as a member (or a moment has passed).
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from p2pmq.core.effects import Persist, Refused, Resolve
+from p2pmq.core.effects import Persist, Refused, Resolve, Send
 from p2pmq.core.events import DeclareDurable
 from p2pmq.core.packets.registering import (
     QueueBuckets,
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from p2pmq.core.effects import Effect
     from p2pmq.core.events import DeclareRequested
     from p2pmq.core.ids import NodeId
-    from p2pmq.core.shared import RecordDurable
+    from p2pmq.core.shared import BucketsTold, DigestTold, RecordDurable, RecordsTold
 
 QUEUES_MAX = 65_536
 """Declared queues of a mesh; a queue that nobody declared needs no record."""
@@ -43,6 +46,10 @@ DISK_FULL = (
     "this node's disk is full, and a declaration must be on it before it holds; free space there, "
     "then declare it again"
 )
+LEVEL_WITHIN_MS = 2_000
+"""So long a new node waits for a member that tells it all declarations …"""
+ASK_AGAIN_MS = 200
+"""… and asks another one, as packets may be lost."""
 
 
 class Registry(SharedMap[QueueRecord]):
@@ -56,8 +63,17 @@ class Registry(SharedMap[QueueRecord]):
         super().__init__(own_id, peers, rng)
         self.version = 0
         """Rises whenever settings have changed."""
+        self.is_level = True
+        """Whether messages may be taken by these settings."""
+        self._is_new = False
+        self._level_by = 0
+        self._ask_at = 0
         self._raised: dict[str, None] = {}
         self._deleted: dict[str, None] = {}
+
+    def begin_new(self) -> None:
+        """The node has just begun its life: it compares with the first that it meets."""
+        self._is_new = True
 
     def settings_of(self, queue: str) -> QueueSettings | None:
         """What the queue was declared with; None: nobody declared it."""
@@ -134,6 +150,57 @@ class Registry(SharedMap[QueueRecord]):
         """The queues that were deleted since this was last asked, or that are recovered so."""
         deleted, self._deleted = list(self._deleted), {}
         return deleted
+
+    # -- becoming level --
+
+    def on_peer_connected(self, peer: NodeId, now: int) -> list[Effect]:
+        """As in the base; a new node asks for all that there is."""
+        if not self._is_new:
+            return super().on_peer_connected(peer, now)
+        self._is_new, self.is_level = False, False
+        self._level_by, self._ask_at = now + LEVEL_WITHIN_MS, now + ASK_AGAIN_MS
+        return [*super().on_peer_connected(peer, now), self._ask(peer)]
+
+    def on_digest(self, peer: NodeId, packet: DigestTold, now: int) -> list[Effect]:
+        """As in the base; equal maps are level."""
+        if packet.digest == self.digest():
+            self._become_level()
+        return super().on_digest(peer, packet, now)
+
+    def on_buckets(self, peer: NodeId, packet: BucketsTold) -> list[Effect]:
+        """As in the base; equal maps are level."""
+        if packet.digests == self._buckets():
+            self._become_level()
+        return super().on_buckets(peer, packet)
+
+    def on_records(self, packet: RecordsTold[QueueRecord]) -> list[Effect]:
+        """As in the base; whether that was all is asked at once."""
+        self._ask_at = 0
+        return super().on_records(packet)
+
+    def next_deadline(self) -> int | None:
+        """As in the base, or when a new node asks again."""
+        at = super().next_deadline()
+        return at if self.is_level else self._ask_at if at is None else min(at, self._ask_at)
+
+    def on_timeout(self, now: int) -> list[Effect]:
+        """As in the base; a new node asks again, and goes on without an answer in the end."""
+        effects = super().on_timeout(now)
+        if self.is_level or now < self._ask_at:
+            return effects
+        if now >= self._level_by:
+            self._become_level()
+            return effects
+        self._ask_at = min(now + ASK_AGAIN_MS, self._level_by)
+        peers = sorted(self._peers())
+        return [*effects, *([self._ask(self._rng.choice(peers))] if peers else [])]
+
+    def _ask(self, peer: NodeId) -> Effect:
+        return Send(peer, self.buckets_packet(self._buckets(), answer=False))
+
+    def _become_level(self) -> None:
+        self.version += not self.is_level  # what has waited is taken now
+        self.is_level = True
 
     # -- as a shared map --
 

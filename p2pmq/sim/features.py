@@ -52,8 +52,8 @@ def every_group_gets_it(history: History) -> list[Violation]:
 def rejected_is_told(history: History) -> list[Violation]:
     """Only a queue that was declared to reject does, and its publisher is not told otherwise.
 
-    Who waits for "committed" when it happens is told of it. One that asked for less may have
-    been told that the message was stored; it is counted.
+    Who waits for "committed" when it happens is told of it, unless its patience ends in the same
+    instant. One that asked for less may have been told that the message was stored; it is counted.
     """
     rejecting = _declared(history, "reject")
     rejected: dict[Dot, float] = {}
@@ -71,7 +71,8 @@ def rejected_is_told(history: History) -> list[Violation]:
             at_s = rejected.get(dot)
             if at_s is None or told_at_s is None:
                 continue
-            waited = publication.wanted == "committed" and told_at_s >= at_s
+            expired = publication.has_expired and told_at_s <= at_s
+            waited = publication.wanted == "committed" and told_at_s >= at_s and not expired
             if publication.outcome is Outcome.COMMITTED or (waited and not publication.gone):
                 text = f"{dot} was rejected, and its publisher was told {publication.outcome.value}"
                 found.append(Violation("rejected_is_told", text))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from p2pmq.core.spreading import message_name
@@ -37,6 +38,10 @@ class Dot(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.key.queue}/{message_name(self.session, self.seq, self.key.number)}"
+
+
+TICK_S = 0.001
+"""The clocks of machines tick so; these are floats."""
 
 
 class Outcome(Enum):
@@ -66,6 +71,14 @@ class Publication:
     delay_ms: int = 0
     gone: str = ""
     """Its publisher was told that it is not in the outbox any more, and this is why."""
+    patience_s: float = inf
+    """So long its publisher waits to be told."""
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether its publisher's patience had ended when it was told something."""
+        waited_s = None if self.told_at_s is None else self.told_at_s - self.at_s
+        return waited_s is not None and waited_s > self.patience_s - TICK_S
 
     @property
     def is_promised(self) -> bool:
@@ -123,6 +136,8 @@ class Taken(NamedTuple):
     priority: int = 0
     keys: bytes = b""
     """The hashes of ordering keys, as in `Batch`."""
+    alone: bool = False
+    """The owner knew of nobody else: it was a mesh of its own, with its own declarations."""
 
 
 class Fetched(NamedTuple):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from p2pmq.node.replay import Retained
-    from p2pmq.sim.history import Dropped, Excused, Fired, History, Publication
+    from p2pmq.sim.history import Dropped, Excused, Fired, History, Publication, Taken
 
 Name = str
 """What a message is called within its queue."""
@@ -27,6 +27,7 @@ def replay_problems(history: History, queue: str, replayed: Sequence[Retained]) 
 
     All that is committed belongs in it, acked or not, but for what left the queue in another way
     (a time to live, another of its id, a purge) or was destroyed by a fault: that may be in it.
+    So may what a node took before it had met the mesh in which the queue was declared.
     """
     published: dict[Name, int] = {}
     committed: set[Name] = set()
@@ -40,6 +41,7 @@ def replay_problems(history: History, queue: str, replayed: Sequence[Retained]) 
             published.update(zip(_names([fired]), fired.digests, strict=True))
     gone = set(_names(drop for drop in history.dropped if drop.key.queue == queue))
     gone.update(_names(one for one in history.excused if one.key.queue == queue))
+    gone.update(_names(one for one in history.taken if one.alone and one.key.queue == queue))
     found = Counter(map(_name, replayed))
     missing = sorted(committed - gone - set(found))
     problems = [f"{queue}/{name} is not replayed" for name in missing]
@@ -55,5 +57,5 @@ def _name(message: Retained) -> Name:
     return message.message_id.rpartition("/")[2]
 
 
-def _names(entries: Iterable[Publication | Fired | Dropped | Excused]) -> list[Name]:
+def _names(entries: Iterable[Publication | Fired | Dropped | Excused | Taken]) -> list[Name]:
     return [message_name(dot.session, dot.seq, dot.key.number) for dot in dots(entries)]

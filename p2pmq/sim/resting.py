@@ -125,9 +125,10 @@ def has_resting(host: Host) -> bool:
 
 
 def has_homes_here(hosts: Sequence[Host], queue: str) -> bool:
-    """Whether enough homes of every partition are among these hosts.
+    """Whether enough homes of every partition are among these hosts to know all that is committed.
 
-    Where they are not, the owner of one that was never used may have to look for them in vain.
+    Where there are not W, the owner of one that was never used may have to look for them in vain;
+    and where W others are away, they alone may have what they have committed.
     """
     there = running(hosts)
     ids = {host.disk.contents.node_id for host in there}
@@ -135,7 +136,10 @@ def has_homes_here(hosts: Sequence[Host], queue: str) -> bool:
     if machine is None:
         return False
     found = [machine.homes_of(key) for key in machine.partitions_of(queue)]
-    return all(sum(home in ids for home in homes) >= wanted for homes, wanted in found)
+    return all(
+        sum(home in ids for home in homes) >= max(wanted, len(homes) - wanted + 1)
+        for homes, wanted in found
+    )
 
 
 def without_owner(hosts: Sequence[Host], queues: Sequence[str]) -> list[str]:

@@ -86,6 +86,8 @@ class Witness:
     ) -> None:
         self.process = process
         self.now_s = 0.0
+        self.is_alone = True
+        """The process has not met anybody yet."""
         self.on_sent = on_sent
         """Who is told of each packet to another node."""
         self._history = history
@@ -95,7 +97,7 @@ class Witness:
         self._waiting: dict[int, Publication] = {}
         self._reposts: dict[int, Publication] = {}
         self._purges: dict[int, Purge] = {}
-        self._being_taken: dict[events.BatchDurable, Batch] = {}
+        self._being_taken: dict[events.BatchDurable, tuple[Batch, bool]] = {}
         self._key_of: dict[ConsumerId, PartitionKey] = {}
 
     def on_resolve(self, effect: Resolve) -> None:
@@ -139,6 +141,7 @@ class Witness:
             _digests(event.bodies),
             event.token,
             delay_ms=event.delay_ms,
+            patience_s=event.timeout_ms / 1000,
         )
         self._history.add(publication)
         self._waiting[event.token] = publication
@@ -302,22 +305,21 @@ class Witness:
                 continue
             run = record.batch.run
             if isinstance(effect.then, events.BatchDurable):
-                self._being_taken[effect.then] = record.batch
+                self._being_taken[effect.then] = record.batch, self.is_alone
             elif isinstance(effect.then, events.SupplyDurable | events.HandoverDurable):
                 self._history.add(Fetched(self.now_s, self.process, record.key, run))
 
     def on_batch_durable(self, event: events.BatchDurable, effects: list[Effect]) -> None:
         """It has taken them; or takes them back, as a full disk refused those before."""
-        batch = self._being_taken.pop(event, None)
+        batch, alone = self._being_taken.pop(event, (None, False))
         removed = BatchRemoved(Space.PARTITION, event.key, event.number)
         taken_back = any(isinstance(e, Persist) and removed in e.records for e in effects)
         if batch is not None and not taken_back:
-            self._take(event.key, batch)
+            self._take(event.key, batch, alone=alone)
 
-    def _take(self, key: PartitionKey, batch: Batch) -> None:
-        self._history.add(
-            Taken(self.now_s, self.process, key, batch.run, batch.priority, batch.keys)
-        )
+    def _take(self, key: PartitionKey, batch: Batch, *, alone: bool = False) -> None:
+        where = (self.now_s, self.process, key, batch.run)
+        self._history.add(Taken(*where, batch.priority, batch.keys, alone))
 
     def on_push(self, packet: Delivery) -> None:
         """The owner pushes messages."""
@@ -400,6 +402,7 @@ class WatchedMachine(Machine):
         witness = self.witness
         witness.now_s = now / 1000
         effects = super().handle(event, now)
+        witness.is_alone = len(self.swim.members) <= 1
         if isinstance(event, events.BatchDurable):
             witness.on_batch_durable(event, effects)
         for effect in effects:

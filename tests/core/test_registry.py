@@ -21,7 +21,7 @@ from p2pmq.core.packets.registering import (
     QueueSettings,
 )
 from p2pmq.core.records import QueueSaved
-from p2pmq.core.registry import Registry
+from p2pmq.core.registry import ASK_AGAIN_MS, LEVEL_WITHIN_MS, Registry
 from p2pmq.core.shared import COMPARE_MS, EXCHANGE_MS, STAMP_MAX
 
 if TYPE_CHECKING:
@@ -176,6 +176,54 @@ def test_maps_are_compared_once_more_soon_after_a_link_is_new_since_what_was_sai
     assert due == 50_000 + EXCHANGE_MS
     (asked,) = newcomer.on_timeout(due)
     assert asked == Send(B, QueueDigest(newcomer.digest()))
+
+
+def buckets(effects: list[Effect]) -> list[QueueBuckets]:
+    packets = [effect.packet for effect in effects if isinstance(effect, Send)]
+    return [packet for packet in packets if isinstance(packet, QueueBuckets)]
+
+
+def test_a_new_node_is_level_when_it_has_the_map_of_the_first_that_it_meets() -> None:
+    newcomer, other = made(A, B), made(B, A)
+    newcomer.begin_new()
+    assert newcomer.is_level, "alone it has nobody to ask"
+    declare(other, "q", THREE, 1_000)
+    (asked,) = buckets(newcomer.on_peer_connected(B, 50_000))
+    assert not newcomer.is_level
+    _, told = other.on_buckets(A, asked)
+    assert isinstance(told, Send)
+    assert isinstance(told.packet, QueueRecords)
+    newcomer.on_records(told.packet)
+    assert not newcomer.is_level, "that may not be all"
+    (again,) = buckets(newcomer.on_timeout(50_001))
+    (answer,) = buckets(other.on_buckets(A, again))
+    version = newcomer.version
+    newcomer.on_buckets(B, answer)
+    assert newcomer.is_level
+    assert newcomer.version > version, "whoever waited for it is told"
+    assert newcomer.settings_of("q") == THREE
+    assert buckets(newcomer.on_peer_connected(B, 60_000)) == [], "it is not new any more"
+
+
+def test_a_new_node_in_a_mesh_without_declarations_is_level_at_the_first_answer() -> None:
+    newcomer, other = made(A, B), made(B, A)
+    newcomer.begin_new()
+    (asked,) = buckets(newcomer.on_peer_connected(B, 50_000))
+    (answer,) = buckets(other.on_buckets(A, asked))
+    newcomer.on_buckets(B, answer)
+    assert newcomer.is_level
+
+
+def test_a_new_node_asks_again_and_goes_on_without_an_answer_in_the_end() -> None:
+    newcomer = made(A, B)
+    newcomer.begin_new()
+    newcomer.on_peer_connected(B, 50_000)
+    asked, due = 0, 0
+    while not newcomer.is_level:
+        due = newcomer.next_deadline() or 0
+        asked += len(buckets(newcomer.on_timeout(due)))
+    assert due == 50_000 + LEVEL_WITHIN_MS
+    assert asked == LEVEL_WITHIN_MS // ASK_AGAIN_MS - 1
 
 
 def test_a_record_is_told_of_unless_its_hash_is_known() -> None:

@@ -136,6 +136,16 @@ GOOD: dict[str, tuple[Check, History]] = {
         features.rejected_is_told,
         History([declared("reject"), replace(GONE, gone="", told_at_s=1.2), rejected(1)]),
     ),
+    "rejected in the instant in which its publisher's patience ended": (
+        features.rejected_is_told,
+        History(
+            [
+                declared("reject"),
+                replace(GONE, gone="", told_at_s=rejected(1).at_s, patience_s=rejected(1).at_s - 1),
+                rejected(1),
+            ]
+        ),
+    ),
     "rejected, after it was stored as asked for": (
         features.rejected_is_told,
         History(

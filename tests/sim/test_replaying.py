@@ -9,7 +9,16 @@ import pytest
 from p2pmq.core.ids import PartitionKey, Run
 from p2pmq.core.traces import Place, Traces
 from p2pmq.node.replay import Retained
-from p2pmq.sim.history import Dropped, Entry, Fired, History, Outcome, Process, Publication
+from p2pmq.sim.history import (
+    Dropped,
+    Entry,
+    Fired,
+    History,
+    Outcome,
+    Process,
+    Publication,
+    Taken,
+)
 from p2pmq.sim.replaying import replay_problems
 from p2pmq.sim.runner import play
 from p2pmq.sim.scenario_file import parsed
@@ -41,6 +50,13 @@ def test_what_was_committed_must_be_there_and_what_was_not_may() -> None:
 
 def test_what_left_the_queue_in_another_way_may_be_there_or_not() -> None:
     entries: list[Entry] = [published(1), Dropped(2, SHOP, KEY, Run(SESSION, 1, 1), "purged")]
+    assert problems(entries) == problems(entries, retained(1)) == []
+
+
+def test_what_a_node_took_before_it_had_met_anybody_may_be_there_or_not() -> None:
+    taken = Taken(1, SHOP, KEY, Run(SESSION, 1, 1))
+    assert problems([published(1), taken]) == [f"orders/{SESSION.hex()}-1 is not replayed"]
+    entries: list[Entry] = [published(1), taken._replace(alone=True)]
     assert problems(entries) == problems(entries, retained(1)) == []
 
 

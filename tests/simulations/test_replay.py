@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from p2pmq.config import Config, Replication
 from p2pmq.core.registry import Registry
 from p2pmq.errors import RequestTimeoutError, UsageError
 from p2pmq.sim.mesh import seeds
 
 if TYPE_CHECKING:
+    from p2pmq.core.effects import Effect
     from p2pmq.node.node import Node
     from p2pmq.node.replay import Retained
     from p2pmq.sim.mesh import Mesh
@@ -60,6 +64,35 @@ async def test_a_replay_may_begin_at_a_time(mesh: Mesh) -> None:
     assert [message.body for message in found] == ["new"]
     with pytest.raises(UsageError, match="no time zone"):
         shop.replay("orders", since=datetime(2026, 1, 1))  # noqa: DTZ001  that is what is refused
+
+
+@seeds(20)
+async def test_a_newcomer_takes_nothing_for_a_mesh_of_one_copy_until_it_knows_the_settings(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare = Registry.on_digest
+    lost: Counter[int] = Counter()
+
+    def lose_first(registry: Registry, *args: Any) -> list[Effect]:  # noqa: ANN401  as the method
+        lost[id(registry)] += 1
+        return [] if lost[id(registry)] <= 3 else compare(registry, *args)
+
+    monkeypatch.setattr(Registry, "on_digest", lose_first)
+    one_copy = Config(replication=Replication(replicas=1))
+    (shop,) = await mesh.start("shop", config=one_copy)
+    await shop.declare("orders", retain=WEEK)
+    published = 0
+    for number in range(50):
+        joining = asyncio.create_task(mesh.start(f"new{number}", config=one_copy))
+        while not joining.done():
+            await shop.publish("orders", published)
+            published += 1
+        await joining
+        if shop.owner_of("orders") != "shop":
+            break
+    await mesh.settle()
+    assert shop.owner_of("orders") != "shop"
+    assert [message.body for message in await replayed(shop)] == list(range(published))
 
 
 @seeds(10)
