@@ -56,10 +56,14 @@ class EarlyBatches:
         return []
 
     def take(self, key: PartitionKey, now: int) -> list[tuple[NodeId, Publish]]:
-        """The merge is done: what has waited, and was said again of late."""
+        """The merge is done: what has waited, and was said again of late.
+
+        A ms less than it seems to have waited: it may have come at the end of the first one, and
+        nothing is due too early.
+        """
         held = self._held.pop(key, {})
         return [
-            (peer, replace(packet, batch=packet.batch.after(now - came_at)))
+            (peer, replace(packet, batch=packet.batch.after(max(0, now - came_at - 1))))
             for peer, packet, came_at, said_at in held.values()
             if now - said_at < HELD_MS
         ]

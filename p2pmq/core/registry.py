@@ -200,7 +200,7 @@ class Registry(SharedMap[QueueRecord]):
 
     def _become_level(self) -> None:
         self.version += not self.is_level  # what has waited is taken now
-        self.is_level = True
+        self.is_level, self._is_new = True, False
 
     # -- as a shared map --
 

@@ -116,7 +116,7 @@ async def test_what_hostile_packets_leave_on_disk_can_be_read_at_the_next_start(
     rng = Random(seed)
     host = Host(1, Random(seed))
     meet(host, MEMBERS)
-    attack(host, Malice(rng, [*MEMBERS, *STRANGERS, host.session], QUEUES), rng, 1_500)
+    attack(host, Malice(rng, [*MEMBERS, *STRANGERS, host.session], QUEUES), rng, 3_000)
     store = LmdbStore(tmp_path, node_id=host.node_id)
     await store.open()
     for records in host.written:
